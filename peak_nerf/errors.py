@@ -1,0 +1,21 @@
+"""The one exception for things a user can mend, and how a command ends on it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class PeakError(Exception):
+    """Bad input or surroundings. The message is one line: the file or option, the problem, the remedy."""
+
+
+@contextmanager
+def exit_on_peak_error() -> Iterator[None]:
+    """Turn a `PeakError` into one clear line on stderr and exit code 2, without a traceback."""
+    try:
+        yield
+    except PeakError as error:
+        print(f"peak_nerf: error: {error}", file=sys.stderr, flush=True)
+        raise SystemExit(2) from None
