@@ -13,12 +13,10 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any
 
-import numba
 import numpy as np
 from numba import njit
 
-# Spatial hash of Teschner et al. 2003, as used by Mueller et al. 2022; the first prime is 1 for cache coherence.
-PRIMES = (1, 2654435761, 805459861, 3674653429, 2097192037, 1434869437, 2165219737)
+from peak_nerf.core.hash_grid import PRIMES
 
 _OPTIONS: dict[str, Any] = {"nogil": True, "cache": True, "fastmath": {"contract", "nsz", "arcp"}, "error_model": "numpy"}
 
@@ -28,6 +26,13 @@ def kernels(in_dim: int, n_features: int) -> tuple[Any, Any, Any]:
     """The compiled (forward, table_gradient, input_gradient) for one input dimension and feature count."""
     D, F, C = in_dim, n_features, 2**in_dim
     primes = PRIMES[:in_dim]
+
+    @njit(inline="always")
+    def clamp_to_unit(value, one):  # type: ignore[no-untyped-def]
+        """Written so that NaN becomes 0: a NaN index would read outside the table."""
+        if value > 0:
+            return value if value < one else one
+        return one - one
 
     @njit(inline="always")
     def vertex_index(c, lo, resolution, is_dense, mask, strides):  # type: ignore[no-untyped-def]
@@ -57,7 +62,7 @@ def kernels(in_dim: int, n_features: int) -> tuple[Any, Any, Any]:
                 stride *= resolution + 1
             for n in range(start, stop):
                 for d in range(D):
-                    position = min(max(x[n, d], table.dtype.type(0)), one) * scale
+                    position = clamp_to_unit(x[n, d], one) * scale
                     lo[d] = min(np.int64(position), resolution - 1)
                     w[d] = position - lo[d]
                 for f in range(F):
@@ -87,7 +92,7 @@ def kernels(in_dim: int, n_features: int) -> tuple[Any, Any, Any]:
                 stride *= resolution + 1
             for n in range(x.shape[0]):
                 for d in range(D):
-                    position = min(max(x[n, d], grad_table.dtype.type(0)), one) * scale
+                    position = clamp_to_unit(x[n, d], one) * scale
                     lo[d] = min(np.int64(position), resolution - 1)
                     w[d] = position - lo[d]
                 for c in range(C):
@@ -117,7 +122,7 @@ def kernels(in_dim: int, n_features: int) -> tuple[Any, Any, Any]:
                 stride *= resolution + 1
             for n in range(start, stop):
                 for d in range(D):
-                    position = min(max(x[n, d], table.dtype.type(0)), one) * scale
+                    position = clamp_to_unit(x[n, d], one) * scale
                     lo[d] = min(np.int64(position), resolution - 1)
                     w[d] = position - lo[d]
                 for c in range(C):
@@ -139,7 +144,3 @@ def kernels(in_dim: int, n_features: int) -> tuple[Any, Any, Any]:
 
     return forward, table_gradient, input_gradient
 
-
-def numba_version() -> str:
-    """Version of numba, for the log."""
-    return numba.__version__

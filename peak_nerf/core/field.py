@@ -1,0 +1,146 @@
+"""The field that every task and the NeRF method share: coordinate map -> encodings -> backbone, plus KAR."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from peak_nerf.core.anchors import AnchorSampler
+from peak_nerf.core.backbones import ReluMLP, Siren
+from peak_nerf.core.encodings import ConcatEncoding, FourierEncoding, IdentityEncoding, PolynomialEncoding
+from peak_nerf.core.hash_grid import HashGridEncoding, Implementation
+from peak_nerf.core.kar import KernelAlignmentRegularizer
+
+
+@dataclass
+class HashGridConfig:
+    """Size of the multi-resolution grid."""
+
+    n_levels: int = 16
+    """Number of resolutions."""
+    n_features: int = 2
+    """Features per level."""
+    log2_table_size: int = 19
+    """A level has at most 2^log2_table_size rows; finer levels are hashed."""
+    base_resolution: int = 16
+    """Cells per side of the coarsest level."""
+    finest_resolution: int = 1024
+    """Cells per side of the finest level."""
+    init_scale: float = 1e-4
+    """Entries start uniform in +- this."""
+
+
+@dataclass
+class FieldConfig:
+    """What a `PeakField` is made of. Encodings that are not None are concatenated; with none, x itself is the input."""
+
+    hash_grid: HashGridConfig | None = field(default_factory=HashGridConfig)
+    """Multi-resolution grid, or None for none."""
+    polynomial_degree: int | None = 1
+    """Degree N of the learnable polynomial encoding (paper, section 3.4: 1 is often enough), or None for none."""
+    coordinate_map: Literal["unit_sphere", "raw"] = "unit_sphere"
+    """What the polynomial encoding sees: F(x) = [cos x, sin x] / sqrt(d), or x itself."""
+    n_frequencies: int | None = None
+    """Number of random Fourier features, or None for none."""
+    frequency_scale: float = 10.0
+    """Standard deviation of the random frequencies, in cycles per unit of x in [-1, 1]."""
+    backbone: Literal["relu", "siren"] = "relu"
+    """ReLU MLP, or SIREN."""
+    hidden_dim: int = 64
+    """Width of the backbone."""
+    n_hidden: int = 2
+    """Hidden layers of the backbone."""
+    implementation: Implementation = "auto"
+    """Who computes the grid: tcnn (CUDA), numba (CPU), torch, or auto."""
+
+
+class PeakField(nn.Module):
+    r"""f(x) = backbone(gamma(u(x))), where u maps the box [low, high] to [-1, 1]^d and gamma concatenates encodings.
+
+    Args:
+        in_dim: input dimension d: 1 for signals, 2 for images, 3 for scenes.
+        out_dim: number of output channels.
+        config: encodings and backbone.
+        low, high: the box, one number or one per dimension.
+        kar: the regulariser, or None for a plain field.
+        anchors: what queries are compared with; needed when there is a regulariser.
+        device: the device it will run on; decides the grid's implementation when that is `auto`.
+
+    Raises: ValueError unless low < high, or on a regulariser without anchors.
+    Source: Li et al., ICML 2025, section 3.4, eq. (12); the grid beside the polynomial is the authors' own practice.
+    """
+
+    low: Tensor
+    high: Tensor
+
+    def __init__(
+        self,
+        in_dim: int,
+        out_dim: int,
+        config: FieldConfig | None = None,
+        low: float | Sequence[float] = -1.0,
+        high: float | Sequence[float] = 1.0,
+        kar: KernelAlignmentRegularizer | None = None,
+        anchors: AnchorSampler | None = None,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        super().__init__()
+        config = config or FieldConfig()
+        if kar is not None and anchors is None:
+            raise ValueError("a Kernel Alignment Regularizer needs anchors to compare with")
+        self.in_dim, self.out_dim = in_dim, out_dim
+        self.register_buffer("low", torch.as_tensor(low, dtype=torch.float32).expand(in_dim).clone())
+        self.register_buffer("high", torch.as_tensor(high, dtype=torch.float32).expand(in_dim).clone())
+        if not bool((self.low < self.high).all()):
+            raise ValueError(f"low must be below high, got {low} and {high}")
+        self.encoding = build_encoding(in_dim, config, device)
+        backbone = ReluMLP if config.backbone == "relu" else Siren
+        self.backbone = backbone(self.encoding.out_dim, out_dim, hidden_dim=config.hidden_dim, n_hidden=config.n_hidden)
+        self.kar, self.anchors = kar, anchors
+
+    def normalise(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+        """u(x) in [-1, 1]^d."""
+        return (x - self.low) * (2 / (self.high - self.low)) - 1
+
+    def evaluate(self, u: Float[Tensor, "n d"]) -> Float[Tensor, "n c"]:
+        """f at positions that are normalised already."""
+        return self.backbone(self.encoding(u))
+
+    def forward(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n c"]:
+        """f(x)."""
+        return self.evaluate(self.normalise(x))
+
+    def kar_loss(
+        self, x_query: Float[Tensor, "n d"] | None, progress: float = 1.0, generator: torch.Generator | None = None
+    ) -> Float[Tensor, ""]:
+        """Weighted KAR of f at the queries (None for separable anchors); anchors live in normalised coordinates.
+
+        Raises: ValueError for a plain field.
+        """
+        if self.kar is None or self.anchors is None:
+            raise ValueError("this field has no Kernel Alignment Regularizer")
+        u = None if x_query is None else self.normalise(x_query)
+        return self.kar.weight_at(progress) * self.kar.field_loss(self.evaluate, self.anchors, u, generator)
+
+    @property
+    def polynomial(self) -> PolynomialEncoding | None:
+        """The polynomial encoding, whose `coefficients` are the a_k; None where there is none."""
+        return next((e for e in self.encoding.modules() if isinstance(e, PolynomialEncoding)), None)
+
+
+def build_encoding(in_dim: int, config: FieldConfig, device: torch.device | str = "cpu") -> ConcatEncoding:
+    """The concatenation of the encodings that `config` asks for, all on inputs in [-1, 1]^d."""
+    parts: list[nn.Module] = []
+    if config.hash_grid is not None:
+        grid = vars(config.hash_grid)
+        parts.append(HashGridEncoding(in_dim, **grid, low=-1.0, high=1.0, implementation=config.implementation, device=device))
+    if config.polynomial_degree is not None:
+        parts.append(PolynomialEncoding(in_dim, config.polynomial_degree, coordinate_map=config.coordinate_map))
+    if config.n_frequencies is not None:
+        parts.append(FourierEncoding(in_dim, config.n_frequencies, scale=config.frequency_scale))
+    return ConcatEncoding(parts or [IdentityEncoding(in_dim)])

@@ -1,0 +1,73 @@
+"""The methods `peak` and `peak-lite` as nerfstudio wants them."""
+
+import torch
+from nerfstudio.configs.base_config import LoggingConfig, MachineConfig, ViewerConfig
+from nerfstudio.plugins.types import MethodSpecification
+
+from peak_nerf.nerf.datamanager import PeakDataManagerConfig
+from peak_nerf.nerf.model import PeakModelConfig
+from peak_nerf.nerf.optimizers import ExponentialScheduleConfig, FusedAdamConfig
+from peak_nerf.nerf.pipeline import PeakPipelineConfig
+from peak_nerf.nerf.trainer import PeakTrainerConfig
+
+
+def _machine() -> MachineConfig:
+    """CUDA where there is one, the CPU otherwise: nerfstudio's own default is CUDA on every machine."""
+    return MachineConfig(device_type="cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _optimizers(learning_rate: float) -> dict:
+    """Tables, networks and KAR's g each have a rate of their own."""
+
+    def group(rate: float) -> dict:
+        return {"optimizer": FusedAdamConfig(lr=rate), "scheduler": ExponentialScheduleConfig()}
+
+    return {"encoding": group(learning_rate), "networks": group(learning_rate), "kar": group(1e-3)}
+
+
+peak_method = MethodSpecification(
+    config=PeakTrainerConfig(
+        method_name="peak",
+        steps_per_eval_batch=0,
+        steps_per_eval_image=2000,
+        steps_per_eval_all_images=0,
+        steps_per_save=2000,
+        max_num_iterations=20000,
+        machine=_machine(),
+        pipeline=PeakPipelineConfig(datamanager=PeakDataManagerConfig(), model=PeakModelConfig()),
+        optimizers=_optimizers(1e-2),
+        logging=LoggingConfig(steps_per_log=20),
+        viewer=ViewerConfig(num_rays_per_chunk=1 << 15),
+        vis="viewer+tensorboard",
+    ),
+    description="PEAK: hash grid ++ polynomial encoding with Kernel Alignment Regularizer, full size.",
+)
+
+peak_lite_method = MethodSpecification(
+    config=PeakTrainerConfig(
+        method_name="peak-lite",
+        steps_per_eval_batch=0,
+        steps_per_eval_image=1000,
+        steps_per_eval_all_images=0,
+        steps_per_save=500,
+        max_num_iterations=2000,
+        machine=_machine(),
+        pipeline=PeakPipelineConfig(
+            datamanager=PeakDataManagerConfig(),
+            model=PeakModelConfig(
+                n_levels=8,
+                n_features=4,
+                log2_table_size=17,
+                finest_resolution=512,
+                steps_per_side=144,
+                occupancy_probes=1 << 15,
+                target_samples=50_000,
+            ),
+        ),
+        optimizers=_optimizers(1e-2),
+        logging=LoggingConfig(steps_per_log=20),
+        viewer=ViewerConfig(num_rays_per_chunk=1 << 15),
+        vis="viewer+tensorboard",
+    ),
+    description="PEAK for two CPU cores: a 25-view scene in about 5 minutes, no GPU needed.",
+)

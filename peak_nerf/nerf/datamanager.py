@@ -1,0 +1,141 @@
+"""Feeds the model: pixels of all training images in one flat uint8 table, rays made on the fly, batch size as asked.
+
+nerfstudio's own sampler collates float images and runs the general camera model for every batch, which costs more on
+a CPU than our whole training step. Evaluation, rendering and export still go through nerfstudio's data manager.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, Dict, Optional, Tuple, Type  # noqa: UP035 - tyro reads these at run time on 3.10
+
+import torch
+from nerfstudio.cameras.cameras import Cameras, CameraType
+from nerfstudio.cameras.rays import RayBundle
+from nerfstudio.configs.dataparser_configs import AnnotatedDataParserUnion
+from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManager, VanillaDataManagerConfig
+from nerfstudio.data.datasets.base_dataset import InputDataset
+from torch import Tensor
+
+from peak_nerf.nerf.dataparser import PeakDataParserConfig
+
+
+@dataclass
+class PeakDataManagerConfig(VanillaDataManagerConfig):
+    """Data manager of `peak` and `peak-lite`."""
+
+    _target: Type = field(default_factory=lambda: PeakDataManager)
+    """target class to instantiate"""
+    dataparser: AnnotatedDataParserUnion = field(default_factory=PeakDataParserConfig)
+    """Reads the scene: `peak-data` recognises Blender, nerfstudio and instant-ngp folders."""
+    train_num_rays_per_batch: int = 4096
+    """Rays of the first step; later steps take as many as give the model's `target_samples`."""
+    unseen_rays: int = 128
+    """Rays a step from views between the training cameras, where KAR asks its questions; 0 for none."""
+
+
+class PeakDataManager(VanillaDataManager[InputDataset]):
+    """Batches of rays with RGBA ground truth, and rays of unseen views for KAR."""
+
+    config: PeakDataManagerConfig
+
+    def setup_train(self) -> None:
+        """Load the training images once, as bytes."""
+        images, masks = [], []
+        for index in range(len(self.train_dataset)):
+            data = self.train_dataset.get_data(index, image_type="uint8")
+            image = data["image"]
+            images.append(image.reshape(-1, image.shape[-1]))
+            if "mask" in data:
+                masks.append(data["mask"].reshape(-1).bool())
+        channels = max(image.shape[-1] for image in images)
+        # A scene may mix RGB and RGBA files: RGB counts as opaque.
+        images = [_with_channels(image, channels) for image in images]
+        self.pixels = torch.cat(images).to(self.device)
+        sizes = torch.tensor([len(image) for image in images])
+        self.first_pixel = (sizes.cumsum(0) - sizes).to(self.device)
+        # Pixels that a mask leaves out are never drawn.
+        self.drawable = torch.cat(masks).nonzero()[:, 0].to(self.device) if masks else None
+        self.cameras: Cameras = self.train_dataset.cameras.to(self.device)
+        self.widths = self.cameras.width.flatten()
+        self.is_pinhole = _all_pinhole(self.cameras)
+        # nerfstudio reads and sets the batch size here (point cloud export does), so it lives here for us too.
+        self.train_pixel_sampler = self._get_pixel_sampler(self.train_dataset, self.config.train_num_rays_per_batch)
+
+    def next_train(self, step: int) -> Tuple[RayBundle, Dict[str, Any]]:
+        """Random pixels of all training images: their rays, and their colours as (n, 3 or 4) bytes."""
+        self.train_count += 1
+        n = self.get_train_rays_per_batch()
+        total = len(self.pixels) if self.drawable is None else len(self.drawable)
+        pixel = torch.randint(total, (n,), device=self.device)
+        if self.drawable is not None:
+            pixel = self.drawable[pixel]
+        camera = torch.searchsorted(self.first_pixel, pixel, right=True) - 1
+        within = pixel - self.first_pixel[camera]
+        row, column = within // self.widths[camera], within % self.widths[camera]
+        batch: Dict[str, Any] = {"image": self.pixels[pixel]}
+        if self.config.unseen_rays > 0 and len(self.cameras) > 1:
+            batch["unseen"] = self.unseen_view_rays(self.config.unseen_rays)
+        return self.rays(camera, row, column), batch
+
+    def rays(self, camera: Tensor, row: Tensor, column: Tensor) -> RayBundle:
+        """The rays through the centres of pixels (row, column) of training cameras, each with shape (n,)."""
+        if not self.is_pinhole:
+            coords = torch.stack((row, column), -1) + 0.5
+            return self.cameras.generate_rays(camera_indices=camera[:, None], coords=coords)
+        c = self.cameras
+        x = (column + 0.5 - c.cx[camera, 0]) / c.fx[camera, 0]
+        y = -(row + 0.5 - c.cy[camera, 0]) / c.fy[camera, 0]
+        pose = c.camera_to_worlds[camera]
+        directions = rotate(pose[:, :, :3], torch.stack((x, y, -torch.ones_like(x)), -1))
+        return pinhole_bundle(pose[:, :, 3], directions, c.fx[camera] * c.fy[camera], camera)
+
+    def unseen_view_rays(self, n: int) -> RayBundle:
+        """Rays of views between training cameras: a random camera and one of its 3 nearest, a random blend of both.
+
+        Positions are blended linearly and pulled out to the blended distance from the cameras' mean focus, rotations
+        by normalised sum of matrices (projected back to a rotation), so that the view looks where its neighbours do.
+        """
+        count = len(self.cameras)
+        poses = self.cameras.camera_to_worlds
+        a = torch.randint(count, (n,), device=poses.device)
+        distance = torch.cdist(poses[a, :, 3], poses[:, :, 3])
+        distance[torch.arange(n, device=poses.device), a] = torch.inf
+        nearest = distance.topk(min(3, count - 1), largest=False).indices
+        b = nearest[torch.arange(n, device=poses.device), torch.randint(nearest.shape[1], (n,), device=poses.device)]
+        blend = torch.rand(n, 1, device=poses.device)
+        position = torch.lerp(poses[a, :, 3], poses[b, :, 3], blend)
+        fx, fy = self.cameras.fx[a, 0], self.cameras.fy[a, 0]
+        u, v = torch.rand(2, n, device=poses.device)
+        x = (u * self.cameras.width[a, 0] - self.cameras.cx[a, 0]) / fx
+        y = -(v * self.cameras.height[a, 0] - self.cameras.cy[a, 0]) / fy
+        local = torch.stack((x, y, -torch.ones_like(x)), -1)
+        # Blending the two rotated directions equals rotating by the blended matrix, up to the length taken out below.
+        directions = torch.lerp(rotate(poses[a, :, :3], local), rotate(poses[b, :, :3], local), blend)
+        return pinhole_bundle(position, directions, (fx * fy)[:, None], a)
+
+
+def rotate(matrix: Tensor, vector: Tensor) -> Tensor:
+    """Per row, matrix @ vector; (n, 3, 3) and (n, 3). An elementwise sum beats a batched product on the CPU."""
+    return (matrix * vector[:, None, :]).sum(-1)
+
+
+def pinhole_bundle(origins: Tensor, directions: Tensor, focal_area: Tensor, camera: Tensor) -> RayBundle:
+    """A ray bundle with unit directions; the pixel area is that of a pixel at unit distance."""
+    length = directions.norm(dim=-1, keepdim=True)
+    return RayBundle(
+        origins=origins,
+        directions=directions / length,
+        pixel_area=1 / (focal_area * length**2),
+        camera_indices=camera[:, None],
+        metadata={"directions_norm": length},
+    )
+
+
+def _with_channels(image: Tensor, channels: int) -> Tensor:
+    missing = channels - image.shape[-1]
+    return torch.cat((image, image.new_full((len(image), missing), 255)), -1) if missing else image
+
+
+def _all_pinhole(cameras: Cameras) -> bool:
+    perspective = bool((cameras.camera_type == CameraType.PERSPECTIVE.value).all())
+    distortion: Optional[Tensor] = cameras.distortion_params
+    return perspective and (distortion is None or not bool(distortion.any()))

@@ -1,0 +1,303 @@
+"""The `peak-data` data parser: Blender, nerfstudio and instant-ngp scenes, with few-view subsets of the train split.
+
+# f: focal length, c: principal point, both in pixels of the image that is read, whatever `downscale_factor`
+"""
+
+# No `from __future__ import annotations`: tyro reads this module's dataclass fields as types.
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import tyro
+from nerfstudio.cameras import camera_utils
+from nerfstudio.cameras.cameras import CAMERA_MODEL_TO_TYPE, Cameras
+from nerfstudio.data.dataparsers.base_dataparser import DataParser, DataParserConfig, DataparserOutputs
+from nerfstudio.data.scene_box import SceneBox
+from nerfstudio.plugins.registry_dataparser import DataParserSpecification
+from nerfstudio.utils.rich_utils import CONSOLE
+from torch import Tensor
+
+from peak_nerf.errors import PeakError
+from peak_nerf.nerf import scene_files
+from peak_nerf.nerf.scene_files import Frame, Scene, SceneFile
+
+BLENDER_HALF_BOX = 1.5  # also instant-ngp's unit cube in the units of its files, which it scales by 1/3
+CAMERA_MODELS = ("PINHOLE", "SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV", "OPENCV_FISHEYE")
+DISTORTION_KEYS = ("k1", "k2", "k3", "k4", "p1", "p2")
+
+_said: set[str] = set()
+
+
+def say_once(line: str) -> None:
+    """Print `line`, unless this process has already."""
+    if line not in _said:
+        _said.add(line)
+        CONSOLE.print(f"peak-data: {line}", markup=False, highlight=False, soft_wrap=True)
+
+
+@dataclass
+class PeakDataParserConfig(DataParserConfig):
+    """Blender, nerfstudio and instant-ngp scenes, with few-view training subsets."""
+
+    _target: type = field(default_factory=lambda: PeakDataParser)
+    """The data parser to set up."""
+    data: Path = Path()
+    """Folder of the scene, or its transforms .json file."""
+    num_views: int | None = None
+    """Train on this many views, evenly spaced over the train split; 1 takes the middle one, None all."""
+    view_indices: tuple[int, ...] | None = None
+    """Train on these views of the train split, counted from 0 (transforms.json: in order of file name)."""
+    background: Literal["white", "black", "random"] = "white"
+    """What the model puts behind images that have an alpha channel."""
+    downscale_factor: int | None = None
+    """Read the images shrunk by this factor, from images_2/, images_4/, ...; None reads the full size."""
+    eval_interval: int = 8
+    """Every so many frames one is for evaluation, when a transforms.json has no lists of its splits."""
+    orientation_method: Literal["pca", "up", "vertical", "none"] = "up"
+    """How to turn the poses of a transforms.json. Files with aabb_scale, and Blender scenes, keep their own axes."""
+    center_method: Literal["poses", "focus", "none"] = "poses"
+    """How to centre the poses of a transforms.json. Files with aabb_scale, and Blender scenes, keep their origin."""
+    auto_scale_poses: bool = True
+    """Scale the cameras of a transforms.json into [-1, 1]. Files with aabb_scale, and Blender scenes, keep theirs."""
+    scene_scale: float = 1.0
+    """Factor on the scene box of a transforms.json; without aabb_scale the box is [-1, 1]."""
+    chosen_views: tyro.conf.Suppress[tuple[int, ...]] = ()
+    """The train views in use: filled in by `resolve_views` and by the parser, never read."""
+
+    def resolve_views(self, data: Path | None = None) -> tuple[int, ...]:
+        """Fill `chosen_views` from the scene's JSON alone, so that a config saved before training names its views.
+
+        data: read this scene instead of `self.data`; `ns-train --data` leaves its path with the data manager.
+        """
+        scene = scene_files.find_scene(self.data if data is None else data, say_once)
+        scene_file, indices = scene_files.split_of_scene(scene, "train", self.eval_interval, say_once)
+        self.chosen_views = choose_views(len(indices), self.num_views, self.view_indices, scene_file.path)
+        return self.chosen_views
+
+
+class PeakDataParser(DataParser):
+    """Turns a scene's files into cameras and image paths; see `PeakDataParserConfig`."""
+
+    config: PeakDataParserConfig
+
+    def _generate_dataparser_outputs(self, split: str = "train", **kwargs: Any) -> DataparserOutputs:
+        config = self.config
+        downscale = 1 if config.downscale_factor is None else config.downscale_factor
+        if downscale < 1:
+            raise PeakError(f"--downscale-factor is {downscale}; give a whole number from 1 on, or leave it out")
+        if not (config.scene_scale > 0 and math.isfinite(config.scene_scale)):
+            raise PeakError(f"--scene-scale is {config.scene_scale}; give a positive number")
+        scene = scene_files.find_scene(config.data, say_once)
+        scene_file, indices = scene_files.split_of_scene(scene, split, config.eval_interval, say_once)
+        if split == "train":
+            views = choose_views(len(indices), config.num_views, config.view_indices, scene_file.path)
+            say_once(_views_line(views, len(indices)))
+            config.chosen_views = views
+            indices = [indices[view] for view in views]
+        frames = [scene_file.frames[i] for i in indices]
+
+        image_filenames = [scene_files.image_path(scene, frame.name, downscale) for frame in frames]
+        scene_files.check_exist(image_filenames, scene_file.path)
+        sizes, n_channels = scene_files.check_images(image_filenames)
+        if not all("w" in frame.values and "h" in frame.values for frame in frames):
+            scene_files.check_one_size(image_filenames, sizes, scene_file.path)
+
+        poses, transform, scale, scene_box = _place_in_box(scene, scene_file, config)
+        return DataparserOutputs(
+            image_filenames=image_filenames,
+            cameras=_cameras(scene_file, frames, image_filenames, sizes, downscale, poses[indices]),
+            alpha_color=None,  # so that the dataset yields RGBA: the model composites, on `metadata["background"]`
+            scene_box=scene_box,
+            mask_filenames=_mask_filenames(scene, scene_file, frames, sizes, downscale),
+            metadata={"background": config.background, "kind": scene.kind, "has_alpha": n_channels == 4},
+            dataparser_transform=transform,
+            dataparser_scale=scale,
+        )
+
+
+def choose_views(
+    n_available: int, num_views: int | None, view_indices: tuple[int, ...] | None, source: Path
+) -> tuple[int, ...]:
+    """Indices into the train split: `view_indices` as given, or round(i (N - 1) / (n - 1)), i = 0 .. n - 1, or all."""
+    if num_views is not None and view_indices is not None:
+        raise PeakError("--num-views and --view-indices are both given; keep one of them")
+    if view_indices is not None:
+        outside = [view for view in view_indices if not 0 <= view < n_available]
+        if outside:
+            raise PeakError(
+                f"{source}: --view-indices names view {outside[0]}, but the train split has {n_available} views; "
+                f"use 0 to {n_available - 1}"
+            )
+        if len(set(view_indices)) != len(view_indices) or not view_indices:
+            raise PeakError(f"{source}: --view-indices is empty or names a view twice; name each view once")
+        return tuple(view_indices)
+    if num_views is None:
+        return tuple(range(n_available))
+    if not 1 <= num_views <= n_available:
+        raise PeakError(
+            f"{source}: --num-views is {num_views}, but the train split has {n_available} views; use 1 to {n_available}"
+        )
+    if num_views == 1:
+        return (n_available // 2,)
+    return tuple(round(i * (n_available - 1) / (num_views - 1)) for i in range(num_views))
+
+
+def _views_line(views: tuple[int, ...], n_available: int) -> str:
+    if len(views) == n_available:
+        return f"all {n_available} training views"
+    shown = [str(view) for view in views]
+    if len(shown) > 32:
+        shown = [*shown[:10], "...", shown[-1]]
+    return f"{len(views)} of {n_available} training views: {', '.join(shown)}"
+
+
+def _place_in_box(
+    scene: Scene, scene_file: SceneFile, config: PeakDataParserConfig
+) -> tuple[Tensor, Tensor, float, SceneBox]:
+    """All poses (n_frames, 3, 4) in the box's frame, the (3, 4) transform and the scale that took them there."""
+    values = scene_file.values
+    poses = torch.from_numpy(np.stack([frame.pose for frame in scene_file.frames]))
+    aabb_scale = _number(scene_file, None, "aabb_scale", low=0.0)
+    box_scale = 1.0 if scene.kind == "blender" else config.scene_scale
+    transform = torch.eye(4)[:3]
+    if scene.kind == "blender" or aabb_scale is not None:
+        half = BLENDER_HALF_BOX * (aabb_scale or 1.0) * box_scale
+        if aabb_scale is not None:
+            say_once(f"{scene_file.path} has aabb_scale {aabb_scale:g}: poses stay as they are, the box is +-{half:g}")
+        return poses[:, :3], transform, 1.0, _cube(half)
+
+    method = values.get("orientation_override", config.orientation_method)
+    if method not in ("pca", "up", "vertical", "none"):
+        raise PeakError(f"{scene_file.path}: orientation_override is {method!r}; use pca, up, vertical or none")
+    _, transform = camera_utils.auto_orient_and_center_poses(poses, method=method, center_method=config.center_method)
+    poses = transform @ poses  # not the poses it returns: 'pca' flips the wrong axis of those
+    if not torch.isfinite(poses).all():
+        raise PeakError(
+            f"{scene_file.path}: orientation '{method}' and centre '{config.center_method}' do not exist for these "
+            f"poses; pass --orientation-method none --center-method none"
+        )
+    scale = 1.0
+    if config.auto_scale_poses:
+        scale = 1.0 / (float(poses[:, :, 3].abs().max()) or 1.0)
+    poses[:, :, 3] *= scale
+    if "applied_transform" in values:  # what ns-process-data did to the capture's own coordinates
+        applied = scene_files.number_array(values["applied_transform"])
+        if applied is None or applied.shape not in ((3, 4), (4, 4)) or not np.isfinite(applied).all():
+            raise PeakError(f"{scene_file.path}: applied_transform is not 3x4 numbers; correct or remove it")
+        transform = transform @ torch.cat([torch.from_numpy(applied[:3]), torch.eye(4)[3:]])
+    applied_scale = _number(scene_file, None, "applied_scale", low=0.0)
+    return poses, transform, scale * (1.0 if applied_scale is None else applied_scale), _cube(box_scale)
+
+
+def _cube(half: float) -> SceneBox:
+    return SceneBox(aabb=torch.tensor([[-half] * 3, [half] * 3], dtype=torch.float32))
+
+
+def _mask_filenames(
+    scene: Scene, scene_file: SceneFile, frames: list[Frame], sizes: list[tuple[int, int]], downscale: int
+) -> list[Path] | None:
+    with_mask = [frame for frame in frames if frame.values.get("mask_path")]
+    if not with_mask:
+        return None
+    if len(with_mask) < len(frames):
+        bare = next(frame.name for frame in frames if frame not in with_mask)
+        raise PeakError(f"{scene_file.path}: frame {bare} has no mask_path but others have; give one to all or to none")
+    names = [str(frame.values["mask_path"]).replace("\\", "/") for frame in frames]
+    paths = [scene_files.image_path(scene, name, downscale, "masks") for name in names]
+    scene_files.check_exist(paths, scene_file.path, "mask")
+    scene_files.check_masks(paths, sizes)
+    return paths
+
+
+def _cameras(
+    scene_file: SceneFile,
+    frames: list[Frame],
+    paths: list[Path],
+    sizes: list[tuple[int, int]],
+    downscale: int,
+    poses: Tensor,
+) -> Cameras:
+    """Cameras of the images as they are read, each with its own intrinsics."""
+    focal, centre, distortion, types = [], [], [], []
+    for frame, path, size in zip(frames, paths, sizes, strict=True):
+        full = [_number(scene_file, frame, key, low=0.0) or n * downscale for key, n in zip("wh", size, strict=True)]
+        # Shrunken images may be rounded either way.
+        if any(abs(n_full / downscale - n) > (downscale > 1) for n_full, n in zip(full, size, strict=True)):
+            raise PeakError(
+                f"{path} is {size[0]}x{size[1]} but {scene_file.path} says {full[0]:g}x{full[1]:g} over "
+                f"{downscale}; correct w, h and the focal length there, or use another --downscale-factor"
+            )
+        ratio = [n / n_full for n, n_full in zip(size, full, strict=True)]
+        f_x = _focal_length(scene_file, frame, "x", full[0])
+        f_y = _focal_length(scene_file, frame, "y", full[1])
+        if f_x is None:
+            raise PeakError(f"{scene_file.path}: no focal length for {frame.name}; add fl_x or camera_angle_x")
+        f = (f_x, f_x if f_y is None else f_y)
+        c_x, c_y = _number(scene_file, frame, "cx"), _number(scene_file, frame, "cy")
+        c = (full[0] / 2 if c_x is None else c_x, full[1] / 2 if c_y is None else c_y)
+        focal.append([f[i] * ratio[i] for i in range(2)])
+        centre.append([c[i] * ratio[i] for i in range(2)])
+        distortion.append(_distortion(scene_file, frame))
+        types.append(CAMERA_MODEL_TO_TYPE[_camera_model(scene_file, frame)])
+    focals, centres = torch.tensor(focal), torch.tensor(centre)
+    distortions = torch.stack(distortion)
+    width_height = torch.tensor(sizes, dtype=torch.int64)
+    return Cameras(
+        camera_to_worlds=poses,
+        fx=focals[:, :1],
+        fy=focals[:, 1:],
+        cx=centres[:, :1],
+        cy=centres[:, 1:],
+        width=width_height[:, :1],
+        height=width_height[:, 1:],
+        distortion_params=distortions if distortions.any() else None,  # None spares an iterative solve for every ray
+        camera_type=types,
+    )
+
+
+def _number(
+    scene_file: SceneFile, frame: Frame | None, key: str, low: float = -math.inf, high: float = math.inf
+) -> float | None:
+    """The frame's value of `key`, or else the file's, or None; it must lie strictly between `low` and `high`."""
+    value = scene_file.values.get(key) if frame is None else frame.values.get(key, scene_file.values.get(key))
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low < value < high:
+        allowed = f"between {low:g} and {high:g}" if math.isfinite(high) else ("above 0" if low == 0 else "finite")
+        where = "" if frame is None else f" of {frame.name}"
+        raise PeakError(f"{scene_file.path}: {key}{where} is {value!r}; give a number {allowed}")
+    return float(value)
+
+
+def _focal_length(scene_file: SceneFile, frame: Frame, axis: str, extent: float) -> float | None:
+    """In pixels of the full-size image, from fl_x, camera_angle_x (radians) or x_fov (degrees); y alike."""
+    keys = (f"fl_{axis}", f"camera_angle_{axis}", f"{axis}_fov")
+    own = [key for key in keys if key in frame.values] or [key for key in keys if key in scene_file.values]
+    for key in own:
+        high = {keys[0]: math.inf, keys[1]: math.pi, keys[2]: 180.0}[key]
+        value = _number(scene_file, frame, key, low=0.0, high=high)
+        if value is not None:
+            angle = math.radians(value) if key == keys[2] else value
+            return value if key == keys[0] else 0.5 * extent / math.tan(0.5 * angle)
+    return None
+
+
+def _distortion(scene_file: SceneFile, frame: Frame) -> Tensor:
+    return camera_utils.get_distortion_params(**{k: _number(scene_file, frame, k) or 0.0 for k in DISTORTION_KEYS})
+
+
+def _camera_model(scene_file: SceneFile, frame: Frame) -> str:
+    default = "OPENCV_FISHEYE" if scene_file.values.get("is_fisheye") else "OPENCV"
+    model = frame.values.get("camera_model", scene_file.values.get("camera_model", default))
+    if model not in CAMERA_MODELS:
+        raise PeakError(f"{scene_file.path}: camera_model {model!r} is not supported; use {', '.join(CAMERA_MODELS)}")
+    return model
+
+
+peak_dataparser = DataParserSpecification(
+    config=PeakDataParserConfig(),
+    description="Blender, nerfstudio and instant-ngp scenes, with few-view subsets (--num-views, --view-indices).",
+)

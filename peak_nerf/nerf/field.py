@@ -1,0 +1,62 @@
+"""The radiance field: density from hash grid ++ polynomial encoding of position, colour from those and direction."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int
+from nerfstudio.field_components.encodings import SHEncoding
+from torch import Tensor, nn
+
+from peak_nerf.core.backbones import ReluMLP
+from peak_nerf.core.field import FieldConfig, PeakField
+
+SH_LEVELS = 4
+"""Spherical harmonics up to degree 3: 16 numbers per direction."""
+
+
+class PeakRadianceField(nn.Module):
+    r"""Density sigma(x) = exp(h_0(x) + bias) and colour c(x, d) = sigmoid(MLP(h(x), SH(d))), h a `PeakField`.
+
+    Positions are normalised to [-1, 1]^3, densities are per unit of that space.
+
+    Args:
+        config: encodings and density backbone.
+        n_geometry: features h_1.. handed from density to colour.
+        colour_hidden_dim, colour_n_hidden: size of the colour network.
+        density_bias: start thin: at 0 a scene may stay fog for ever.
+        device: decides the grid's implementation.
+    """
+
+    def __init__(
+        self,
+        config: FieldConfig,
+        n_geometry: int = 15,
+        colour_hidden_dim: int = 64,
+        colour_n_hidden: int = 2,
+        density_bias: float = -2.0,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        super().__init__()
+        self.base = PeakField(3, 1 + n_geometry, config, device=device)
+        self.density_bias = density_bias
+        self.direction_encoding = SHEncoding(levels=SH_LEVELS, implementation="torch")
+        self.colour_network = ReluMLP(
+            n_geometry + SH_LEVELS**2, 3, hidden_dim=colour_hidden_dim, n_hidden=colour_n_hidden
+        )
+
+    def density(self, x: Float[Tensor, "n 3"]) -> tuple[Float[Tensor, " n"], Float[Tensor, "n geometry"]]:
+        """Density and the features that the colour needs."""
+        h = self.base.evaluate(x)
+        # Beyond e^12 a step is opaque anyhow, and the exponential must not overflow.
+        return torch.exp((h[:, 0] + self.density_bias).clamp(max=12.0)), h[:, 1:]
+
+    def colour(
+        self,
+        geometry: Float[Tensor, "n geometry"],
+        directions: Float[Tensor, "r 3"],
+        ray: Int[Tensor, " n"] | None = None,
+    ) -> Float[Tensor, "n 3"]:
+        """Colour in [0, 1]; `ray` says which of the (unit) directions each sample has, None when there is one each."""
+        harmonics = self.direction_encoding(directions)
+        harmonics = harmonics if ray is None else harmonics[ray]
+        return torch.sigmoid(self.colour_network(torch.cat((geometry, harmonics), -1)))

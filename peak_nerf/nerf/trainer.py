@@ -1,0 +1,161 @@
+"""nerfstudio's trainer with checkpoints that survive anything, runs that resume to their end, and clear last words."""
+
+import math
+import os
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Type  # noqa: UP035 - tyro reads these at run time on 3.10
+
+import torch
+from nerfstudio.engine.optimizers import Optimizers
+from nerfstudio.engine.trainer import Trainer, TrainerConfig
+from nerfstudio.utils.decorators import check_main_thread
+from nerfstudio.utils.rich_utils import CONSOLE
+
+from peak_nerf.errors import PeakError, exit_on_peak_error
+from peak_nerf.nerf.optimizers import ExponentialScheduleConfig
+
+
+@dataclass
+class PeakTrainerConfig(TrainerConfig):
+    """Training of `peak` and `peak-lite`."""
+
+    _target: Type = field(default_factory=lambda: PeakTrainer)
+    """target class to instantiate"""
+
+    def save_config(self) -> None:
+        """Write config.yml, with the training views that `--num-views` or `--view-indices` stand for."""
+        with exit_on_peak_error():
+            data = self.pipeline.datamanager.data
+            self.pipeline.datamanager.dataparser.resolve_views(data)  # type: ignore[attr-defined]
+            try:
+                super().save_config()
+            except OSError as error:
+                raise PeakError(f"{self.get_base_dir()}: cannot write config.yml ({error.strerror})") from None
+
+
+class PeakTrainer(Trainer):
+    """Trainer whose every way out is clean: finished, Ctrl-C, a full disk, a loss that is no number, kill -9."""
+
+    config: PeakTrainerConfig
+
+    def setup(self, test_mode: Literal["test", "val", "inference"] = "val") -> None:
+        """As nerfstudio's; errors a user can mend end in one line."""
+        with exit_on_peak_error():
+            super().setup(test_mode)
+
+    def setup_optimizers(self) -> Optimizers:
+        """Schedules without a length of their own get that of the run."""
+        for group in self.config.optimizers.values():
+            schedule = group["scheduler"]
+            if isinstance(schedule, ExponentialScheduleConfig) and schedule.max_steps is None:
+                schedule.max_steps = self.config.max_num_iterations
+        return super().setup_optimizers()
+
+    def _load_checkpoint(self) -> None:
+        """Resume to the end of the run: nerfstudio would train max_num_iterations *more* steps."""
+        if self.config.load_dir is not None:
+            self.config.load_checkpoint = latest_checkpoint(self.config.load_dir, self.config.load_step)
+            self.config.load_dir = None
+        checkpoint = self.config.load_checkpoint
+        if checkpoint is not None:
+            try:
+                super()._load_checkpoint()
+            except (RuntimeError, EOFError, KeyError, AssertionError) as error:
+                reason = str(error).strip().split("\n")[0]
+                raise PeakError(f"{checkpoint}: cannot be loaded ({reason}); is it of this method and these settings?") from None
+            total = self.config.max_num_iterations
+            if self._start_step >= total:
+                raise PeakError(
+                    f"{checkpoint}: has all of its {self._start_step} steps; ask for more with"
+                    f" --max-num-iterations {2 * self._start_step}"
+                )
+            self.config.max_num_iterations = total - self._start_step
+        else:
+            super()._load_checkpoint()
+
+    def train(self) -> None:
+        """Train; Ctrl-C saves what there is before it goes."""
+        with exit_on_peak_error():
+            try:
+                super().train()
+            except KeyboardInterrupt:
+                if self.training_state == "completed":  # the viewer of a finished run was closed
+                    return
+                self.save_checkpoint(self.step)
+                CONSOLE.print(
+                    f"Stopped at step {self.step}. Go on with the same command and --load-dir {self.checkpoint_dir}",
+                    markup=False, highlight=False, soft_wrap=True,
+                )  # fmt: skip
+                raise SystemExit(130) from None
+
+    def train_iteration(self, step: int) -> Any:
+        """One step. A loss that is not a number stops the run before it is saved over a good checkpoint."""
+        loss, loss_dict, metrics_dict = super().train_iteration(step)
+        if not math.isfinite(float(loss)):
+            parts = ", ".join(f"{name} {float(value):g}" for name, value in loss_dict.items())
+            raise PeakError(
+                f"step {step}: the loss is not a number ({parts}); the last good checkpoint, if any, is in"
+                f" {self.checkpoint_dir}; lower the learning rates (--optimizers.encoding.optimizer.lr) or look at the images"
+            )
+        return loss, loss_dict, metrics_dict
+
+    @check_main_thread
+    def save_checkpoint(self, step: int) -> None:
+        """Write the checkpoint beside its final name, sync, rename; only then delete older ones.
+
+        Raises: PeakError when it cannot be written; earlier checkpoints stay as they are.
+        """
+        path = self.checkpoint_dir / f"step-{step:09d}.ckpt"
+        module = getattr(self.pipeline, "module", self.pipeline)
+        state = {
+            "step": step,
+            "pipeline": module.state_dict(),
+            "optimizers": {name: o.state_dict() for name, o in self.optimizers.optimizers.items()},
+            "schedulers": {name: s.state_dict() for name, s in self.optimizers.schedulers.items()},
+            "scalers": self.grad_scaler.state_dict(),
+        }
+        try:
+            write_atomically(state, path)
+        except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
+            reason = str(error).strip().split("\n")[0]
+            raise PeakError(
+                f"{path}: cannot write the checkpoint ({reason}); free some space or choose another --output-dir;"
+                " earlier checkpoints are untouched"
+            ) from None
+        if self.config.save_only_latest_checkpoint:
+            for older in self.checkpoint_dir.glob("*.ckpt"):
+                if older != path:
+                    older.unlink()
+
+
+def write_atomically(state: Any, path: Path) -> None:
+    """torch.save to a temporary file outside the folder's listing, then rename: a reader sees all of it or nothing.
+
+    nerfstudio lists the checkpoint folder and takes every name for a step, so the temporary file is next to the folder.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=".checkpoint-", dir=path.parent.parent)
+    temporary = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def latest_checkpoint(folder: Path, step: int | None = None) -> Path:
+    """The checkpoint of `step`, or the newest one. Raises: PeakError when there is none."""
+    if not folder.is_dir():
+        raise PeakError(f"{folder}: no such checkpoint folder; --load-dir wants the nerfstudio_models folder of a run")
+    checkpoints = sorted(folder.glob("step-*.ckpt"))
+    if step is not None:
+        checkpoints = [c for c in checkpoints if c.name == f"step-{step:09d}.ckpt"]
+    if not checkpoints:
+        wanted = "step-*.ckpt" if step is None else f"step-{step:09d}.ckpt"
+        raise PeakError(f"{folder}: holds no {wanted}; --load-dir wants the nerfstudio_models folder of a run")
+    return checkpoints[-1]
