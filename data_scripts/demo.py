@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -179,7 +180,8 @@ def save_gif(frames: Sequence[Picture], path: Path, milliseconds: int = 80) -> N
     """An endless GIF whose frames share one palette, so that colours do not flicker."""
     from PIL import Image
 
-    palette = to_image(np.concatenate(frames[:: max(1, len(frames) // 6)], axis=1)).quantize(256)
+    palette = to_image(np.concatenate(frames[:: max(1, len(frames) // 6)], axis=1)).quantize(255)
+    palette.putpalette([*(palette.getpalette() or [])[: 3 * 255], 255, 255, 255])  # the background stays pure white
     images = [to_image(f).quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG) for f in frames]
     images[0].save(path, save_all=True, append_images=images[1:], duration=milliseconds, loop=0)
 
@@ -191,6 +193,7 @@ def render_pictures(settings: Settings) -> int:
     from nerfstudio.utils.eval_utils import eval_setup
     from rich.progress import track
 
+    warnings.filterwarnings("ignore", module=r"(nerfstudio|torch)\.")  # their deprecations, dozens of lines
     _, pipeline, _, _ = eval_setup(settings.config)
     model, data = pipeline.model, pipeline.datamanager.eval_dataset
 
@@ -200,7 +203,7 @@ def render_pictures(settings: Settings) -> int:
         return {k: outputs[k].cpu().double().numpy() for k in ("rgb", "depth", "accumulation")}
 
     rows = []
-    for i in np.round(np.linspace(0, len(data) - 1, min(4, len(data)))).astype(int).tolist():
+    for i in (np.arange(4) * len(data) // 4).tolist():  # a quarter of the test orbit apart
         shot = shoot(data.cameras[i : i + 1])
         depth = depth_picture(shot["depth"][..., 0], shot["accumulation"][..., 0])
         rows.append(compare(on_white(data.get_image_float32(i).double().numpy()), shot["rgb"], depth))

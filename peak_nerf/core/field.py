@@ -45,6 +45,9 @@ class FieldConfig:
     """Degree N of the learnable polynomial encoding (paper, section 3.4: 1 is often enough), or None for none."""
     coordinate_map: Literal["unit_sphere", "raw"] = "unit_sphere"
     """What the polynomial encoding sees: F(x) = [cos x, sin x] / sqrt(d), or x itself."""
+    polynomial_init: float = 1e-2
+    """Starting value of every a_k. The grid starts near 0: large polynomial features beside it would let the first
+    steps push every ReLU of the backbone below 0, for all x at once and for good."""
     n_frequencies: int | None = None
     """Number of random Fourier features, or None for none."""
     frequency_scale: float = 10.0
@@ -55,6 +58,8 @@ class FieldConfig:
     """Width of the backbone."""
     n_hidden: int = 2
     """Hidden layers of the backbone."""
+    bias: bool = True
+    """Whether the layers of a ReLU backbone have a bias; without is faster."""
     implementation: Implementation = "auto"
     """Who computes the grid: tcnn (CUDA), numba (CPU), torch, or auto."""
 
@@ -99,8 +104,8 @@ class PeakField(nn.Module):
         if not bool((self.low < self.high).all()):
             raise ValueError(f"low must be below high, got {low} and {high}")
         self.encoding = build_encoding(in_dim, config, device)
-        backbone = ReluMLP if config.backbone == "relu" else Siren
-        self.backbone = backbone(self.encoding.out_dim, out_dim, hidden_dim=config.hidden_dim, n_hidden=config.n_hidden)
+        size = (self.encoding.out_dim, out_dim, config.hidden_dim, config.n_hidden)
+        self.backbone = ReluMLP(*size, bias=config.bias) if config.backbone == "relu" else Siren(*size)
         self.kar, self.anchors = kar, anchors
 
     def normalise(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
@@ -140,7 +145,8 @@ def build_encoding(in_dim: int, config: FieldConfig, device: torch.device | str 
         grid = vars(config.hash_grid)
         parts.append(HashGridEncoding(in_dim, **grid, low=-1.0, high=1.0, implementation=config.implementation, device=device))
     if config.polynomial_degree is not None:
-        parts.append(PolynomialEncoding(in_dim, config.polynomial_degree, coordinate_map=config.coordinate_map))
+        init = [config.polynomial_init] * (config.polynomial_degree + 1)
+        parts.append(PolynomialEncoding(in_dim, config.polynomial_degree, config.coordinate_map, init))
     if config.n_frequencies is not None:
         parts.append(FourierEncoding(in_dim, config.n_frequencies, scale=config.frequency_scale))
     return ConcatEncoding(parts or [IdentityEncoding(in_dim)])

@@ -41,7 +41,7 @@ class PeakRadianceField(nn.Module):
         self.density_bias = density_bias
         self.direction_encoding = SHEncoding(levels=SH_LEVELS, implementation="torch")
         self.colour_network = ReluMLP(
-            n_geometry + SH_LEVELS**2, 3, hidden_dim=colour_hidden_dim, n_hidden=colour_n_hidden
+            n_geometry + SH_LEVELS**2, 3, colour_hidden_dim, colour_n_hidden, bias=False
         )
 
     def density(self, x: Float[Tensor, "n 3"]) -> tuple[Float[Tensor, " n"], Float[Tensor, "n geometry"]]:

@@ -33,7 +33,7 @@ class ExponentialScheduleConfig(SchedulerConfig):
     """target class to instantiate"""
     final_factor: float = 0.03
     """Share of the learning rate that is left at the end."""
-    warmup_steps: int = 50
+    warmup_steps: int = 20
     """Steps of the warm-up."""
     max_steps: Optional[int] = None
     """Length of the decay; None follows --max-num-iterations."""

@@ -148,6 +148,10 @@ def march_torch(marcher: RayMarcher, limit: int) -> PackedSamples:
     return PackedSamples(ray[kept], t[kept], x[kept], m.dt)
 
 
+UNKNOWN = -1.0
+"""Density of a cell that nothing has been seen of yet. It counts as occupied, and any observation exceeds it."""
+
+
 class OccupancyGrid(nn.Module):
     r"""Where the scene may be: a running estimate of density per cell, and the cells worth sampling.
 
@@ -166,7 +170,7 @@ class OccupancyGrid(nn.Module):
         super().__init__()
         self.resolution, self.threshold, self.decay = resolution, threshold, decay
         shape = (resolution,) * 3
-        self.register_buffer("density", torch.zeros(shape))
+        self.register_buffer("density", torch.full(shape, UNKNOWN))
         self.register_buffer("occupied", torch.ones(shape, dtype=torch.bool))
         self.register_buffer("blocks", block_occupancy(self.occupied))
         self.register_buffer("visible", torch.ones(shape, dtype=torch.bool))
@@ -208,6 +212,8 @@ class OccupancyGrid(nn.Module):
     def refresh(self, dt: float) -> None:
         """Decide anew which cells are occupied, for steps of length dt."""
         opacity = -torch.expm1(-self.density * dt)
-        threshold = min(self.threshold, float(opacity[self.visible].mean()))
-        self.occupied.copy_((opacity > threshold) & self.visible)
+        known = self.density >= 0
+        mean = opacity[known & self.visible].mean().nan_to_num(0.0)
+        threshold = min(self.threshold, float(mean))
+        self.occupied.copy_((~known | (opacity > threshold)) & self.visible)
         self.blocks.copy_(block_occupancy(self.occupied))

@@ -151,6 +151,14 @@ def test_gif_loops_over_all_frames(tmp_path):
             np.testing.assert_allclose(np.asarray(gif.convert("RGB")) / 255, frame, atol=0.02)
 
 
+def test_gif_keeps_a_white_background_pure(tmp_path):
+    rng = np.random.default_rng(0)
+    frames = [np.where(np.arange(24)[:, None, None] < 12, 1.0, rng.random((24, 24, 3))) for _ in range(3)]
+    demo.save_gif(frames, tmp_path / "orbit.gif")
+    with Image.open(tmp_path / "orbit.gif") as gif:
+        assert np.asarray(gif.convert("RGB"))[:10].min() == 255
+
+
 def test_record_is_strict_json_without_absent_metrics(tmp_path):
     settings = demo.Settings(out=tmp_path, steps=100)
     record = demo.metrics_record(settings, {"psnr": 25.5, "ssim": 0.9, "lpips": float("nan"), "fps": 2}, 61.234, 8, 12)

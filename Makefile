@@ -1,0 +1,49 @@
+# `make demo` and `make test` set everything up in .venv; all they need is make and Python 3.11.
+
+PYTHON ?= python3.11
+VENV := .venv
+PY := $(VENV)/bin/python
+INSTALLED := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format speed clean distclean
+
+help:  ## show this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/ /' | awk '{n = $$1; $$1 = ""; printf "make %-10s%s\n", n, $$0}'
+
+demo: $(INSTALLED)  ## render a scene, train on 25 views, evaluate, leave pictures in outputs/demo
+	$(PY) data_scripts/demo.py --out outputs/demo
+
+test: lint  ## lint, then the test suite
+	$(PY) -m pytest
+
+lint: $(INSTALLED)  ## ruff check, ruff format --check, mypy
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+
+format: $(INSTALLED)  ## rewrite the sources as ruff wants them
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+speed: $(INSTALLED)  ## measure the kernels on this machine
+	$(PY) -m peak_nerf.bench.speed
+
+clean:  ## delete caches and build leftovers; keeps .venv and outputs
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name .venv -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
+
+distclean: clean  ## clean, and delete .venv too
+	rm -rf $(VENV)
+
+# The stamp is touched last, so an installation that was cut short is done again.
+$(INSTALLED): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 13))' 2>/dev/null || { \
+	  echo "make: error: '$(PYTHON)' is not a Python from 3.10 to 3.12 that runs;" \
+	    "install Python 3.11, or name yours: make PYTHON=/path/to/python3 ..." >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	  echo "make: error: '$(PYTHON)' has no venv module; on Debian: apt-get install python3-venv" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install torch==2.14.1 torchvision==0.29.1
+	$(PY) -m pip install -e '.[dev]'
+	@touch $@

@@ -1,0 +1,77 @@
+"""The `peak` command: finds the command, imports its module, hands it the arguments. No mathematics here."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import NamedTuple
+
+from peak_nerf import __version__
+from peak_nerf.errors import PeakError, exit_on_peak_error
+
+
+class Command(NamedTuple):
+    """Where a command's function is; tyro makes its options from the signature, an int it returns is the exit code."""
+
+    module: str
+    function: str
+    summary: str
+
+
+# Modules are imported only when their command runs, so that `peak --help` stays instant.
+COMMANDS = {
+    "doctor": Command("peak_nerf.doctor", "doctor", "what this machine has, what is missing and how to mend it"),
+}
+
+
+def usage() -> str:
+    """The text of `peak --help`."""
+    lines = [f"  {name:<10}{command.summary}" for name, command in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: peak [-h] [--version] COMMAND ...",
+            "",
+            "Implicit neural representations that generalise from few measurements.",
+            "",
+            "commands:",
+            *lines,
+            "",
+            "`peak COMMAND --help` lists a command's options.",
+            "NeRFs are trained with `ns-train peak` or `ns-train peak-lite`.",
+        ]
+    )
+
+
+def find_command(name: str) -> Command:
+    """The command of that name. Raises: PeakError on one that we do not have, with the nearest that we do."""
+    if name in COMMANDS:
+        return COMMANDS[name]
+    near = difflib.get_close_matches(name, COMMANDS, n=1)
+    hint = f"did you mean `peak {near[0]}`?" if near else "`peak --help` lists the commands"
+    raise PeakError(f"unknown {'option' if name.startswith('-') else 'command'} {name!r}; {hint}")
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run `peak` with these arguments (by default the process's own); returns the exit code."""
+    args = list(sys.argv[1:] if args is None else args)
+    if not args:
+        print(usage(), file=sys.stderr)
+        return 2
+    if args[0] in ("-h", "--help"):
+        print(usage())
+        return 0
+    if args[0] == "--version":
+        print(f"peak_nerf {__version__}")
+        return 0
+    with exit_on_peak_error():
+        command = find_command(args[0])
+        import tyro
+
+        function = getattr(import_module(command.module), command.function)
+        return tyro.cli(function, prog=f"peak {args[0]}", args=args[1:]) or 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
