@@ -76,8 +76,8 @@ class PeakModelConfig(ModelConfig):
     """Cells per side of the coarsest level."""
     finest_resolution: int = 2048
     """Cells per side of the finest level."""
-    polynomial_degree: int = 1
-    """Degree of the learnable polynomial encoding of position."""
+    polynomial_degree: int | None = 1
+    """Degree of the learnable polynomial encoding of position; None leaves it out."""
     hidden_dim: int = 64
     """Width of the density network."""
     n_hidden: int = 1
@@ -130,7 +130,7 @@ class PeakModel(Model):
             polynomial_degree=c.polynomial_degree,
             hidden_dim=c.hidden_dim,
             n_hidden=c.n_hidden,
-            bias=True,
+            bias=False,
             implementation=c.implementation,
         )
         self.field = PeakRadianceField(
@@ -332,17 +332,15 @@ class PeakModel(Model):
 
     def get_metrics_dict(self, outputs: Dict[str, Any], batch: Dict[str, Any]) -> Dict[str, Tensor]:
         """PSNR of the batch, occupancy, samples, rays and the polynomial's a_k."""
-        with torch.no_grad():
-            predicted, target = self._colours(outputs, batch)
-            metrics: Dict[str, Any] = {"psnr": -10 * torch.log10(F.mse_loss(predicted, target))}
-            if self.training:
-                metrics["rays"] = torch.tensor(float(len(outputs["foreground"])))
-                metrics["samples"] = torch.tensor(float(len(outputs["samples"])))
-                metrics["occupancy"] = self.occupancy.share
-                polynomial = self.field.base.polynomial
-                if polynomial is None: return metrics
-                for k, a_k in enumerate(polynomial.coefficients):
-                    metrics[f"a_{k}"] = a_k
+        predicted, target = self._colours(outputs, batch)
+        metrics: Dict[str, Any] = {"psnr": -10 * torch.log10(F.mse_loss(predicted.detach(), target))}
+        if self.training:
+            metrics["rays"] = torch.tensor(float(len(predicted)))
+            metrics["samples"] = torch.tensor(float(len(outputs["samples"])))
+            metrics["occupancy"] = self.occupancy.share
+            polynomial = self.field.base.polynomial
+            coefficients = [] if polynomial is None else polynomial.coefficients.detach()
+            metrics.update({f"a_{k}": a_k for k, a_k in enumerate(coefficients)})
         return metrics
 
     # Evaluation
