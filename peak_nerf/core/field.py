@@ -143,7 +143,9 @@ def build_encoding(in_dim: int, config: FieldConfig, device: torch.device | str 
     parts: list[nn.Module] = []
     if config.hash_grid is not None:
         grid = vars(config.hash_grid)
-        parts.append(HashGridEncoding(in_dim, **grid, low=-1.0, high=1.0, implementation=config.implementation, device=device))
+        parts.append(
+            HashGridEncoding(in_dim, **grid, low=-1.0, high=1.0, implementation=config.implementation, device=device)
+        )
     if config.polynomial_degree is not None:
         init = [config.polynomial_init] * (config.polynomial_degree + 1)
         parts.append(PolynomialEncoding(in_dim, config.polynomial_degree, config.coordinate_map, init))

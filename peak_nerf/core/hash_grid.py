@@ -40,7 +40,9 @@ def choose_implementation(requested: Implementation, device: torch.device | str)
     has_numba = importlib.util.find_spec("numba") is not None
     if requested == "auto":
         if on_cuda:
-            return ("tcnn", "CUDA and tiny-cuda-nn are here") if has_tcnn else ("torch", "tiny-cuda-nn is not installed")
+            return (
+                ("tcnn", "CUDA and tiny-cuda-nn are here") if has_tcnn else ("torch", "tiny-cuda-nn is not installed")
+            )
         if has_numba and torch.device(device).type == "cpu":
             return "numba", f"CPU, {n_threads()} threads"
         return "torch", "numba is not installed" if not has_numba else f"no compiled kernel for {device}"
@@ -91,7 +93,7 @@ class HashGridEncoding(nn.Module):
         device: the device that it will run on; decides `auto`.
 
     Raises: ValueError on sizes that make no grid; PeakError on an implementation that cannot run here.
-    Source: Mueller et al. 2022, section 3; `peak_nerf` uses it beside the polynomial encoding of the paper's section 3.3.
+    Source: Mueller et al. 2022, section 3; used beside the polynomial encoding of the paper's section 3.3.
     """
 
     layout: Tensor
@@ -157,7 +159,15 @@ class HashGridEncoding(nn.Module):
             self.table = nn.Parameter((torch.rand(int(sizes.sum()), n_features) * 2 - 1) * init_scale)
         logger.info(
             "hash grid: %s (%s), %d levels %d..%d, %d dense, %d rows",
-            *(self.implementation, why, n_levels, int(resolutions[0]), int(resolutions[-1]), sum(dense), int(sizes.sum())),
+            *(
+                self.implementation,
+                why,
+                n_levels,
+                int(resolutions[0]),
+                int(resolutions[-1]),
+                sum(dense),
+                int(sizes.sum()),
+            ),
         )
 
     def forward(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n features"]:
@@ -218,7 +228,7 @@ class _NumbaLookup(torch.autograd.Function):
     """The compiled kernels as one autograd node; gradients for the table and, where asked for, the positions."""
 
     @staticmethod
-    def forward(ctx: FunctionCtx, x: Tensor, table: Tensor, grid: tuple[np.ndarray, ...]) -> Tensor:  # type: ignore[override]
+    def forward(ctx: FunctionCtx, x: Tensor, table: Tensor, grid: tuple[np.ndarray, ...]) -> Tensor:
         from peak_nerf.core.hash_grid_numba import kernels  # numba takes a second to import
 
         n_features = table.shape[1]

@@ -10,7 +10,7 @@ Symbols:
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -18,24 +18,29 @@ from numba import njit
 
 from peak_nerf.core.hash_grid import PRIMES
 
-_OPTIONS: dict[str, Any] = {"nogil": True, "cache": True, "fastmath": {"contract", "nsz", "arcp"}, "error_model": "numpy"}
+_OPTIONS: dict[str, Any] = {
+    "nogil": True,
+    "cache": True,
+    "fastmath": {"contract", "nsz", "arcp"},
+    "error_model": "numpy",
+}
 
 
-@lru_cache(maxsize=None)
+@cache
 def kernels(in_dim: int, n_features: int) -> tuple[Any, Any, Any]:
     """The compiled (forward, table_gradient, input_gradient) for one input dimension and feature count."""
     D, F, C = in_dim, n_features, 2**in_dim
     primes = PRIMES[:in_dim]
 
     @njit(inline="always")
-    def clamp_to_unit(value, one):  # type: ignore[no-untyped-def]
+    def clamp_to_unit(value, one):
         """Written so that NaN becomes 0: a NaN index would read outside the table."""
         if value > 0:
             return value if value < one else one
         return one - one
 
     @njit(inline="always")
-    def vertex_index(c, lo, resolution, is_dense, mask, strides):  # type: ignore[no-untyped-def]
+    def vertex_index(c, lo, resolution, is_dense, mask, strides):
         """Row of corner c of the cell at `lo`, inside its level."""
         index = np.int64(0)
         if is_dense:
@@ -47,7 +52,7 @@ def kernels(in_dim: int, n_features: int) -> tuple[Any, Any, Any]:
         return index & mask
 
     @njit(**_OPTIONS)
-    def forward(x, table, offsets, resolutions, sizes, dense, out, start, stop):  # type: ignore[no-untyped-def]
+    def forward(x, table, offsets, resolutions, sizes, dense, out, start, stop):
         lo = np.empty(D, np.int64)
         strides = np.empty(D, np.int64)
         w = np.empty(D, table.dtype)
@@ -76,7 +81,7 @@ def kernels(in_dim: int, n_features: int) -> tuple[Any, Any, Any]:
                         out[n, level * F + f] += weight * table[row, f]
 
     @njit(**_OPTIONS)
-    def table_gradient(x, grad_out, offsets, resolutions, sizes, dense, order, grad_table, start, stop):  # type: ignore[no-untyped-def]
+    def table_gradient(x, grad_out, offsets, resolutions, sizes, dense, order, grad_table, start, stop):
         lo = np.empty(D, np.int64)
         strides = np.empty(D, np.int64)
         w = np.empty(D, grad_table.dtype)
@@ -104,7 +109,7 @@ def kernels(in_dim: int, n_features: int) -> tuple[Any, Any, Any]:
                         grad_table[row, f] += weight * grad_out[n, level * F + f]
 
     @njit(**_OPTIONS)
-    def input_gradient(x, table, grad_out, offsets, resolutions, sizes, dense, grad_x, start, stop):  # type: ignore[no-untyped-def]
+    def input_gradient(x, table, grad_out, offsets, resolutions, sizes, dense, grad_x, start, stop):
         lo = np.empty(D, np.int64)
         strides = np.empty(D, np.int64)
         w = np.empty(D, table.dtype)
@@ -143,4 +148,3 @@ def kernels(in_dim: int, n_features: int) -> tuple[Any, Any, Any]:
                     grad_x[n, d] = 0
 
     return forward, table_gradient, input_gradient
-

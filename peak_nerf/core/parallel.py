@@ -46,7 +46,9 @@ def thread_source() -> str:
     return "torch's OpenMP" if _openmp() is not None and not _forked else "thread pool"
 
 
-def parallel_for(work: Callable[[int, int], None], n_items: int, min_chunk: int = 1, chunks_per_thread: int = 1) -> None:
+def parallel_for(
+    work: Callable[[int, int], None], n_items: int, min_chunk: int = 1, chunks_per_thread: int = 1
+) -> None:
     """Call `work(start, stop)` on ranges that cover 0..n_items, on all threads; returns when all are done.
 
     Args:

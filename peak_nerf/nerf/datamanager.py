@@ -5,7 +5,7 @@ a CPU than our whole training step. Evaluation, rendering and export still go th
 """
 
 from dataclasses import dataclass, field
-from typing import Any, Dict, Optional, Tuple, Type  # noqa: UP035 - tyro reads these at run time on 3.10
+from typing import Any
 
 import torch
 from nerfstudio.cameras.cameras import Cameras, CameraType
@@ -22,7 +22,7 @@ from peak_nerf.nerf.dataparser import PeakDataParserConfig
 class PeakDataManagerConfig(VanillaDataManagerConfig):
     """Data manager of `peak` and `peak-lite`."""
 
-    _target: Type = field(default_factory=lambda: PeakDataManager)
+    _target: type = field(default_factory=lambda: PeakDataManager)
     """target class to instantiate"""
     dataparser: AnnotatedDataParserUnion = field(default_factory=PeakDataParserConfig)
     """Reads the scene: `peak-data` recognises Blender, nerfstudio and instant-ngp folders."""
@@ -60,7 +60,7 @@ class PeakDataManager(VanillaDataManager[InputDataset]):
         # nerfstudio reads and sets the batch size here (point cloud export does), so it lives here for us too.
         self.train_pixel_sampler = self._get_pixel_sampler(self.train_dataset, self.config.train_num_rays_per_batch)
 
-    def next_train(self, step: int) -> Tuple[RayBundle, Dict[str, Any]]:
+    def next_train(self, step: int) -> tuple[RayBundle, dict[str, Any]]:
         """Random pixels of all training images: their rays, and their colours as (n, 3 or 4) bytes."""
         self.train_count += 1
         n = self.get_train_rays_per_batch()
@@ -71,7 +71,7 @@ class PeakDataManager(VanillaDataManager[InputDataset]):
         camera = torch.searchsorted(self.first_pixel, pixel, right=True) - 1
         within = pixel - self.first_pixel[camera]
         row, column = within // self.widths[camera], within % self.widths[camera]
-        batch: Dict[str, Any] = {"image": self.pixels[pixel]}
+        batch: dict[str, Any] = {"image": self.pixels[pixel]}
         if self.config.unseen_rays > 0 and len(self.cameras) > 1:
             batch["unseen"] = self.unseen_view_rays(self.config.unseen_rays)
         return self.rays(camera, row, column), batch
@@ -137,5 +137,5 @@ def _with_channels(image: Tensor, channels: int) -> Tensor:
 
 def _all_pinhole(cameras: Cameras) -> bool:
     perspective = bool((cameras.camera_type == CameraType.PERSPECTIVE.value).all())
-    distortion: Optional[Tensor] = cameras.distortion_params
+    distortion: Tensor | None = cameras.distortion_params
     return perspective and (distortion is None or not bool(distortion.any()))

@@ -10,9 +10,6 @@ from torch import Tensor, nn
 from peak_nerf.core.backbones import ReluMLP
 from peak_nerf.core.field import FieldConfig, PeakField
 
-SH_LEVELS = 4
-"""Spherical harmonics up to degree 3: 16 numbers per direction."""
-
 
 class PeakRadianceField(nn.Module):
     r"""Density sigma(x) = exp(h_0(x) + bias) and colour c(x, d) = sigmoid(MLP(h(x), SH(d))), h a `PeakField`.
@@ -23,6 +20,7 @@ class PeakRadianceField(nn.Module):
         config: encodings and density backbone.
         n_geometry: features h_1.. handed from density to colour.
         colour_hidden_dim, colour_n_hidden: size of the colour network.
+        sh_levels: levels of spherical harmonics, 1 to 4; L levels are L^2 numbers per direction.
         density_bias: start thin: at 0 a scene may stay fog for ever.
         device: decides the grid's implementation.
     """
@@ -33,16 +31,15 @@ class PeakRadianceField(nn.Module):
         n_geometry: int = 15,
         colour_hidden_dim: int = 64,
         colour_n_hidden: int = 2,
+        sh_levels: int = 4,
         density_bias: float = -2.0,
         device: torch.device | str = "cpu",
     ) -> None:
         super().__init__()
         self.base = PeakField(3, 1 + n_geometry, config, device=device)
         self.density_bias = density_bias
-        self.direction_encoding = SHEncoding(levels=SH_LEVELS, implementation="torch")
-        self.colour_network = ReluMLP(
-            n_geometry + SH_LEVELS**2, 3, colour_hidden_dim, colour_n_hidden, bias=False
-        )
+        self.direction_encoding = SHEncoding(levels=sh_levels, implementation="torch")
+        self.colour_network = ReluMLP(n_geometry + sh_levels**2, 3, colour_hidden_dim, colour_n_hidden, bias=False)
 
     def density(self, x: Float[Tensor, "n 3"]) -> tuple[Float[Tensor, " n"], Float[Tensor, "n geometry"]]:
         """Density and the features that the colour needs."""

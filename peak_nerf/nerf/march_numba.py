@@ -17,12 +17,12 @@ _OPTIONS: dict[str, Any] = {"nogil": True, "cache": True, "error_model": "numpy"
 
 
 @njit(inline="always")
-def _cell(position, half, top):  # type: ignore[no-untyped-def]
+def _cell(position, half, top):
     return min(max(np.int32((position + np.float32(1)) * half), np.int32(0)), top)
 
 
 @njit(inline="always")
-def _wall(cell, forward, width, per_half, origin, inverse):  # type: ignore[no-untyped-def]
+def _wall(cell, forward, width, per_half, origin, inverse):
     """Distance to the far wall of a cell, or of its block when width is 8, along one axis."""
     lower = cell & np.int32(-8) if width == 8 else cell
     edge = np.float32(lower + (width if forward else np.int32(0))) * per_half - np.float32(1)
@@ -30,7 +30,7 @@ def _wall(cell, forward, width, per_half, origin, inverse):  # type: ignore[no-u
 
 
 @njit(**_OPTIONS)
-def march(  # type: ignore[no-untyped-def]
+def march(
     origins, directions, t_enter, t_exit, jitter, dt, occupied, blocks, first_step, steps, counts, start, stop
 ):  # fmt: skip
     """Walk rays start..stop from step `first_step`, visiting occupied cells only.
@@ -60,9 +60,9 @@ def march(  # type: ignore[no-untyped-def]
             t_k = begin + np.float32(k) * dt
             i = _cell(ox + t_k * dx, half, top)
             j = _cell(oy + t_k * dy, half, top)
-            l = _cell(oz + t_k * dz, half, top)
-            in_block = blocks[i >> 3, j >> 3, l >> 3]
-            if in_block and occupied[i, j, l]:
+            m = _cell(oz + t_k * dz, half, top)
+            in_block = blocks[i >> 3, j >> 3, m >> 3]
+            if in_block and occupied[i, j, m]:
                 steps[r, found] = k
                 found += 1
                 k += np.int32(1)
@@ -72,7 +72,7 @@ def march(  # type: ignore[no-untyped-def]
                 wall = min(
                     _wall(i, dx > 0, width, per_half, ox, ix),
                     _wall(j, dy > 0, width, per_half, oy, iy),
-                    _wall(l, dz > 0, width, per_half, oz, iz),
+                    _wall(m, dz > 0, width, per_half, oz, iz),
                 )
                 k += max(np.int32(1), np.int32((wall - t_k) * per_dt))
         first_step[r] = min(k, n_steps)
@@ -80,7 +80,7 @@ def march(  # type: ignore[no-untyped-def]
 
 
 @njit(**_OPTIONS)
-def fill(origins, directions, t_enter, jitter, dt, steps, ends, ray, t, x, start, stop):  # type: ignore[no-untyped-def]
+def fill(origins, directions, t_enter, jitter, dt, steps, ends, ray, t, x, start, stop):
     """Pack the samples of rays start..stop; those of ray r end at ends[r]."""
     for r in range(start, stop):
         at = ends[r - 1] if r > 0 else 0

@@ -34,7 +34,9 @@ class ImageMetrics:
         metrics = {"psnr": float(-10 * torch.log10(mse.clamp(min=1e-10)))}
         rgb, truth = (image.clamp(0, 1).permute(2, 0, 1)[None] for image in (rgb, truth))
         if min(rgb.shape[-2:]) >= 11:  # the window of SSIM
-            metrics["ssim"] = float(structural_similarity_index_measure(rgb, truth, data_range=1.0))
+            ssim = structural_similarity_index_measure(rgb, truth, data_range=1.0)
+            assert isinstance(ssim, Tensor)  # a tuple only when its parts are asked for
+            metrics["ssim"] = float(ssim)
         if self._lpips is None and lpips_weights() is not None:
             from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 

@@ -8,7 +8,7 @@ Symbols:
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Dict, List, Literal, Tuple, Type  # noqa: UP035 - the signatures of nerfstudio's base class
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -42,7 +42,7 @@ OPAQUE = 1e-3
 class PeakModelConfig(ModelConfig):
     """PEAK: hash grid ++ polynomial encoding, and the Kernel Alignment Regularizer (KAR)."""
 
-    _target: Type = field(default_factory=lambda: PeakModel)
+    _target: type = field(default_factory=lambda: PeakModel)
     """target class to instantiate"""
     enable_collider: bool = False
     """Not used: rays begin and end at the scene box."""
@@ -86,6 +86,8 @@ class PeakModelConfig(ModelConfig):
     """Width of the colour network."""
     colour_n_hidden: int = 2
     """Hidden layers of the colour network."""
+    sh_levels: int = 4
+    """Levels of the spherical harmonics of direction, 1 to 4; fewer make colour depend less on where one looks from."""
     n_geometry: int = 15
     """Features handed from the density to the colour network."""
     implementation: Implementation = "auto"
@@ -104,7 +106,7 @@ class PeakModelConfig(ModelConfig):
     target_samples: int = 1 << 18
     """Ray samples a step; the number of rays follows."""
     coarse_steps: int = 200
-    """Over this many first steps the step length shrinks to its final value, from four times that: fog clears sooner."""
+    """Over so many first steps the step length shrinks from four times its final value: fog clears sooner."""
     near_plane: float = 0.05
     """Rays begin no nearer to the camera than this, in world units."""
     train_background: Literal["random", "white", "black"] = "random"
@@ -138,6 +140,7 @@ class PeakModel(Model):
             n_geometry=c.n_geometry,
             colour_hidden_dim=c.colour_hidden_dim,
             colour_n_hidden=c.colour_n_hidden,
+            sh_levels=c.sh_levels,
             density_bias=c.density_bias,
             device=self.kwargs.get("device", "cpu"),
         )
@@ -164,7 +167,7 @@ class PeakModel(Model):
         assert self.kar is not None
         self.kar.weight = float(handle.value)
 
-    def get_param_groups(self) -> Dict[str, List[Parameter]]:
+    def get_param_groups(self) -> dict[str, list[Parameter]]:
         """`encoding`: tables and a_k; `networks`: the MLPs; `kar`: g."""
         networks = [*self.field.base.backbone.parameters(), *self.field.colour_network.parameters()]
         groups = {"encoding": list(self.field.base.encoding.parameters()), "networks": networks}
@@ -174,7 +177,7 @@ class PeakModel(Model):
 
     # Rays and samples
 
-    def _normalised(self, ray_bundle: RayBundle) -> Tuple[Tensor, Tensor]:
+    def _normalised(self, ray_bundle: RayBundle) -> tuple[Tensor, Tensor]:
         """Origins and unit directions in normalised space, each (r, 3)."""
         origins = (ray_bundle.origins.reshape(-1, 3) - self.centre) / self.half_extent
         return origins, ray_bundle.directions.reshape(-1, 3)
@@ -183,8 +186,8 @@ class PeakModel(Model):
         grid = self.occupancy
         return RayMarcher(origins, directions, grid.occupied, grid.blocks, self.dt, near=self.near, jitter=jitter)
 
-    def get_outputs(self, ray_bundle: RayBundle) -> Dict[str, Any]:  # type: ignore[override]
-        """Per ray: rgb over the background, accumulation, depth (world units); in training also what the losses need."""
+    def get_outputs(self, ray_bundle: RayBundle) -> dict[str, Any]:
+        """Per ray: rgb over the background, accumulation and depth (world units); in training what losses need."""
         origins, directions = self._normalised(ray_bundle)
         if not self.training:
             return self._render(origins, directions)
@@ -201,7 +204,7 @@ class PeakModel(Model):
         return {"foreground": foreground, "accumulation": accumulation, "samples": samples, "directions": directions}
 
     @torch.no_grad()
-    def _render(self, origins: Tensor, directions: Tensor) -> Dict[str, Tensor]:
+    def _render(self, origins: Tensor, directions: Tensor) -> dict[str, Tensor]:
         """Render in waves of samples, front to back; rays that have become opaque drop out."""
         n = len(origins)
         marcher = self._marcher(origins, directions)
@@ -216,7 +219,9 @@ class PeakModel(Model):
             colour = self.field.colour(geometry[shown], directions, samples.ray[shown])
             rgb += accumulate(weights[shown], colour, samples.ray[shown], n)
             t_sum += accumulate(weights, samples.t[:, None], samples.ray, n)
-            transmittance = transmittance * torch.exp(-accumulate(tau, torch.ones_like(tau)[:, None], samples.ray, n)[:, 0])
+            transmittance = transmittance * torch.exp(
+                -accumulate(tau, torch.ones_like(tau)[:, None], samples.ray, n)[:, 0]
+            )
             marcher.stop(transmittance < OPAQUE)
         accumulation = 1 - transmittance[:, None]
         depth = t_sum / accumulation.clamp(min=1e-6) * self.half_extent
@@ -229,7 +234,7 @@ class PeakModel(Model):
         }
 
     @torch.no_grad()
-    def get_outputs_for_camera_ray_bundle(self, camera_ray_bundle: RayBundle) -> Dict[str, Tensor]:
+    def get_outputs_for_camera_ray_bundle(self, camera_ray_bundle: RayBundle) -> dict[str, Tensor]:
         """Images of a whole camera; adds `kar_residual`, |f - A f| along the ray weighted as colour is."""
         outputs = super().get_outputs_for_camera_ray_bundle(camera_ray_bundle)
         if self.kar is not None:
@@ -278,7 +283,7 @@ class PeakModel(Model):
         f = self._radiance(points, torch.cat((directions, directions.repeat_interleave(c.kar_anchors, 0))))
         return self.kar.residual(x, f[: len(x)], anchors.x, f[len(x) :].reshape(len(x), c.kar_anchors, -1))
 
-    def _kar_points(self, outputs: Dict[str, Any], batch: Dict[str, Any]) -> Tuple[Tensor, Tensor]:
+    def _kar_points(self, outputs: dict[str, Any], batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
         """Query points and their directions: half from the batch's samples, half from rays of unseen views."""
         samples: PackedSamples = outputs["samples"]
         parts = [_random_samples(samples, outputs["directions"], self.config.kar_queries // 2)]
@@ -289,8 +294,8 @@ class PeakModel(Model):
         return torch.cat([x for x, _ in parts]), torch.cat([d for _, d in parts])
 
     def get_loss_dict(
-        self, outputs: Dict[str, Any], batch: Dict[str, Any], metrics_dict: Dict[str, Any] | None = None
-    ) -> Dict[str, Tensor]:
+        self, outputs: dict[str, Any], batch: dict[str, Any], metrics_dict: dict[str, Any] | None = None
+    ) -> dict[str, Tensor]:
         """`rgb`: colour loss; `kar`: the weighted Kernel Alignment Regularizer."""
         predicted, target = self._colours(outputs, batch)
         if self.config.loss == "huber":
@@ -304,13 +309,13 @@ class PeakModel(Model):
                 losses["kar"] = self.kar.weight_at(min(1.0, self.progress)) * norms.mean()
         return losses
 
-    def _colours(self, outputs: Dict[str, Any], batch: Dict[str, Any]) -> Tuple[Tensor, Tensor]:
+    def _colours(self, outputs: dict[str, Any], batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
         """Predicted and true colour over one and the same background, drawn once for metrics and loss."""
         if "colours" not in outputs:
             outputs["colours"] = self._compose(outputs, batch)
         return outputs["colours"]
 
-    def _compose(self, outputs: Dict[str, Any], batch: Dict[str, Any]) -> Tuple[Tensor, Tensor]:
+    def _compose(self, outputs: dict[str, Any], batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
         image = batch["image"].to(self.device)
         image = image.float() / 255 if image.dtype == torch.uint8 else image
         if not self.training:
@@ -330,24 +335,24 @@ class PeakModel(Model):
             return image
         return image[..., :3] * image[..., 3:] + self.background_colour * (1 - image[..., 3:])
 
-    def get_metrics_dict(self, outputs: Dict[str, Any], batch: Dict[str, Any]) -> Dict[str, Tensor]:
+    def get_metrics_dict(self, outputs: dict[str, Any], batch: dict[str, Any]) -> dict[str, Tensor]:
         """PSNR of the batch, occupancy, samples, rays and the polynomial's a_k."""
         predicted, target = self._colours(outputs, batch)
-        metrics: Dict[str, Any] = {"psnr": -10 * torch.log10(F.mse_loss(predicted.detach(), target))}
+        metrics: dict[str, Any] = {"psnr": -10 * torch.log10(F.mse_loss(predicted.detach(), target))}
         if self.training:
             metrics["rays"] = torch.tensor(float(len(predicted)))
             metrics["samples"] = torch.tensor(float(len(outputs["samples"])))
             metrics["occupancy"] = self.occupancy.share
             polynomial = self.field.base.polynomial
-            coefficients = [] if polynomial is None else polynomial.coefficients.detach()
+            coefficients: Any = [] if polynomial is None else polynomial.coefficients.detach()
             metrics.update({f"a_{k}": a_k for k, a_k in enumerate(coefficients)})
         return metrics
 
     # Evaluation
 
     def get_image_metrics_and_images(
-        self, outputs: Dict[str, Tensor], batch: Dict[str, Tensor]
-    ) -> Tuple[Dict[str, float], Dict[str, Tensor]]:
+        self, outputs: dict[str, Tensor], batch: dict[str, Tensor]
+    ) -> tuple[dict[str, float], dict[str, Tensor]]:
         """PSNR and SSIM, LPIPS when its weights are on this machine; truth beside rendering, accumulation, depth."""
         truth = self._over_background(batch["image"].to(self.device))
         rgb = outputs["rgb"]
@@ -358,7 +363,7 @@ class PeakModel(Model):
         }
         return self.metrics(rgb, truth), images
 
-    def get_rgba_image(self, outputs: Dict[str, Tensor], output_name: str = "rgb") -> Tensor:
+    def get_rgba_image(self, outputs: dict[str, Tensor], output_name: str = "rgb") -> Tensor:
         """Colour without the background, and accumulation as alpha."""
         accumulation = outputs["accumulation"]
         foreground = outputs[output_name] - (1 - accumulation) * self.background_colour
@@ -366,7 +371,9 @@ class PeakModel(Model):
 
     # Training
 
-    def get_training_callbacks(self, training_callback_attributes: TrainingCallbackAttributes) -> List[TrainingCallback]:
+    def get_training_callbacks(
+        self, training_callback_attributes: TrainingCallbackAttributes
+    ) -> list[TrainingCallback]:
         """Keeps the schedules, the occupancy grid and the number of rays up to date."""
         attributes = training_callback_attributes
         assert attributes.trainer is not None
@@ -409,7 +416,7 @@ def _waves(marcher: RayMarcher) -> Iterator[PackedSamples]:
         limit = min(2 * limit, LAST_WAVE)
 
 
-def _random_samples(samples: PackedSamples, directions: Tensor, n: int) -> Tuple[Tensor, Tensor]:
+def _random_samples(samples: PackedSamples, directions: Tensor, n: int) -> tuple[Tensor, Tensor]:
     """n positions drawn from the samples, and the directions of their rays; nothing when there are no samples."""
     chosen = torch.randint(max(1, len(samples)), (min(n, len(samples)),), device=directions.device)
     return samples.x[chosen], directions[samples.ray[chosen]]

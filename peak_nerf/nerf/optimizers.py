@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import Optional, Tuple, Type  # noqa: UP035 - tyro reads these at run time on 3.10
 
 import torch
 from nerfstudio.engine.optimizers import AdamOptimizerConfig
@@ -15,9 +14,9 @@ from torch.optim.lr_scheduler import LambdaLR
 class FusedAdamConfig(AdamOptimizerConfig):
     """Adam in one fused kernel: several times faster on the CPU for tables of millions of rows."""
 
-    _target: Type = torch.optim.Adam
+    _target: type = torch.optim.Adam
     """The optimizer class to use."""
-    betas: Tuple[float, float] = (0.9, 0.99)
+    betas: tuple[float, float] = (0.9, 0.99)
     """Decay of the moments; 0.99 for the second forgets early gradients sooner (Mueller et al. 2022)."""
     eps: float = 1e-15
     """Added to the denominator; tiny, since gradients of table rows are."""
@@ -29,13 +28,13 @@ class FusedAdamConfig(AdamOptimizerConfig):
 class ExponentialScheduleConfig(SchedulerConfig):
     """Linear warm-up, then exponential decay that ends with the run."""
 
-    _target: Type = field(default_factory=lambda: ExponentialSchedule)
+    _target: type = field(default_factory=lambda: ExponentialSchedule)
     """target class to instantiate"""
     final_factor: float = 0.03
     """Share of the learning rate that is left at the end."""
     warmup_steps: int = 20
     """Steps of the warm-up."""
-    max_steps: Optional[int] = None
+    max_steps: int | None = None
     """Length of the decay; None follows --max-num-iterations."""
 
 

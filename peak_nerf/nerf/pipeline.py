@@ -4,7 +4,7 @@ import logging
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Dict, Optional, Type  # noqa: UP035 - the signatures of nerfstudio's base class
+from typing import Any
 
 import torch
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
@@ -19,7 +19,7 @@ from peak_nerf.nerf.model import PeakModelConfig
 class PeakPipelineConfig(VanillaPipelineConfig):
     """Pipeline of `peak` and `peak-lite`."""
 
-    _target: Type = field(default_factory=lambda: PeakPipeline)
+    _target: type = field(default_factory=lambda: PeakPipeline)
     """target class to instantiate"""
     datamanager: PeakDataManagerConfig = field(default_factory=PeakDataManagerConfig)
     """Reads the scene and draws rays."""
@@ -38,7 +38,7 @@ class PeakPipeline(VanillaPipeline):
         with exit_on_peak_error():
             super().__init__(config, device, *args, **kwargs)
 
-    def load_pipeline(self, loaded_state: Dict[str, Any], step: int) -> None:
+    def load_pipeline(self, loaded_state: dict[str, Any], step: int) -> None:
         """Load a checkpoint's state; one of another grid layout ends in one line."""
         with exit_on_peak_error():
             super().load_pipeline(loaded_state, step)
@@ -47,10 +47,10 @@ class PeakPipeline(VanillaPipeline):
         self,
         data_loader: Any,
         image_prefix: str,
-        step: Optional[int] = None,
-        output_path: Optional[Path] = None,
+        step: int | None = None,
+        output_path: Path | None = None,
         get_std: bool = False,
-    ) -> Dict[str, Any]:
+    ) -> dict[str, Any]:
         """As nerfstudio's, less what is not a number: the deviation of a single image would be NaN in the JSON."""
         metrics = super().get_average_image_metrics(data_loader, image_prefix, step, output_path, get_std)
         return {name: value for name, value in metrics.items() if math.isfinite(value)}

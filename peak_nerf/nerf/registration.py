@@ -31,8 +31,9 @@ def _trust_older_checkpoints() -> None:
     import numpy as np
     import torch
 
-    scalar = np.dtype(np.float64)
-    torch.serialization.add_safe_globals([np.core.multiarray.scalar, np.dtype, type(scalar)])
+    scalar = np.float64(0.0)
+    reconstruct: Any = scalar.__reduce__()[0]  # numpy's own function, whatever module it lives in
+    torch.serialization.add_safe_globals([reconstruct, np.dtype, type(np.dtype(np.float64))])
 
 
 def __getattr__(name: str) -> Any:

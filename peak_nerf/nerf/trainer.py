@@ -5,7 +5,7 @@ import os
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Type  # noqa: UP035 - tyro reads these at run time on 3.10
+from typing import Any, Literal
 
 import torch
 from nerfstudio.engine.optimizers import Optimizers
@@ -21,14 +21,14 @@ from peak_nerf.nerf.optimizers import ExponentialScheduleConfig
 class PeakTrainerConfig(TrainerConfig):
     """Training of `peak` and `peak-lite`."""
 
-    _target: Type = field(default_factory=lambda: PeakTrainer)
+    _target: type = field(default_factory=lambda: PeakTrainer)
     """target class to instantiate"""
 
     def save_config(self) -> None:
         """Write config.yml, with the training views that `--num-views` or `--view-indices` stand for."""
         with exit_on_peak_error():
             data = self.pipeline.datamanager.data
-            self.pipeline.datamanager.dataparser.resolve_views(data)  # type: ignore[attr-defined]
+            self.pipeline.datamanager.dataparser.resolve_views(data)
             try:
                 super().save_config()
             except OSError as error:
@@ -64,7 +64,9 @@ class PeakTrainer(Trainer):
                 super()._load_checkpoint()
             except (RuntimeError, EOFError, KeyError, AssertionError) as error:
                 reason = str(error).strip().split("\n")[0]
-                raise PeakError(f"{checkpoint}: cannot be loaded ({reason}); is it of this method and these settings?") from None
+                raise PeakError(
+                    f"{checkpoint}: cannot be loaded ({reason}); is it of this method and these settings?"
+                ) from None
             total = self.config.max_num_iterations
             if self._start_step >= total:
                 raise PeakError(
@@ -97,7 +99,8 @@ class PeakTrainer(Trainer):
             parts = ", ".join(f"{name} {float(value):g}" for name, value in loss_dict.items())
             raise PeakError(
                 f"step {step}: the loss is not a number ({parts}); the last good checkpoint, if any, is in"
-                f" {self.checkpoint_dir}; lower the learning rates (--optimizers.encoding.optimizer.lr) or look at the images"
+                f" {self.checkpoint_dir}; lower the learning rates (--optimizers.encoding.optimizer.lr) or look at the"
+                " images"
             )
         return loss, loss_dict, metrics_dict
 
@@ -108,10 +111,10 @@ class PeakTrainer(Trainer):
         Raises: PeakError when it cannot be written; earlier checkpoints stay as they are.
         """
         path = self.checkpoint_dir / f"step-{step:09d}.ckpt"
-        module = getattr(self.pipeline, "module", self.pipeline)
+        pipeline: Any = self.pipeline
         state = {
             "step": step,
-            "pipeline": module.state_dict(),
+            "pipeline": getattr(pipeline, "module", pipeline).state_dict(),
             "optimizers": {name: o.state_dict() for name, o in self.optimizers.optimizers.items()},
             "schedulers": {name: s.state_dict() for name, s in self.optimizers.schedulers.items()},
             "scalers": self.grad_scaler.state_dict(),

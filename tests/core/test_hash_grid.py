@@ -200,5 +200,5 @@ def test_what_tiny_cuda_nn_is_handed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("bad", [{"in_dim": 0}, {"in_dim": 9}, {"n_levels": 0}, {"finest_resolution": 2}])
 def test_sizes_that_make_no_grid(bad: dict) -> None:
-    with pytest.raises(ValueError, match="must be|needs"):
+    with pytest.raises(ValueError, match=r"must be|needs"):
         HashGridEncoding(**{"in_dim": 3, **bad})

@@ -21,7 +21,9 @@ def weights_written_out(tau: list[list[float]]) -> tuple[list[float], list[float
 def test_weights_equal_the_sum_written_out() -> None:
     tau = [[0.1, 2.0, 0.5], [], [1e-4], [30.0, 1.0], []]
     ray = torch.tensor([i for i, samples in enumerate(tau) for _ in samples])
-    weights, transmittance = packed_weights(torch.tensor(sum(tau, [])), ray, len(tau))
+    weights, transmittance = packed_weights(
+        torch.tensor([depth for samples in tau for depth in samples]), ray, len(tau)
+    )
     expected_weights, expected_transmittance = weights_written_out(tau)
     assert weights.tolist() == pytest.approx(expected_weights, abs=1e-6)
     assert transmittance.tolist() == pytest.approx(expected_transmittance, abs=1e-6)

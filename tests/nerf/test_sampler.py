@@ -30,7 +30,10 @@ def test_compiled_equals_plain(resolution: int, share: float, limit: int) -> Non
     origins, directions = random_rays(300)
     occupied = random_occupancy(resolution, share)
     jitter = torch.rand(300, generator=torch.Generator().manual_seed(1))
-    fast, slow = marcher(origins, directions, occupied, jitter=jitter), marcher(origins, directions, occupied, jitter=jitter)
+    fast, slow = (
+        marcher(origins, directions, occupied, jitter=jitter),
+        marcher(origins, directions, occupied, jitter=jitter),
+    )
     for _ in range(3):
         ours, theirs = fast.next(limit), march_torch(slow, limit)
         assert torch.equal(ours.ray, theirs.ray)

@@ -1,0 +1,134 @@
+"""The model learns a scene, renders it consistently, and KAR does what its switch says."""
+
+import math
+
+import pytest
+import torch
+from nerfstudio.cameras.rays import RayBundle
+from runs import start, tiny_config, train
+
+from peak_nerf.nerf.rendering import accumulate, packed_weights
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory):
+    """A ball, learned in some seconds."""
+    return train(tiny_config(tmp_path_factory.mktemp("ball"), steps=250))
+
+
+def test_it_learns_a_ball(trained) -> None:
+    metrics = trained.pipeline.get_average_eval_image_metrics()
+    assert metrics["psnr"] > 22
+    assert 0 < metrics["ssim"] <= 1
+    assert all(math.isfinite(value) for value in metrics.values())
+    # The ball of radius 1 fills 16 % of the box of half side 1.5; what is empty has been found empty.
+    assert trained.pipeline.model.occupancy.share < 0.4
+
+
+def test_depth_is_that_of_the_ball(trained) -> None:
+    camera = trained.pipeline.datamanager.eval_dataset.cameras[0:1]
+    trained.pipeline.eval()
+    outputs = trained.pipeline.model.get_outputs_for_camera(camera)
+    # The camera is 4 from the centre of a ball of radius 1.
+    assert outputs["depth"][16, 16].item() == pytest.approx(3.0, abs=0.25)
+    assert outputs["accumulation"][16, 16].item() > 0.95
+    assert outputs["accumulation"][0, 0].item() < 0.05
+    assert outputs["rgb"][0, 0].tolist() == pytest.approx([1.0] * 3, abs=0.05)
+    rgba = trained.pipeline.model.get_rgba_image(outputs)
+    assert torch.allclose(rgba[16, 16, :3], outputs["rgb"][16, 16], atol=0.08)
+
+
+def test_waves_render_what_one_pass_does(trained) -> None:
+    """Rendering in waves with early stopping, against all samples at once without any."""
+    model = trained.pipeline.model.eval()
+    camera = trained.pipeline.datamanager.eval_dataset.cameras[0:1]
+    origins, directions = model._normalised(camera.generate_rays(camera_indices=0).flatten())
+    rendered = model._render(origins, directions)
+    with torch.no_grad():
+        samples = model._marcher(origins, directions).next()
+        density, geometry = model.field.density(samples.x)
+        weights, _ = packed_weights(density * model.dt, samples.ray, len(origins))
+        rgb = accumulate(weights, model.field.colour(geometry, directions, samples.ray), samples.ray, len(origins))
+        accumulation = accumulate(weights, torch.ones(len(samples), 1), samples.ray, len(origins))
+    assert torch.allclose(rendered["accumulation"], accumulation, atol=3e-3)
+    assert torch.allclose(rendered["rgb"], rgb + 1 - accumulation, atol=2e-2)
+
+
+def test_kar_residual_is_drawn_where_the_ball_is(trained) -> None:
+    camera = trained.pipeline.datamanager.eval_dataset.cameras[0:1]
+    trained.pipeline.eval()
+    residual = trained.pipeline.model.get_outputs_for_camera(camera)["kar_residual"]
+    assert residual.shape == (32, 32, 1)
+    assert residual[0, 0].item() == 0.0
+    assert 0 < residual.max().item() < 4
+
+
+def test_gradients_reach_everything_that_trains(tmp_path) -> None:
+    """The colour loss must not go through a detached copy of the colours (it once did)."""
+    trainer = start(tiny_config(tmp_path, kar_warmup=0.0))
+    pipeline = trainer.pipeline
+    pipeline.train()
+    _, losses, metrics = pipeline.get_train_loss_dict(0)
+    assert set(losses) == {"rgb", "kar"}
+    assert {"psnr", "rays", "samples", "occupancy", "a_0", "a_1"} <= set(metrics)
+    losses["rgb"].backward()
+    groups = pipeline.model.get_param_groups()
+    for name in ("encoding", "networks"):
+        assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in groups[name]), name
+    assert all(p.grad is None for p in groups["kar"])
+    losses = pipeline.get_train_loss_dict(0)[1]
+    losses["kar"].backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in groups["kar"])
+
+
+@pytest.mark.parametrize("options", [{"kar_sampler": "global"}, {"kar_queries": 1}, {"train_background": "black"}])
+def test_options_train(tmp_path, options: dict) -> None:
+    pipeline = train(tiny_config(tmp_path, steps=3, **options)).pipeline
+    assert math.isfinite(float(pipeline.get_train_loss_dict(0)[1]["rgb"]))
+
+
+def test_weight_zero_is_the_plain_baseline(tmp_path) -> None:
+    trainer = start(tiny_config(tmp_path, kar_weight=0.0))
+    trainer.pipeline.train()
+    assert set(trainer.pipeline.get_train_loss_dict(0)[1]) == {"rgb"}
+    assert set(trainer.pipeline.model.get_param_groups()) == {"encoding", "networks"}
+    assert not any("kar" in name for name in trainer.pipeline.state_dict())
+    trainer.pipeline.eval()
+    camera = trainer.pipeline.datamanager.eval_dataset.cameras[0:1]
+    assert "kar_residual" not in trainer.pipeline.model.get_outputs_for_camera(camera)
+
+
+def test_negative_weight_is_refused(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        start(tiny_config(tmp_path, kar_weight=-1.0))
+    assert stopped.value.code == 2
+    assert "kar-weight -1.0" in capsys.readouterr().err
+
+
+def test_seed_makes_a_run_repeatable(tmp_path) -> None:
+    first, second, other = (
+        train(tiny_config(tmp_path, steps=8, seed=seed)).pipeline.state_dict() for seed in (1, 1, 2)
+    )
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert not all(torch.equal(first[name], other[name]) for name in first)
+
+
+def test_rays_that_miss_the_box_see_the_background(trained) -> None:
+    trained.pipeline.eval()
+    away = RayBundle(
+        origins=torch.full((4, 3), 5.0),
+        directions=torch.nn.functional.normalize(torch.ones(4, 3), dim=-1),
+        pixel_area=torch.ones(4, 1),
+        camera_indices=torch.zeros(4, 1, dtype=torch.long),
+    )
+    outputs = trained.pipeline.model(away)
+    assert outputs["rgb"].tolist() == [[1.0] * 3] * 4
+    assert outputs["accumulation"].abs().max() == 0
+    assert outputs["depth"].min() >= 0
+
+
+def test_ray_count_follows_the_sample_budget(trained) -> None:
+    rays = trained.pipeline.datamanager.get_train_rays_per_batch()
+    samples = trained.pipeline.model.n_samples
+    assert samples == pytest.approx(6000, rel=0.35)
+    assert rays > 512 or samples > 4000
