@@ -26,7 +26,7 @@ format: $(INSTALLED)  ## rewrite the sources as ruff wants them
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 
-speed: $(INSTALLED)  ## measure the kernels on this machine
+speed: $(INSTALLED)  ## measure speed on this machine, as ratios to nerfstudio's own code
 	$(PY) -m peak_nerf.bench.speed
 
 clean:  ## delete caches and build leftovers; keeps .venv and outputs

@@ -129,10 +129,11 @@ def peak_lite_figures(settings: Settings, folder: Path) -> dict[str, float]:
     pipeline = trainer.pipeline
     pipeline.eval()
     cameras = pipeline.datamanager.eval_dataset.cameras
-    frames = [
-        median_seconds(lambda i=i: pipeline.model.get_outputs_for_camera(cameras[i : i + 1]), 1) for i in range(5)
-    ]
-    figures["frame_s"] = statistics.median(frames)
+
+    def frame(index: int) -> float:
+        return median_seconds(lambda: pipeline.model.get_outputs_for_camera(cameras[index : index + 1]), repeats=1)
+
+    figures["frame_s"] = statistics.median(frame(index) for index in range(min(5, len(cameras))))
     figures["frame_pixels"] = float(cameras[0].width * cameras[0].height)
     return figures
 

@@ -16,13 +16,13 @@ def _machine() -> MachineConfig:
     return MachineConfig(device_type="cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _optimizers(learning_rate: float) -> dict:
-    """Tables, networks and KAR's g each have a rate of their own."""
+def _optimizers() -> dict:
+    """Tables and a_k, networks, and KAR's g each have a rate of their own."""
 
     def group(rate: float) -> dict:
         return {"optimizer": FusedAdamConfig(lr=rate), "scheduler": ExponentialScheduleConfig()}
 
-    return {"encoding": group(learning_rate), "networks": group(learning_rate), "kar": group(1e-3)}
+    return {"encoding": group(2e-2), "networks": group(1e-2), "kar": group(1e-3)}
 
 
 peak_method = MethodSpecification(
@@ -35,7 +35,7 @@ peak_method = MethodSpecification(
         max_num_iterations=20000,
         machine=_machine(),
         pipeline=PeakPipelineConfig(datamanager=PeakDataManagerConfig(), model=PeakModelConfig()),
-        optimizers=_optimizers(1e-2),
+        optimizers=_optimizers(),
         logging=LoggingConfig(steps_per_log=20),
         viewer=ViewerConfig(num_rays_per_chunk=1 << 15),
         vis="viewer+tensorboard",
@@ -50,7 +50,7 @@ peak_lite_method = MethodSpecification(
         steps_per_eval_image=1000,
         steps_per_eval_all_images=0,
         steps_per_save=500,
-        max_num_iterations=2000,
+        max_num_iterations=2800,
         machine=_machine(),
         pipeline=PeakPipelineConfig(
             datamanager=PeakDataManagerConfig(),
@@ -59,12 +59,12 @@ peak_lite_method = MethodSpecification(
                 n_features=4,
                 log2_table_size=17,
                 finest_resolution=512,
-                steps_per_side=144,
+                steps_per_side=200,
                 occupancy_probes=1 << 15,
                 target_samples=50_000,
             ),
         ),
-        optimizers=_optimizers(1e-2),
+        optimizers=_optimizers(),
         logging=LoggingConfig(steps_per_log=20),
         viewer=ViewerConfig(num_rays_per_chunk=1 << 15),
         vis="viewer+tensorboard",

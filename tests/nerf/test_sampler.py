@@ -97,6 +97,9 @@ def test_occupancy_follows_density() -> None:
     cells = grid.cells(points)
     assert cells.tolist() == [0, 8**3 - 1]
     assert torch.equal(grid.cells(grid.points_in(cells)), cells)
+    grid.refresh(dt=0.02)
+    assert grid.occupied.all()  # nothing is known to be empty yet
+    grid.observe(torch.arange(8**3), torch.zeros(8**3))
     grid.observe(cells, torch.tensor([50.0, 0.0]))
     grid.refresh(dt=0.02)
     assert grid.occupied.nonzero().tolist() == [[0, 0, 0]]
