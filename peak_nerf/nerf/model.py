@@ -190,7 +190,8 @@ class PeakModel(Model):
         """Per ray: rgb over the background, accumulation and depth (world units); in training what losses need."""
         origins, directions = self._normalised(ray_bundle)
         if not self.training:
-            return self._render(origins, directions)
+            outputs = self._render(origins, directions)
+            return {**outputs, "normals": self._normals(origins, directions, outputs)}
         n_rays = len(origins)
         samples = self._marcher(origins, directions, torch.rand(n_rays, device=self.device)).next()
         density, geometry = self.field.density(samples.x)
@@ -233,17 +234,30 @@ class PeakModel(Model):
             "depth": torch.where(accumulation > 0.01, depth, far),
         }
 
+    @torch.enable_grad()
+    def _normals(self, origins: Tensor, directions: Tensor, outputs: dict[str, Tensor]) -> Tensor:
+        """Direction in which density falls, at the depth of each ray, mapped to [0, 1] as ns-export wants it."""
+        surface = origins + outputs["depth"] / self.half_extent * directions
+        x = surface.detach().clamp(-1, 1).requires_grad_(True)
+        (slope,) = torch.autograd.grad(self.field.density(x)[0].sum(), x)
+        return (F.normalize(-slope, dim=-1) + 1) / 2
+
     @torch.no_grad()
     def get_outputs_for_camera_ray_bundle(self, camera_ray_bundle: RayBundle) -> dict[str, Tensor]:
         """Images of a whole camera; adds `kar_residual`, |f - A f| along the ray weighted as colour is."""
-        outputs = super().get_outputs_for_camera_ray_bundle(camera_ray_bundle)
+        height, width = camera_ray_bundle.shape
+        parts = []
+        for start in range(0, height * width, self.config.eval_num_rays_per_chunk):
+            end = start + self.config.eval_num_rays_per_chunk
+            chunk = camera_ray_bundle.get_row_major_sliced_ray_bundle(start, end).to(self.device)
+            parts.append(self._render(*self._normalised(chunk)))
+        outputs = {name: torch.cat([part[name] for part in parts]).reshape(height, width, -1) for name in parts[0]}
         if self.kar is not None:
             stride = self.config.kar_residual_stride
             coarse = camera_ray_bundle[::stride, ::stride].to(self.device)
             residual = self._render_kar_residual(*self._normalised(coarse)).reshape(1, 1, *coarse.shape)
-            height, width = outputs["rgb"].shape[:2]
             enlarged = F.interpolate(residual, size=(height, width), mode="bilinear", align_corners=False)
-            outputs["kar_residual"] = enlarged[0, 0, :, :, None].to(outputs["rgb"])
+            outputs["kar_residual"] = enlarged[0, 0, :, :, None]
         return outputs
 
     @torch.no_grad()

@@ -14,6 +14,7 @@ from nerfstudio.utils.decorators import check_main_thread
 from nerfstudio.utils.rich_utils import CONSOLE
 
 from peak_nerf.errors import PeakError, exit_on_peak_error
+from peak_nerf.nerf.dataparser import PeakDataParserConfig
 from peak_nerf.nerf.optimizers import ExponentialScheduleConfig
 
 
@@ -27,8 +28,9 @@ class PeakTrainerConfig(TrainerConfig):
     def save_config(self) -> None:
         """Write config.yml, with the training views that `--num-views` or `--view-indices` stand for."""
         with exit_on_peak_error():
-            data = self.pipeline.datamanager.data
-            self.pipeline.datamanager.dataparser.resolve_views(data)
+            datamanager: Any = self.pipeline.datamanager
+            if isinstance(datamanager.dataparser, PeakDataParserConfig):  # the user may choose another
+                datamanager.dataparser.resolve_views(datamanager.data)
             try:
                 super().save_config()
             except OSError as error:

@@ -127,6 +127,21 @@ def test_rays_that_miss_the_box_see_the_background(trained) -> None:
     assert outputs["depth"].min() >= 0
 
 
+def test_normals_point_out_of_the_ball(trained) -> None:
+    trained.pipeline.eval()
+    directions = torch.nn.functional.normalize(torch.randn(300, 3, generator=torch.Generator().manual_seed(0)), dim=-1)
+    inward = RayBundle(
+        origins=4 * directions,
+        directions=-directions,
+        pixel_area=torch.ones(300, 1),
+        camera_indices=torch.zeros(300, 1, dtype=torch.long),
+    )
+    normals = 2 * trained.pipeline.model(inward)["normals"].detach() - 1
+    # The ring of cameras sees the upper part of the ball best.
+    seen = directions[:, 2] > 0
+    assert (normals * directions).sum(-1)[seen].median() > 0.5
+
+
 def test_ray_count_follows_the_sample_budget(trained) -> None:
     rays = trained.pipeline.datamanager.get_train_rays_per_batch()
     samples = trained.pipeline.model.n_samples
