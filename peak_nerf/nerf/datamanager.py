@@ -119,12 +119,12 @@ def rotate(matrix: Tensor, vector: Tensor) -> Tensor:
 
 
 def pinhole_bundle(origins: Tensor, directions: Tensor, focal_area: Tensor, camera: Tensor) -> RayBundle:
-    """A ray bundle with unit directions; the pixel area is that of a pixel at unit distance."""
+    """A ray bundle with unit directions; the pixel area is the solid angle of a pixel."""
     length = directions.norm(dim=-1, keepdim=True)
     return RayBundle(
         origins=origins,
         directions=directions / length,
-        pixel_area=1 / (focal_area * length**2),
+        pixel_area=1 / (focal_area * length**3),
         camera_indices=camera[:, None],
         metadata={"directions_norm": length},
     )

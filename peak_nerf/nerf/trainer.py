@@ -97,8 +97,8 @@ class PeakTrainer(Trainer):
     def train_iteration(self, step: int) -> Any:
         """One step. A loss that is not a number stops the run before it is saved over a good checkpoint."""
         loss, loss_dict, metrics_dict = super().train_iteration(step)
-        if not math.isfinite(float(loss)):
-            parts = ", ".join(f"{name} {float(value):g}" for name, value in loss_dict.items())
+        if not math.isfinite(float(loss.detach())):
+            parts = ", ".join(f"{name} {float(value.detach()):g}" for name, value in loss_dict.items())
             raise PeakError(
                 f"step {step}: the loss is not a number ({parts}); the last good checkpoint, if any, is in"
                 f" {self.checkpoint_dir}; lower the learning rates (--optimizers.encoding.optimizer.lr) or look at the"

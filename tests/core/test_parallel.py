@@ -88,6 +88,10 @@ def test_kernels_beside_each_other() -> None:
 
 def _in_child(connection: object) -> None:
     assert parallel.thread_source() == "thread pool"
+    seen: list[int] = []
+    parallel_for(lambda i, j: seen.extend(range(i, j)), 100)
+    assert sorted(seen) == list(range(100))
+    torch.set_num_threads(1)  # as every data-loader worker does: torch's own operations hang otherwise
     connection.send(_encode(3).numpy())  # type: ignore[attr-defined]
 
 
@@ -98,7 +102,7 @@ def test_a_forked_child_computes_the_same() -> None:
     expected = _encode(3)
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe()
-    child = context.Process(target=_in_child, args=(sender,))
+    child = context.Process(target=_in_child, args=(sender,), daemon=True)
     child.start()
     assert receiver.poll(60), "the forked child hangs"
     assert torch.equal(torch.from_numpy(receiver.recv()), expected)

@@ -40,7 +40,7 @@ def test_train_command_names_the_views_and_only_given_steps(tmp_path):
     assert short[:2] == ["ns-train", "peak-lite"]
     assert short[-3:] == ["peak-data", "--num-views", "9"]
     assert short[short.index("--max-num-iterations") + 1] == "7"
-    assert "--max-num-iterations" not in demo.train_command(demo.Settings(out=tmp_path))
+    assert "--max-num-iterations" not in demo.train_command(demo.Settings(out=tmp_path, steps=None))
 
 
 def test_eval_command_loads_the_config_that_training_writes(tmp_path):

@@ -21,7 +21,7 @@ def test_rays_equal_nerfstudios(datamanager) -> None:
     )
     assert torch.allclose(ours.origins, theirs.origins, atol=1e-6)
     assert torch.allclose(ours.directions, theirs.directions, atol=1e-6)
-    assert torch.allclose(ours.pixel_area, theirs.pixel_area, rtol=2e-2)
+    assert torch.allclose(ours.pixel_area, theirs.pixel_area, rtol=5e-2)
 
 
 def test_pixels_belong_to_their_rays(datamanager) -> None:
