@@ -156,7 +156,7 @@ def kar_cost(trainer: Any, pairs: int = 30) -> float:
 
 def nerfacto_rays_per_second(settings: Settings, folder: Path) -> float:
     """Throughput of nerfstudio's nerfacto on the CPU, default settings, same scene and views."""
-    import nerfstudio.models.nerfacto as nerfacto
+    import torchmetrics.image.lpip as lpip
     from nerfstudio.configs.method_configs import all_methods
 
     from peak_nerf.nerf.dataparser import PeakDataParserConfig
@@ -167,7 +167,7 @@ def nerfacto_rays_per_second(settings: Settings, folder: Path) -> float:
         def __init__(self, **_: Any) -> None:
             super().__init__()
 
-    nerfacto.LearnedPerceptualImagePatchSimilarity = NoLpips
+    lpip.LearnedPerceptualImagePatchSimilarity = NoLpips
     config: Any = copy.deepcopy(all_methods["nerfacto"])
     config.mixed_precision = False
     config.pipeline.datamanager.data = settings.data

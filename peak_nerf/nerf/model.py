@@ -99,6 +99,8 @@ class PeakModelConfig(ModelConfig):
     """Ray steps along one side of the scene box."""
     occupancy_resolution: int = 128
     """Cells per side of the occupancy grid."""
+    occupancy_threshold: float = 0.01
+    """Opacity of one step below which a cell counts as empty; lower keeps thin parts and costs samples."""
     occupancy_interval: int = 16
     """Steps between refreshes of the occupancy grid."""
     occupancy_probes: int = 1 << 15
@@ -144,7 +146,7 @@ class PeakModel(Model):
             density_bias=c.density_bias,
             device=self.kwargs.get("device", "cpu"),
         )
-        self.occupancy = OccupancyGrid(c.occupancy_resolution)
+        self.occupancy = OccupancyGrid(c.occupancy_resolution, c.occupancy_threshold)
         self.kar: KernelAlignmentRegularizer | None = None
         if c.kar_weight > 0:
             self.kar = KernelAlignmentRegularizer(3, r=c.kar_rank, weight=c.kar_weight, warmup=c.kar_warmup)
@@ -190,8 +192,7 @@ class PeakModel(Model):
         """Per ray: rgb over the background, accumulation and depth (world units); in training what losses need."""
         origins, directions = self._normalised(ray_bundle)
         if not self.training:
-            outputs = self._render(origins, directions)
-            return {**outputs, "normals": self._normals(origins, directions, outputs)}
+            return {**self._render(origins, directions), "normals": self._normals(origins, directions)}
         n_rays = len(origins)
         samples = self._marcher(origins, directions, torch.rand(n_rays, device=self.device)).next()
         density, geometry = self.field.density(samples.x)
@@ -235,12 +236,15 @@ class PeakModel(Model):
         }
 
     @torch.enable_grad()
-    def _normals(self, origins: Tensor, directions: Tensor, outputs: dict[str, Tensor]) -> Tensor:
-        """Direction in which density falls, at the depth of each ray, mapped to [0, 1] as ns-export wants it."""
-        surface = origins + outputs["depth"] / self.half_extent * directions
-        x = surface.detach().clamp(-1, 1).requires_grad_(True)
-        (slope,) = torch.autograd.grad(self.field.density(x)[0].sum(), x)
-        return (F.normalize(-slope, dim=-1) + 1) / 2
+    def _normals(self, origins: Tensor, directions: Tensor) -> Tensor:
+        """Direction in which density falls, averaged along the ray as colour is; in [0, 1], as ns-export wants it."""
+        samples = self._marcher(origins, directions).next()
+        x = samples.x.clamp(-1, 1).requires_grad_(True)
+        density, _ = self.field.density(x)
+        (slope,) = torch.autograd.grad(density.sum(), x)
+        weights, _ = packed_weights(density.detach() * self.dt, samples.ray, len(origins))
+        normal = accumulate(weights, -F.normalize(slope, dim=-1), samples.ray, len(origins))
+        return (F.normalize(normal, dim=-1) + 1) / 2
 
     @torch.no_grad()
     def get_outputs_for_camera_ray_bundle(self, camera_ray_bundle: RayBundle) -> dict[str, Tensor]:
