@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-from peak_nerf.core.parallel import n_threads, parallel_for
+from peak_nerf.core.parallel import keep_freed_memory, n_threads, parallel_for
 from peak_nerf.errors import PeakError
 
 Implementation = Literal["auto", "tcnn", "numba", "torch"]
@@ -156,6 +156,8 @@ class HashGridEncoding(nn.Module):
             config = tcnn_config(n_levels, n_features, log2_table_size, base_resolution, growth)
             self.tcnn_encoding = tcnn.Encoding(n_input_dims=in_dim, encoding_config=config, dtype=torch.float32)
         else:
+            if self.implementation == "numba":
+                keep_freed_memory()
             self.table = nn.Parameter((torch.rand(int(sizes.sum()), n_features) * 2 - 1) * init_scale)
         logger.info(
             "hash grid: %s (%s), %d levels %d..%d, %d dense, %d rows",

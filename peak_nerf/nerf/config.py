@@ -62,6 +62,7 @@ peak_lite_method = MethodSpecification(
                 steps_per_side=200,
                 occupancy_probes=1 << 15,
                 target_samples=50_000,
+                kar_queries=160,
             ),
         ),
         optimizers=_optimizers(),

@@ -56,6 +56,9 @@ class PeakDataManager(VanillaDataManager[InputDataset]):
         self.drawable = torch.cat(masks).nonzero()[:, 0].to(self.device) if masks else None
         self.cameras: Cameras = self.train_dataset.cameras.to(self.device)
         self.widths = self.cameras.width.flatten()
+        positions = self.cameras.camera_to_worlds[:, :, 3]
+        # The first column is each camera itself.
+        self.neighbours = torch.cdist(positions, positions).topk(min(4, len(positions)), largest=False).indices[:, 1:]
         self.is_pinhole = _all_pinhole(self.cameras)
         # nerfstudio reads and sets the batch size here (point cloud export does), so it lives here for us too.
         self.train_pixel_sampler = self._get_pixel_sampler(self.train_dataset, self.config.train_num_rays_per_batch)
@@ -97,10 +100,7 @@ class PeakDataManager(VanillaDataManager[InputDataset]):
         count = len(self.cameras)
         poses = self.cameras.camera_to_worlds
         a = torch.randint(count, (n,), device=poses.device)
-        distance = torch.cdist(poses[a, :, 3], poses[:, :, 3])
-        distance[torch.arange(n, device=poses.device), a] = torch.inf
-        nearest = distance.topk(min(3, count - 1), largest=False).indices
-        b = nearest[torch.arange(n, device=poses.device), torch.randint(nearest.shape[1], (n,), device=poses.device)]
+        b = self.neighbours[a, torch.randint(self.neighbours.shape[1], (n,), device=poses.device)]
         blend = torch.rand(n, 1, device=poses.device)
         position = torch.lerp(poses[a, :, 3], poses[b, :, 3], blend)
         fx, fy = self.cameras.fx[a, 0], self.cameras.fy[a, 0]
