@@ -2,7 +2,7 @@
 
 Kernels are serial and release the GIL; `parallel_for` hands them ranges. On Linux the ranges run on the very OpenMP
 team that torch uses: its threads spin for some milliseconds after each torch operation, so a second set of threads
-would compete with them for the cores (measured: hash grid forward and backward 1.5 times slower on two cores).
+would compete with them for the cores.
 Where torch's OpenMP is not GNU's, and in a forked child, where GNU OpenMP hangs, a plain thread pool does the work.
 numba's own layers do not fit: `workqueue` breaks when two Python threads (trainer and viewer) enter it, its OpenMP
 layer kills a forked data-loader worker, and TBB is not on every platform.
