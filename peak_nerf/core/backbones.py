@@ -14,7 +14,9 @@ from torch import Tensor, nn
 class ReluMLP(nn.Module):
     r"""f(x) = W_L relu(... relu(W_1 x + b_1) ...) + b_L with `n_hidden` hidden layers of width `hidden_dim`.
 
-    PyTorch's default initialisation. n_hidden = 0 is one linear layer. Without `bias` a layer is somewhat faster; behind an encoding with a constant feature, as the polynomial one has, the first misses nothing.
+    PyTorch's default initialisation. n_hidden = 0 is one linear layer.
+    Without `bias` a layer is somewhat faster; behind an encoding with a constant feature, as the polynomial one has,
+    the first misses nothing.
 
     Raises: ValueError on dimensions below 1 or n_hidden below 0.
     """
