@@ -99,7 +99,7 @@ class PeakModelConfig(ModelConfig):
     """Ray steps along one side of the scene box."""
     occupancy_resolution: int = 128
     """Cells per side of the occupancy grid."""
-    occupancy_threshold: float = 0.01
+    occupancy_threshold: float = 0.002
     """Opacity of one step below which a cell counts as empty; lower keeps thin parts and costs samples."""
     occupancy_interval: int = 16
     """Steps between refreshes of the occupancy grid."""
