@@ -235,9 +235,9 @@ class KernelAlignmentRegularizer(nn.Module):
         self_index: Int[Tensor, " n"] | None = None,
     ) -> Float[Tensor, ""]:
         """The KAR loss without its weight; arguments as in `residual`. Without queries it is 0, still on the graph."""
-        return self._mean_norm(self.residual(x_query, f_query, x_anchor, f_anchor, self_index))
+        return self.mean_norm(self.residual(x_query, f_query, x_anchor, f_anchor, self_index))
 
-    def _mean_norm(self, residual: Float[Tensor, "n c"]) -> Float[Tensor, ""]:
+    def mean_norm(self, residual: Float[Tensor, "n c"]) -> Float[Tensor, ""]:
         # vector_norm has gradient 0, not NaN, at a zero residual.
         norms = torch.linalg.vector_norm(residual, dim=1) if self.norm == "l2" else residual.square().sum(dim=1)
         return norms.sum() / max(len(norms), 1)

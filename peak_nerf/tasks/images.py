@@ -1,0 +1,353 @@
+"""Pictures from files, resized, and back to files.
+
+A `Picture` says for each pixel whether the file knows it: alpha 0, NaN and infinity mean that it does not.
+What a user can get wrong in a picture file is raised here as a one-line `PeakError`.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from peak_nerf.core.files import write_atomically
+from peak_nerf.errors import PeakError
+
+MAX_PIXELS = 12_000_000
+MIN_SIDE = 8
+
+_NPY = b"\x93NUMPY"
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_FORMATS = "PNG, JPEG, TIFF, BMP, WebP or .npy"
+_ORIENTATION = 274  # TIFF and EXIF tag
+# Floats this far outside [0, 1] are rounding, not another range.
+_ROUNDING = 1e-5
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """Grey or RGB values and where they are known."""
+
+    values: np.ndarray
+    """(h, w, c) float32 in [0, 1], c 1 or 3; 0 where not observed."""
+    observed: np.ndarray
+    """(h, w) bool, False where the file says nothing: alpha 0, NaN or infinite pixels."""
+
+    def __post_init__(self) -> None:
+        if self.values.ndim != 3 or self.values.shape[2] not in (1, 3) or self.observed.shape != self.values.shape[:2]:
+            raise ValueError(
+                f"values are (h, w, 1 or 3), observed (h, w); got {self.values.shape, self.observed.shape}"
+            )
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(h, w)."""
+        return self.values.shape[0], self.values.shape[1]
+
+    @property
+    def n_channels(self) -> int:
+        """1 or 3."""
+        return self.values.shape[2]
+
+
+def read_picture(path: str | Path) -> Picture:
+    """The picture in a PNG, JPEG, TIFF, BMP, WebP or .npy file, upright as its EXIF orientation says.
+
+    8 and 16 bits a channel are read exactly and divided by 255 or 65535; floats must be in [0, 1] already. A .npy holds
+    (h, w) or (h, w, c) with c 1 to 4: grey, grey + alpha, RGB, RGBA; bool, uint8, uint16 or float.
+    A grey palette gives one channel.
+
+    Raises: PeakError when there is no such file, it cannot be read whole, holds more than one picture, another colour
+        space than grey or RGB, or values out of range, or is smaller than `MIN_SIDE` or larger than `MAX_PIXELS`.
+    """
+    path = Path(path)
+    data = _read_bytes(path)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's, on large or odd files: what matters is checked below
+            array, transparent = _decode(path, data)
+    except PeakError:
+        raise
+    except Exception as error:  # decoders raise anything on a damaged file
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise PeakError(
+            f"{path}: cannot be read ({reason}); the file is damaged or cut short, copy it again"
+        ) from error
+    return _to_picture(path, array, transparent)
+
+
+def resize_picture(picture: Picture, size: tuple[int, int]) -> Picture:
+    """The picture at `size` (h, w): the mean over each target pixel's area where it shrinks, cubic where it grows.
+
+    Unobserved pixels have no part in the means: observed values are averaged over their own area. A target pixel is
+    observed when at least half of its area is. The very same picture when the size is right already.
+
+    Raises: ValueError on a size below 1.
+    """
+    if min(size) < 1:
+        raise ValueError(f"size must be at least (1, 1), got {size}")
+    if size == picture.size:
+        return picture
+    (h, w), (new_h, new_w) = picture.size, size
+    area_rows, area_columns = _area_weights(h, new_h), _area_weights(w, new_w)
+    covered = area_rows @ picture.observed.astype(np.float32) @ area_columns.T
+    observed = covered >= 0.5 - 1e-4  # half an area is still half after rounding
+
+    weight = picture.observed[..., None].astype(np.float32)
+    stack = np.concatenate([picture.values * weight, weight], axis=2)
+    # Axis by axis, since a picture may shrink in one direction and grow in the other.
+    if new_h < h:
+        stack = np.einsum("oh,hwc->owc", area_rows, stack, optimize=True)
+    if new_w < w:
+        stack = np.einsum("ow,hwc->hoc", area_columns, stack, optimize=True)
+    if new_h > h or new_w > w:
+        import cv2
+
+        stack = np.asarray(cv2.resize(stack, (new_w, new_h), interpolation=cv2.INTER_CUBIC), dtype=np.float32)
+    values = stack[..., :-1]
+    if not picture.observed.all():
+        # Where half the area is observed the weight is well above 0.1; elsewhere the value is dropped anyway.
+        values = values / np.maximum(stack[..., -1:], 0.1)
+    return Picture((np.clip(values, 0, 1) * observed[..., None]).astype(np.float32), observed)
+
+
+def parse_size(text: str, size: tuple[int, int]) -> tuple[int, int]:
+    """(h, w) that `--size` asks for, of a picture that has `size`.
+
+    "original" keeps the size; "256" makes the longer side 256 and keeps the aspect; "640x480" is width x height.
+
+    Raises: PeakError on anything else, a side below `MIN_SIDE`, or more than `MAX_PIXELS`.
+    """
+    asked = text.strip().lower()
+    h, w = size
+    numbers = asked.split("x")
+    if asked == "original":
+        h_new, w_new = h, w
+    elif not (len(numbers) <= 2 and all(number.isascii() and number.isdigit() for number in numbers)):
+        raise PeakError(f"--size {text}: not a size; give 256 (the longer side), 640x480 (width x height) or original")
+    elif len(numbers) == 2:
+        w_new, h_new = int(numbers[0]), int(numbers[1])
+    else:
+        longer = int(numbers[0])
+        h_new, w_new = (_rounded(side * longer, max(h, w)) for side in size)
+    if min(h_new, w_new) < MIN_SIDE:
+        raise PeakError(
+            f"--size {text}: gives {w_new} x {h_new} pixels, and {MIN_SIDE} a side is the least; ask for more"
+        )
+    if h_new * w_new > MAX_PIXELS:
+        raise PeakError(
+            f"--size {text}: gives {w_new} x {h_new} pixels, and {MAX_PIXELS // 10**6} megapixels is the most;"
+            " ask for less"
+        )
+    return h_new, w_new
+
+
+def write_png(path: str | Path, values: np.ndarray) -> None:
+    """Write (h, w), (h, w, 1) or (h, w, 3) floats, clipped to [0, 1], as an 8-bit PNG that is whole or not there.
+
+    Raises: PeakError when the file cannot be written; ValueError on another shape or NaN.
+    """
+    array = np.asarray(values)
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[..., 0]
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] != 3):
+        raise ValueError(f"values must be (h, w), (h, w, 1) or (h, w, 3), got {np.shape(values)}")
+    if np.isnan(array).any():
+        raise ValueError("values hold NaN")
+    image = Image.fromarray(np.rint(np.clip(array, 0, 1) * 255).astype(np.uint8))
+    write_atomically(Path(path), lambda file: image.save(file, format="PNG"))
+
+
+# ------------------------------------------------------------------------------------------------------ decoding
+
+
+def _read_bytes(path: Path) -> bytes:
+    if path.is_dir():
+        raise PeakError(f"{path}: is a folder; name one picture in it")
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise PeakError(f"{path}: no such file; name a picture ({_FORMATS})") from None
+    except OSError as error:
+        raise PeakError(f"{path}: cannot be read ({error.strerror}); check its permissions and its disk") from error
+    if not data:
+        raise PeakError(f"{path}: is empty (0 bytes); copy it again")
+    return data
+
+
+def _decode(path: Path, data: bytes) -> tuple[np.ndarray, np.ndarray | None]:
+    """(h, w) or (h, w, c) numbers as the file has them, and which pixels a colour key makes transparent."""
+    if data.startswith(_NPY):
+        return _decode_npy(path, data), None
+    try:
+        image = Image.open(io.BytesIO(data))
+    except Image.DecompressionBombError:
+        raise PeakError(_too_large(path, "")) from None
+    except UnidentifiedImageError:
+        if data.startswith(_TIFF):  # floats in colour, float64: Pillow does not know them
+            return _decode_tiff(path, data), None
+        raise PeakError(f"{path}: not a picture that can be read; convert it to {_FORMATS}") from None
+    with image:
+        _check_size(path, image.height, image.width)
+        n_frames = getattr(image, "n_frames", 1)
+        if n_frames > 1 and image.format != "MPO":  # MPO: a camera's JPEG with its preview
+            raise PeakError(f"{path}: holds {n_frames} pictures; save the one you mean in a file of its own")
+        if image.mode in ("CMYK", "LAB", "HSV", "I"):
+            what = "32-bit integers, whose range nobody knows" if image.mode == "I" else f"{image.mode} colours"
+            raise PeakError(f"{path}: holds {what}; convert it to 8- or 16-bit grey or RGB first")
+        deep = image.mode in ("RGB", "RGBA", "RGBX", "LA", "RGBa") and _has_16_bits(image)
+        orientation = image.getexif().get(_ORIENTATION, 1)
+        if deep and image.format == "TIFF":
+            return _decode_tiff(path, data), None
+        image.load()  # also finds a file cut short, which OpenCV would let pass
+        if deep:
+            return _upright(_opencv(data), orientation), None
+        return _pillow_array(ImageOps.exif_transpose(image))
+
+
+def _pillow_array(image: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
+    key = image.info.get("transparency")
+    if image.mode in ("P", "PA"):
+        array = np.asarray(image.convert("RGBA" if image.has_transparency_data else "RGB"))
+        if (array[..., :1] == array[..., 1:3]).all():
+            array = np.delete(array, (1, 2), axis=2)
+        return array, None
+    if image.mode == "1":
+        return np.asarray(image), None
+    if image.mode in ("L", "RGB") or image.mode.startswith("I;16"):
+        array = np.asarray(image)
+        if array.dtype.itemsize == 2:
+            array = array.astype(np.uint16)  # native byte order
+        if key is None or isinstance(key, bytes):
+            return array, None
+        same = array == np.asarray(key)
+        return array, same if array.ndim == 2 else same.all(axis=-1)
+    if image.mode == "F":
+        return np.asarray(image), None
+    return np.asarray(
+        image.convert({"La": "LA", "LA": "LA", "RGBA": "RGBA", "RGBa": "RGBA"}.get(image.mode, "RGB"))
+    ), None
+
+
+def _has_16_bits(image: Image.Image) -> bool:
+    """Whether Pillow would halve the depth of a colour picture: it has no mode for 16 bits a channel."""
+    if image.format == "TIFF":
+        return max(image.tag_v2.get(258, (8,))) > 8  # type: ignore[attr-defined]
+    return any(";16" in str(tile[3]) for tile in getattr(image, "tile", []))
+
+
+def _opencv(data: bytes) -> np.ndarray:
+    import cv2
+
+    array = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if array is None:
+        raise OSError("OpenCV cannot decode it")
+    array = np.asarray(array)
+    if array.ndim == 3:  # OpenCV's order is BGR(A)
+        array = array[..., [2, 1, 0, 3][: array.shape[2]]]
+    return array
+
+
+def _decode_tiff(path: Path, data: bytes) -> np.ndarray:
+    """TIFFs that Pillow cannot read, or not exactly."""
+    import tifffile
+
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        if len(file.pages) > 1:
+            raise PeakError(f"{path}: holds {len(file.pages)} pictures; save the one you mean in a file of its own")
+        page: Any = file.pages.first
+        _check_size(path, page.imagelength, page.imagewidth)
+        if page.photometric not in (tifffile.PHOTOMETRIC.MINISBLACK, tifffile.PHOTOMETRIC.RGB):
+            raise PeakError(
+                f"{path}: holds {page.photometric.name} values; convert it to 8- or 16-bit grey or RGB first"
+            )
+        orientation = page.tags.valueof(_ORIENTATION, 1)
+        try:
+            array = page.asarray()
+            if array.ndim == 3 and page.axes.startswith("S"):  # channels stored one after the other
+                array = np.moveaxis(array, 0, -1)
+        except ValueError as error:
+            if "imagecodecs" not in str(error):
+                raise
+            array = _opencv(data)  # has the compressions that tifffile leaves to another package
+    return _upright(array, orientation)
+
+
+def _decode_npy(path: Path, data: bytes) -> np.ndarray:
+    array = np.load(io.BytesIO(data), allow_pickle=False)
+    if array.ndim not in (2, 3) or (array.ndim == 3 and not 1 <= array.shape[2] <= 4):
+        raise PeakError(f"{path}: has shape {array.shape}; a picture is (h, w) or (h, w, c) with c from 1 to 4")
+    return array
+
+
+def _upright(array: np.ndarray, orientation: int) -> np.ndarray:
+    """Undo the EXIF orientation: 2 mirrored, 3 turned by 180 degrees, 6 to be turned clockwise, ..."""
+    if orientation in (5, 6, 7, 8):
+        array = array.swapaxes(0, 1)
+    rows = slice(None, None, -1 if orientation in (3, 4, 7, 8) else 1)
+    columns = slice(None, None, -1 if orientation in (2, 3, 6, 7) else 1)
+    return array[rows, columns]
+
+
+def _check_size(path: Path, h: int, w: int) -> None:
+    if h * w > MAX_PIXELS:
+        raise PeakError(_too_large(path, f" ({w} x {h})"))
+    if min(h, w) < MIN_SIDE:
+        raise PeakError(f"{path}: is {w} x {h} pixels; {MIN_SIDE} a side is the least, choose a larger picture")
+
+
+def _too_large(path: Path, size: str) -> str:
+    return f"{path}: has more than {MAX_PIXELS // 10**6} megapixels{size}; scale it down first"
+
+
+def _to_picture(path: Path, array: np.ndarray, transparent: np.ndarray | None) -> Picture:
+    """Scale to [0, 1], split off alpha, and zero what is not observed."""
+    if array.ndim == 2:
+        array = array[..., None]
+    _check_size(path, *array.shape[:2])
+    if array.shape[2] > 4:
+        raise PeakError(f"{path}: has {array.shape[2]} channels; save it as grey or RGB")
+    if array.dtype == np.bool_:
+        scale = 1.0
+    elif array.dtype in (np.uint8, np.uint16):
+        scale = float(np.iinfo(array.dtype).max)
+    elif np.issubdtype(array.dtype, np.floating):
+        scale = 1.0
+    else:
+        raise PeakError(f"{path}: holds {array.dtype} numbers; save uint8, uint16, or floats in [0, 1]")
+    numbers = array.astype(np.float64) / scale
+    colours, alpha = (numbers[..., :-1], numbers[..., -1]) if array.shape[2] in (2, 4) else (numbers, None)
+    observed = np.isfinite(colours).all(axis=2)
+    if alpha is not None:
+        observed &= np.isfinite(alpha) & (alpha > 0)
+    if transparent is not None:
+        observed &= ~transparent
+    values = np.where(observed[..., None], colours, 0.0)
+    low, high = float(values.min()), float(values.max())
+    if low < -_ROUNDING or high > 1 + _ROUNDING:
+        raise PeakError(
+            f"{path}: values from {low:.6g} to {high:.6g}; floats must be in [0, 1], divide by their maximum"
+        )
+    return Picture(np.ascontiguousarray(np.clip(values, 0, 1), dtype=np.float32), observed)
+
+
+# ------------------------------------------------------------------------------------------------------ resizing
+
+
+def _area_weights(n: int, n_new: int) -> np.ndarray:
+    """(n_new, n) float32; row i: the shares of target interval i that lie in each source interval, 1 in sum."""
+    edges = np.arange(n_new + 1) * (n / n_new)
+    cells = np.arange(n)
+    overlap = np.minimum(edges[1:, None], cells + 1) - np.maximum(edges[:-1, None], cells)
+    weights = np.maximum(overlap, 0)
+    return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+def _rounded(numerator: int, denominator: int) -> int:
+    """The nearest integer to a ratio, halves upwards."""
+    return (2 * numerator + denominator) // (2 * denominator)

@@ -1,0 +1,274 @@
+"""`peak inpaint` and `peak render-image`: read a picture, fit or load a field, leave results in a folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import platform
+import resource
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import tyro
+
+from peak_nerf import __version__
+from peak_nerf.core.files import write_atomically
+from peak_nerf.core.fit import Progress
+from peak_nerf.errors import PeakError
+from peak_nerf.tasks import classical, masks
+from peak_nerf.tasks.images import parse_size, read_picture, resize_picture, write_png
+
+
+@dataclass
+class InpaintOptions:
+    """Reconstruct a picture from part of its pixels."""
+
+    image: Annotated[Path, tyro.conf.Positional]
+    """The picture: grey or RGB(A), 8 or 16 bit. Transparent and NaN pixels count as missing."""
+    mask: str = "random"
+    """random, patch, textural, none (only what the picture itself lacks), or a file whose white pixels are observed."""
+    method: str = "peak"
+    """peak, peak-siren, or a baseline: mlp, fourier, siren, hash; biharmonic, telea, navier-stokes, linear."""
+    missing: float = 0.5
+    """Fraction of pixels missing in the random mask."""
+    seed: int = 88
+    """Of the mask and of the fit."""
+    size: str = "256"
+    """Longer side in pixels, WIDTHxHEIGHT, or original."""
+    budget_seconds: float | None = None
+    """Training time, instead of steps."""
+    steps: int | None = None
+    """Steps, instead of the method's own number; a seed then gives the same result every time."""
+    kar_weight: float | None = None
+    """Weight lambda of KAR; 0 for none. Default: the method's own."""
+    kar_features: int | None = None
+    """Features r of g."""
+    kar_activation: str | None = None
+    """What follows g: cosine (unit length, learned temperature) or softmax (the paper's)."""
+    polynomial_degree: int | None = None
+    """Degree of the polynomial encoding."""
+    hidden_dim: int | None = None
+    """Width of the backbone."""
+    n_hidden: int | None = None
+    """Hidden layers of the backbone."""
+    learning_rate: float | None = None
+    """Adam's rate for the field."""
+
+
+def run_inpainting(
+    options: InpaintOptions,
+    out: Path,
+    report: Callable[[Progress], None] | None = None,
+    save_field: bool = False,
+    resume: bool = False,
+) -> dict[str, Any]:
+    """Do what the options ask and leave everything in `out`, metrics.json last; returns the metrics.
+
+    Raises: PeakError on bad input, before anything is written.
+    """
+    _check(options)
+    picture = read_picture(options.image)
+    picture = resize_picture(picture, parse_size(options.size, picture.size))
+    if options.mask == "none":
+        observed = picture.observed
+    else:
+        observed = picture.observed & masks.make_mask(options.mask, picture.size, options.missing, options.seed)
+    masks.check_mask(observed, str(options.image))
+    if float(np.ptp(picture.values[observed])) == 0:
+        raise PeakError(f"{options.image}: all observed pixels have the same value, there is nothing to fit")
+    settings = None
+    if options.method not in classical.CLASSICAL:
+        from peak_nerf.tasks.inpainting import settings_for, with_overrides
+
+        names = ("kar_weight", "kar_features", "kar_activation", "polynomial_degree", "hidden_dim", "n_hidden")
+        changes = {name: getattr(options, name) for name in (*names, "learning_rate")}
+        settings = with_overrides(settings_for(options.method, picture.size), **changes)
+    elif save_field:
+        raise PeakError(f"--save-field: {options.method} fits no field; leave the option out or choose method 'peak'")
+    _check_folder(out)
+
+    from peak_nerf.tasks.inpainting import inpaint
+
+    # A known pixel is one with a truth to score against; the fit is handed the observed ones alone.
+    known = picture.observed
+    truth = np.where(known[..., None], picture.values, np.nan) if (known & ~observed).any() else None
+    checkpoint = out / "checkpoint.pt"
+    result = inpaint(
+        np.where(observed[..., None], picture.values, np.nan),
+        observed,
+        options.method,
+        settings=settings,
+        steps=options.steps,
+        budget_seconds=options.budget_seconds,
+        seed=options.seed,
+        truth=truth,
+        report=report,
+        checkpoint=checkpoint,
+        resume=resume,
+    )
+    return _write(options, out, picture.values, observed, known, result, save_field)
+
+
+def _check(options: InpaintOptions) -> None:
+    if options.steps is not None and options.budget_seconds is not None:
+        raise PeakError("--steps and --budget-seconds: give one of them, not both")
+    for name in ("steps", "budget_seconds", "kar_features", "hidden_dim", "learning_rate"):
+        value = getattr(options, name)
+        if value is not None and not value > 0:
+            raise PeakError(f"--{name.replace('_', '-')}: must be above 0, got {value}")
+    if options.kar_weight is not None and not 0 <= options.kar_weight < float("inf"):
+        raise PeakError(f"--kar-weight: must be finite and not negative, got {options.kar_weight}")
+    if options.kar_activation not in (None, "cosine", "softmax"):
+        raise PeakError(f"--kar-activation: {options.kar_activation!r} is neither cosine nor softmax")
+    if not 0 < options.missing < 1:
+        raise PeakError(f"--missing: must be between 0 and 1, got {options.missing}")
+
+
+def _check_folder(out: Path) -> None:
+    """Find out now, not after the fit, whether results can be written."""
+    probe = out / ".probe"
+    write_atomically(probe, lambda file: file.write(b""))
+    probe.unlink()
+
+
+def _write(
+    options: InpaintOptions,
+    out: Path,
+    values: np.ndarray,
+    observed: np.ndarray,
+    known: np.ndarray,
+    result: Any,
+    save_field: bool,
+) -> dict[str, Any]:
+    from peak_nerf.tasks import inpaint_pictures
+    from peak_nerf.tasks.scores import scores
+
+    reconstruction = result.reconstruction
+    metrics: dict[str, Any] = {
+        "task": "inpaint",
+        "method": options.method,
+        "data": str(options.image),
+        "seed": options.seed,
+        "settings": _plain(
+            {**dataclasses.asdict(options), "fit": None if result.settings is None else result.settings}
+        ),
+        "partial": result.fit.partial,
+        "missing_fraction": float(1 - observed.mean()),
+        **scores(reconstruction, values, observed, known),
+        "seconds": result.fit.seconds,
+        "steps": result.fit.steps,
+        "stopping_step": result.fit.best_step,
+        "n_parameters": result.n_parameters,
+        "peak_memory_gib": peak_memory_gib(),
+        "history": [
+            {k: v for k, v in dataclasses.asdict(p).items() if v is not None and k != "n_steps"}
+            for p in result.fit.history
+        ],
+        "versions": {
+            "python": platform.python_version(),
+            "peak_nerf": __version__,
+            **{name: version(name) for name in ("torch", "numpy", "scikit-image")},
+        },
+    }
+    write_png(out / "input.png", inpaint_pictures.input_picture(values, observed))
+    write_png(out / "reconstruction.png", reconstruction)
+    panels = [inpaint_pictures.input_picture(values, observed), reconstruction]
+    inpaint_pictures.write_comparison(out / "comparison.png", panels + ([values] if known.all() else []))
+    inpaint_pictures.write_residual(out / "residual.png", reconstruction, values, known)
+    if result.fit.history:
+        inpaint_pictures.write_history(
+            out / "psnr.png", result.fit.history, f"{options.method} on {options.image.name}"
+        )
+    if result.field is not None and result.field.kar is not None:
+        inpaint_pictures.write_similarity(out / "similarity.png", result.field, reconstruction)
+    if save_field:
+        from peak_nerf.tasks.field_file import save_field as write_field
+
+        write_field(out / "field.safetensors", result)
+    text = json.dumps(metrics, indent=1, allow_nan=False)
+    write_atomically(out / "metrics.json", lambda file: file.write(text.encode()))
+    if not result.fit.partial:
+        (out / "checkpoint.pt").unlink(missing_ok=True)
+    return metrics
+
+
+def peak_memory_gib() -> float:
+    """Largest resident size of this process so far, in GiB."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+
+
+def _plain(value: Any) -> Any:
+    """Dataclasses, paths and tuples as what JSON has."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = dataclasses.asdict(value)
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def inpaint_command(
+    options: tyro.conf.OmitArgPrefixes[InpaintOptions],
+    out: Path = Path("outputs/inpaint"),
+    save_field: bool = False,
+    resume: bool = False,
+) -> int:
+    """Reconstruct a picture from part of its pixels, with an implicit neural representation or a classical tool.
+
+    Leaves metrics.json, reconstruction.png, comparison.png, residual.png, psnr.png (PSNR over time) and, with KAR,
+    similarity.png in the folder.
+
+    Args:
+        options: the picture, what is missing, and the method.
+        out: the folder for the results.
+        save_field: also write field.safetensors, which `peak render-image` renders at any size.
+        resume: go on from a run that was interrupted in this folder.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    console = Console()
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Bar(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(f"{options.method}: starting", total=1.0)
+
+        def show(p: Progress) -> None:
+            text = f"{options.method}: held-out pixels {p.psnr_validation:.2f} dB"
+            bar.update(task, completed=p.fraction, description=text)
+
+        metrics = run_inpainting(options, out, show, save_field, resume)
+    missing = f", {metrics['psnr_missing']:.2f} dB over the missing pixels" if "psnr_missing" in metrics else ""
+    console.print(
+        f"{options.method}: PSNR {metrics['psnr']:.2f} dB{missing}, {metrics['seconds']:.1f} s,"
+        f" {metrics['peak_memory_gib']:.2f} GiB; pictures and metrics.json in {out}",
+        soft_wrap=True,
+    )
+    if metrics["partial"]:
+        console.print(f"Interrupted: this result is partial. Go on with the same command and --resume (in {out}).")
+        return 130
+    return 0
+
+
+def render_image(field: tyro.conf.Positional[Path], size: str = "original", out: Path = Path("render.png")) -> int:
+    """Render a field that `peak inpaint --save-field` wrote, at any resolution.
+
+    Args:
+        field: the field.safetensors.
+        size: WIDTHxHEIGHT, one number for the longer side, or original.
+        out: the PNG to write.
+    """
+    from peak_nerf.tasks.field_file import load_field, render_field
+
+    module, fitted = load_field(field)
+    height, width = parse_size(size, fitted)
+    write_png(out, render_field(module, fitted, (height, width)))
+    print(f"{out}: {width} x {height} pixels")
+    return 0

@@ -1,0 +1,324 @@
+"""Image reconstruction from part of the pixels: one field f(x) per picture, fitted to what was observed.
+
+    result = inpaint(values, observed)            # numpy in, numpy out
+    result.reconstruction, result.field
+
+Source: Li et al., ICML 2025, section 4.3.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from peak_nerf.core.anchors import LocalAnchors, grid_offsets
+from peak_nerf.core.field import FieldConfig, HashGridConfig, PeakField
+from peak_nerf.core.fit import FitResult, FitSettings, Progress, fit
+from peak_nerf.core.kar import KernelAlignmentRegularizer
+from peak_nerf.core.window import symmetric_offsets, window_residual
+from peak_nerf.errors import PeakError
+from peak_nerf.tasks import classical
+from peak_nerf.tasks.scores import psnr
+
+Method = Literal[
+    "peak", "peak-siren", "mlp", "fourier", "siren", "hash", "biharmonic", "telea", "navier-stokes", "linear"
+]
+
+# Pixels that are evaluated at once without gradient: 2^17 of them with 64 wide layers take about 0.1 GiB.
+CHUNK = 2**17
+# Observed pixels held out to choose the stopping point.
+HELD_OUT_FRACTION, MAX_HELD_OUT = 0.02, 4096
+
+
+@dataclass
+class KarSettings:
+    """The Kernel Alignment Regularizer of an inpainting field."""
+
+    weight: float = 0.3
+    """Its weight lambda; 0 for none."""
+    n_features: int = 100
+    """Features r of g."""
+    activation: Literal["cosine", "softmax"] = "cosine"
+    """What follows g: unit length with a learned temperature, or the paper's softmax."""
+    norm: Literal["l2", "squared"] = "squared"
+    """||f - A f|| or its square."""
+    learning_rate: float = 1e-3
+    """Adam's rate for g."""
+    dilations: tuple[int, ...] = (1, 2)
+    """Reach of the anchors in pixels: at each, the 8 grid neighbours as 4 opposite pairs."""
+    window: int = 80
+    """Side of the window of pixels that are a step's queries."""
+    warmup: float = 0.0
+    """Fraction of the run in which the weight rises from 0."""
+
+
+@dataclass
+class InpaintSettings:
+    """A field and how to fit it to a picture."""
+
+    field: FieldConfig = field(default_factory=FieldConfig)
+    """Encodings and backbone."""
+    kar: KarSettings | None = None
+    """The regulariser, or None."""
+    learning_rate: float = 1e-2
+    """Adam's rate for the field."""
+    pixels_per_step: int = 2**17
+    """Observed pixels a step; all of them where there are no more."""
+    steps: int = 400
+    """Steps when no budget is given, at 256 x 256."""
+
+
+@dataclass(frozen=True, eq=False)
+class Inpainting:
+    """What `inpaint` returns."""
+
+    reconstruction: np.ndarray
+    """Shape of the values given, float32 in [0, 1]; the field's own, observed pixels are not pasted back."""
+    field: PeakField | None
+    """The fitted field, x in [-1, 1]^2 (`pixel_coordinates`); None for a classical method."""
+    settings: InpaintSettings | None
+    """What made it; None for a classical method."""
+    fit: FitResult
+    """Steps, seconds, history."""
+
+    @property
+    def n_parameters(self) -> int:
+        """Numbers that were trained, g's included; 0 for a classical method."""
+        return 0 if self.field is None else sum(p.numel() for p in self.field.parameters())
+
+
+def settings_for(method: str, size: tuple[int, int]) -> InpaintSettings:
+    """Our settings of a field method for a picture of (h, w). Raises: PeakError on a name that is no field method."""
+    finest = max(max(size), 32)
+    grid = HashGridConfig(
+        n_levels=8, n_features=2, log2_table_size=22, base_resolution=16, finest_resolution=finest, init_scale=1e-2
+    )
+    presets: dict[str, Callable[[], InpaintSettings]] = {
+        "peak": lambda: InpaintSettings(FieldConfig(hash_grid=grid), KarSettings()),
+        "peak-siren": lambda: InpaintSettings(
+            FieldConfig(hash_grid=None, backbone="siren", hidden_dim=128, n_hidden=3, polynomial_init=1.0),
+            KarSettings(),
+            learning_rate=1e-3,
+        ),
+        "hash": lambda: InpaintSettings(FieldConfig(hash_grid=grid, polynomial_degree=None)),
+        "fourier": lambda: InpaintSettings(
+            FieldConfig(hash_grid=None, polynomial_degree=None, n_frequencies=128, hidden_dim=128, n_hidden=3),
+            learning_rate=2e-3,
+        ),
+        "siren": lambda: InpaintSettings(
+            FieldConfig(hash_grid=None, polynomial_degree=None, backbone="siren", hidden_dim=128, n_hidden=3),
+            learning_rate=1e-3,
+        ),
+        "mlp": lambda: InpaintSettings(
+            FieldConfig(hash_grid=None, polynomial_degree=None, hidden_dim=128, n_hidden=4), learning_rate=3e-3
+        ),
+    }
+    if method not in presets:
+        raise PeakError(
+            f"method {method!r}: not one of {', '.join([*presets, *classical.CLASSICAL])}; choose one of these"
+        )
+    return presets[method]()
+
+
+def pixel_coordinates(size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Row and column coordinates, square pixels, the longer side from -1 to 1: linspace(-1, 1) for a square picture."""
+    longest = max(size)
+    rows, columns = (torch.linspace(-1, 1, n) * ((n - 1) / (longest - 1)) for n in size)
+    return rows, columns
+
+
+@torch.no_grad()
+def render(field: Callable[[Tensor], Tensor], rows: Tensor, columns: Tensor) -> np.ndarray:
+    """The field on the grid of these coordinates, (h, w, c) float32, clipped to [0, 1], in bounded memory."""
+    lines = max(CHUNK // len(columns), 1)
+    parts = [field(torch.cartesian_prod(some, columns)).numpy() for some in rows.split(lines)]
+    return np.concatenate(parts).reshape(len(rows), len(columns), -1).clip(0, 1)
+
+
+def inpaint(
+    values: np.ndarray,
+    observed: np.ndarray | None = None,
+    method: str = "peak",
+    *,
+    settings: InpaintSettings | None = None,
+    steps: int | None = None,
+    budget_seconds: float | None = None,
+    seed: int = 88,
+    truth: np.ndarray | None = None,
+    report: Callable[[Progress], None] | None = None,
+    checkpoint: Path | None = None,
+    resume: bool = False,
+) -> Inpainting:
+    """Reconstruct a picture from its observed pixels.
+
+    Args:
+        values: (h, w) or (h, w, c) in [0, 1]. Pixels that are not observed, or NaN, are never looked at.
+        observed: (h, w) bool; None for all that are finite.
+        method: a field (`peak`, `peak-siren`, `mlp`, `fourier`, `siren`, `hash`) or a classical tool (`biharmonic`,
+            `telea`, `navier-stokes`, `linear`).
+        settings: of a field, instead of `settings_for(method, size)`.
+        steps, budget_seconds: length of the fit, at most one of them; by default the method's own number of steps.
+            With steps, the same seed gives the same result.
+        truth: (h, w, c); recorded in the history as PSNR over time, never used otherwise.
+        report: called at each check with the progress.
+        checkpoint, resume: see `core.fit.fit`.
+
+    Raises: ValueError on shapes that do not fit, a value outside [0, 1], nothing observed, or both lengths given;
+        PeakError on an unknown method, or when the fit diverges.
+    """
+    image = np.asarray(values, dtype=np.float32)
+    image = image[..., None] if image.ndim == 2 else image
+    if image.ndim != 3 or min(image.shape) < 1:
+        raise ValueError(f"values must be (h, w) or (h, w, c), got {np.shape(values)}")
+    finite = np.isfinite(image).all(axis=2)
+    seen = finite if observed is None else finite & np.asarray(observed, dtype=bool)
+    image = np.where(seen[..., None], image, 0).astype(np.float32)
+    if seen.sum() < 16:
+        raise ValueError(f"at least 16 pixels must be observed, got {int(seen.sum())}")
+    if image.min() < 0 or image.max() > 1:
+        raise ValueError(f"values must be in [0, 1], got {image.min():g} to {image.max():g}")
+    if steps is not None and budget_seconds is not None:
+        raise ValueError("give steps or budget_seconds, not both")
+    if method in classical.CLASSICAL:
+        start = time.perf_counter()
+        filled = classical.fill(method, image, seen)
+        return Inpainting(filled.reshape(np.shape(values)), None, None, FitResult(0, time.perf_counter() - start))
+    size = (image.shape[0], image.shape[1])
+    settings = settings or settings_for(method, size)
+    rng_state = torch.get_rng_state()
+    try:
+        torch.manual_seed(seed)
+        module = build_field(settings, (*size, image.shape[2]))
+    finally:
+        torch.set_rng_state(rng_state)
+    generator = torch.Generator().manual_seed(seed)
+    problem = _Problem(module, settings, image, seen, truth, generator)
+    if steps is None and budget_seconds is None:
+        steps = max(round(settings.steps * max(1.0, size[0] * size[1] / settings.pixels_per_step)), 1)
+    result = fit(module, problem, FitSettings(steps, budget_seconds), generator, report, checkpoint, resume)
+    rows, columns = pixel_coordinates(size)
+    return Inpainting(render(module, rows, columns).reshape(np.shape(values)), module, settings, result)
+
+
+def build_field(settings: InpaintSettings, shape: tuple[int, int, int]) -> PeakField:
+    """The field for a picture of (h, w, c), with g when there is a KAR. Draws from the global generator."""
+    kar, anchors = None, None
+    if settings.kar is not None:
+        kar = KernelAlignmentRegularizer(
+            2,
+            r=settings.kar.n_features,
+            logits="cosine" if settings.kar.activation == "cosine" else "dot",
+            norm=settings.kar.norm,
+            weight=settings.kar.weight,
+            warmup=settings.kar.warmup,
+        )
+        pixel = 2 / (max(shape[:2]) - 1)
+        anchors = LocalAnchors(offsets=grid_offsets((pixel, pixel), settings.kar.dilations))
+    return PeakField(2, shape[2], settings.field, kar=kar, anchors=anchors)
+
+
+class _Problem:
+    """`core.fit.Problem` of one picture."""
+
+    def __init__(
+        self,
+        module: PeakField,
+        settings: InpaintSettings,
+        image: np.ndarray,
+        observed: np.ndarray,
+        truth: np.ndarray | None,
+        generator: torch.Generator,
+    ) -> None:
+        self.module, self.settings, self.truth = module, settings, truth
+        self.rows, self.columns = pixel_coordinates((image.shape[0], image.shape[1]))
+        self.values = torch.from_numpy(image.reshape(-1, image.shape[2]))
+        pixels = torch.from_numpy(np.flatnonzero(observed))
+        n_held_out = max(min(int(len(pixels) * HELD_OUT_FRACTION), MAX_HELD_OUT), 1)
+        order = torch.randperm(len(pixels), generator=generator)
+        self.held_out, self.train = pixels[order[:n_held_out]], pixels[order[n_held_out:]].sort().values
+        self.everything = pixels
+        self.offsets = None if settings.kar is None else symmetric_offsets(settings.kar.dilations)
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        g = [] if self.module.kar is None else list(self.module.kar.parameters())
+        own = {id(p) for p in g}
+        f = [p for p in self.module.parameters() if id(p) not in own]
+        groups: list[dict[str, Any]] = [{"params": f, "lr": self.settings.learning_rate}]
+        if g and self.settings.kar is not None:
+            groups.append({"params": g, "lr": self.settings.kar.learning_rate})
+        return groups
+
+    def at(self, pixels: Tensor) -> Tensor:
+        """Coordinates of flat pixel numbers."""
+        width = len(self.columns)
+        return torch.stack([self.rows[pixels // width], self.columns[pixels % width]], dim=1)
+
+    def loss(self, progress: float, everything: bool, generator: torch.Generator) -> Tensor:
+        pixels = self.everything if everything else self.train
+        if len(pixels) > self.settings.pixels_per_step:
+            pixels = pixels[torch.randint(len(pixels), (self.settings.pixels_per_step,), generator=generator)]
+        kar = self.settings.kar
+        weight = 0.0 if kar is None or self.module.kar is None else self.module.kar.weight_at(progress)
+        if kar is None or weight == 0:
+            return (self.module(self.at(pixels)) - self.values[pixels]).square().mean()
+        window, h, w = self.window(kar.window, generator)
+        f = self.module(self.at(torch.cat([pixels, window])))
+        error = (f[: len(pixels)] - self.values[pixels]).square().mean()
+        return error + weight * self.kar_loss(f[len(pixels) :].reshape(h, w, -1), window)
+
+    def window(self, side: int, generator: torch.Generator) -> tuple[Tensor, int, int]:
+        """Flat pixel numbers of a random window, and its height and width."""
+        h, w = min(side, len(self.rows)), min(side, len(self.columns))
+        row = torch.randint(len(self.rows) - h + 1, (1,), generator=generator)
+        column = torch.randint(len(self.columns) - w + 1, (1,), generator=generator)
+        numbers = (row + torch.arange(h))[:, None] * len(self.columns) + column + torch.arange(w)
+        return numbers.reshape(-1), h, w
+
+    def kar_loss(self, f: Tensor, window: Tensor) -> Tensor:
+        """Mean norm of the residual over the window, without weight."""
+        kar = self.settings.kar
+        # loss() has checked these.
+        assert kar is not None
+        assert self.module.kar is not None
+        assert self.offsets is not None
+        h, w = f.shape[:2]
+        g = self.module.kar.similarity_features(self.at(window)).reshape(h, w, -1)
+        offsets = self.offsets[(self.offsets.abs() < torch.tensor([h, w])).all(dim=1)]
+        return self.module.kar.mean_norm(window_residual(f, g, offsets).flatten(0, 1))
+
+    def validate(self) -> float:
+        error = self.module(self.at(self.held_out)) - self.values[self.held_out]
+        return psnr(float(error.square().mean()))
+
+    def score(self) -> float | None:
+        if self.truth is None:
+            return None
+        picture = render(self.module, self.rows, self.columns)
+        known = np.isfinite(self.truth).all(axis=-1)
+        return psnr(float(((picture - self.truth.reshape(picture.shape)) ** 2)[known].mean()))
+
+
+def with_overrides(settings: InpaintSettings, **changes: Any) -> InpaintSettings:
+    """The settings with the options that are not None put in: kar_weight, kar_features, kar_activation,
+    polynomial_degree, hidden_dim, n_hidden, learning_rate, table_features.
+
+    Raises: PeakError on a change that the method has no place for.
+    """
+    given = {name: value for name, value in changes.items() if value is not None}
+    places = {"kar_weight": "weight", "kar_features": "n_features", "kar_activation": "activation"}
+    for name in [n for n in given if n in places]:
+        if settings.kar is None:
+            raise PeakError(f"{name.replace('_', '-')}: this method has no KAR; use method 'peak' or 'peak-siren'")
+        settings = replace(settings, kar=replace(settings.kar, **{places[name]: given.pop(name)}))
+    if "polynomial_degree" in given and settings.field.polynomial_degree is None:
+        raise PeakError("polynomial-degree: this method has no polynomial encoding; use method 'peak' or 'peak-siren'")
+    if "learning_rate" in given:
+        settings = replace(settings, learning_rate=given.pop("learning_rate"))
+    return replace(settings, field=replace(settings.field, **given))

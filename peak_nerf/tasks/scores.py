@@ -1,0 +1,96 @@
+"""How close a reconstruction is to the truth: PSNR, SSIM, and LPIPS where its weights are on this machine."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import numpy as np
+
+MAX_PSNR = 100.0
+"""dB; stands for two equal images, whose PSNR is infinite, so that JSON stays strict."""
+SSIM_WINDOW = 11
+LPIPS_MIN_SIDE = 64
+"""AlexNet's poolings leave nothing of much smaller pictures."""
+
+
+def psnr(mse: float) -> float:
+    """-10 log10(mse) in dB for values in [0, 1], at most `MAX_PSNR`."""
+    return MAX_PSNR if mse <= 10 ** (-MAX_PSNR / 10) else float(-10 * np.log10(mse))
+
+
+def scores(
+    reconstruction: np.ndarray, truth: np.ndarray, observed: np.ndarray, known: np.ndarray | None = None
+) -> dict[str, float]:
+    """PSNR in dB over all pixels and over the missing ones, SSIM in [-1, 1], LPIPS; all finite.
+
+    A score that cannot be had is absent: `psnr_missing` when no missing pixel has a truth, `ssim` below 11 pixels a
+    side, `lpips` without its weights or below 64 pixels a side.
+
+    Args:
+        reconstruction, truth: (h, w, c) in [0, 1], c 1 or 3; c is 1 or 3 in both.
+        observed: (h, w) bool, what the reconstruction was made from.
+        known: (h, w) bool, where there is a truth; None for everywhere. Elsewhere both pictures are set to 0: PSNR
+            leaves these pixels out, SSIM's mean does too, while its windows and LPIPS see the zeros.
+    Raises: ValueError on shapes that differ, values that are not finite where known, or nothing known.
+    """
+    known = np.ones(truth.shape[:2], dtype=bool) if known is None else known
+    if truth.ndim != 3 or truth.shape[2] not in (1, 3) or reconstruction.shape != truth.shape:
+        raise ValueError(f"both must be (h, w, 1 or 3), got {reconstruction.shape} and {truth.shape}")
+    if observed.shape != truth.shape[:2] or known.shape != truth.shape[:2]:
+        raise ValueError(f"masks must be {truth.shape[:2]}, got {observed.shape} and {known.shape}")
+    if not known.any():
+        raise ValueError("there is no truth at any pixel")
+    if not (np.isfinite(reconstruction[known]).all() and np.isfinite(truth[known]).all()):
+        raise ValueError("values must be finite")
+    a, b = (np.where(known[..., None], image, 0).astype(np.float64) for image in (reconstruction, truth))
+    squared = ((a - b) ** 2).mean(axis=2)
+    result = {"psnr": psnr(float(squared[known].mean()))}
+    missing = known & ~observed
+    if missing.any():
+        result["psnr_missing"] = psnr(float(squared[missing].mean()))
+    if min(truth.shape[:2]) >= SSIM_WINDOW:
+        ssim = _ssim(a, b, known)
+        if ssim is not None:
+            result["ssim"] = ssim
+    lpips = _lpips(a, b)
+    if lpips is not None:
+        result["lpips"] = lpips
+    return result
+
+
+def _ssim(a: np.ndarray, b: np.ndarray, known: np.ndarray) -> float | None:
+    """Mean of the SSIM map over known pixels away from the border, as torchmetrics takes it."""
+    from torchmetrics.functional.image import structural_similarity_index_measure
+
+    _, ssim_map = structural_similarity_index_measure(
+        _to_tensor(a), _to_tensor(b), data_range=1.0, return_full_image=True
+    )
+    border = SSIM_WINDOW // 2
+    inside = known[border : known.shape[0] - border, border : known.shape[1] - border]
+    ssim_map = ssim_map[0, :, border : known.shape[0] - border, border : known.shape[1] - border].numpy()
+    return float(ssim_map[:, inside].mean()) if inside.any() else None
+
+
+def _lpips(a: np.ndarray, b: np.ndarray) -> float | None:
+    # Of nerf's rooms the one module that needs no nerfstudio; where the weights lie is known there only.
+    from peak_nerf.nerf.metrics import lpips_weights
+
+    if lpips_weights() is None or min(a.shape[:2]) < LPIPS_MIN_SIDE:
+        return None
+    rgb, truth = (_to_tensor(np.repeat(image, 3 // image.shape[2], axis=2)).float() for image in (a, b))
+    return float(_lpips_network()(rgb, truth))
+
+
+@functools.lru_cache(maxsize=1)
+def _lpips_network() -> Any:
+    from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
+
+    return LearnedPerceptualImagePatchSimilarity(net_type="alex", normalize=True).eval()
+
+
+def _to_tensor(image: np.ndarray) -> Any:
+    """(1, c, h, w) float64 in [0, 1]."""
+    import torch
+
+    return torch.from_numpy(np.clip(image, 0, 1)).permute(2, 0, 1)[None].contiguous()
