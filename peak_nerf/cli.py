@@ -22,13 +22,19 @@ class Command(NamedTuple):
 
 # Modules are imported only when their command runs, so that `peak --help` stays instant.
 COMMANDS = {
+    "inpaint": Command(
+        "peak_nerf.tasks.inpaint_command", "inpaint_command", "reconstruct a picture from part of its pixels"
+    ),
+    "render-image": Command("peak_nerf.tasks.inpaint_command", "render_image", "render a fitted field at any size"),
     "doctor": Command("peak_nerf.doctor", "doctor", "what this machine has, what is missing and how to mend it"),
+    "bench": Command("peak_nerf.bench.bench_command", "bench", "run a suite of configs/, keeping every finished cell"),
+    "report": Command("peak_nerf.bench.report", "report", "the tables and plots of finished suites"),
 }
 
 
 def usage() -> str:
     """The text of `peak --help`."""
-    lines = [f"  {name:<10}{command.summary}" for name, command in COMMANDS.items()]
+    lines = [f"  {name:<14}{command.summary}" for name, command in COMMANDS.items()]
     return "\n".join(
         [
             "usage: peak [-h] [--version] COMMAND ...",

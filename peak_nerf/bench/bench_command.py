@@ -1,0 +1,115 @@
+"""`peak bench`: runs a suite's cells, keeps every finished one, and goes on where it stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import groupby
+from pathlib import Path
+
+import tyro
+from rich.console import Console
+
+from peak_nerf.bench import runner
+from peak_nerf.bench.data_root import DataRoot
+from peak_nerf.bench.display import RichDisplay, clock
+from peak_nerf.bench.suite import Cell, Suite
+from peak_nerf.bench.suite_file import parse_selection, read_suite
+from peak_nerf.errors import PeakError
+
+INTERRUPTED = 130
+
+
+def bench(suite: tyro.conf.Positional[Path], out: Path, data_root: Path, jobs: int = 1, only: str | None = None) -> int:
+    """Run the cells of a suite file; those that are finished in --out are kept and skipped.
+
+    Exit code 1 when a cell failed, 130 after Ctrl-C. `peak report` makes the tables.
+
+    Args:
+        suite: The suite, such as configs/table1.yaml.
+        out: Folder of all runs; the cells go to OUT/SUITE/CELL/.
+        data_root: Folder with images/NAME.png and, where the paper's own masks are at hand, masks/NAME.png.
+        jobs: Cells at a time; they share this machine's cores, so measure time with 1.
+        only: Cells to run, such as image=baboon,method=peak; the same axis twice means either value.
+    """
+    console = Console(highlight=False, markup=False)
+    try:
+        return _bench(suite, out, data_root, jobs, only, console)
+    except KeyboardInterrupt:
+        console.print("interrupted before anything was run")
+        return INTERRUPTED
+
+
+def _bench(suite: Path, out: Path, data_root: Path, jobs: int, only: str | None, console: Console) -> int:
+    if jobs < 1:
+        raise PeakError(f"--jobs {jobs}: must be 1 or more")
+    grid = read_suite(suite)
+    selected = _selection(grid, only)
+    folder = out / suite.stem
+    with runner.locked(folder):
+        todo = runner.plan(grid, folder, DataRoot(data_root), selected)
+        _announce(grid, todo, folder, data_root, console)
+        n_workers = max(min(jobs, len(todo.to_run)), 1)
+        outcomes: list[runner.Outcome] = []
+        try:
+            with RichDisplay(grid, todo, n_workers, console) as display:
+                outcomes = runner.run(grid, todo, folder, n_workers, display)
+        except KeyboardInterrupt:
+            done = sum(
+                runner.records.read_record(work.folder, work.inputs.record).status == "finished" for work in todo.to_run
+            )
+            console.print(
+                f"interrupted: {len(todo.finished) + done} of {todo.n_cells} cells are finished and kept in {folder};"
+                " the same command goes on from there",
+                soft_wrap=True,
+            )
+            return INTERRUPTED
+    return _conclude(todo, outcomes, out, folder, console)
+
+
+def _selection(grid: Suite, only: str | None) -> Callable[[Cell], bool]:
+    if only is None:
+        return lambda _: True
+    try:
+        selection = parse_selection(grid, only)
+    except ValueError as error:
+        raise PeakError(f"--only {only}: {error}") from None
+    if not any(cell.matches(selection) for cell in grid.cells()):
+        raise PeakError(f"--only {only}: no cell is all of this; loosen it")
+    return lambda cell: cell.matches(selection)
+
+
+def _announce(grid: Suite, todo: runner.Plan, folder: Path, data_root: Path, console: Console) -> None:
+    """Say what will happen. Raises: PeakError when there is nothing to work on."""
+    if not todo.to_run and not todo.finished:
+        missing = ", ".join(sorted({str(file) for _, files in todo.absent for file in files}))
+        raise PeakError(f"--data-root {data_root}: nothing to run, for there is no {missing}")
+    console.print(
+        f"{grid.title}: {todo.n_cells} cells, {len(todo.finished)} finished before, {len(todo.to_run)} to run"
+        f" in {folder}",
+        soft_wrap=True,
+    )
+    for work in todo.to_run:
+        if work.reason:
+            console.print(f"{work.cell.id}: has a result of other settings ({work.reason}); runs again", soft_wrap=True)
+    by_file = sorted(((str(file), cell.id) for cell, files in todo.absent for file in files), key=lambda pair: pair[0])
+    for file, pairs in groupby(by_file, key=lambda pair: pair[0]):
+        console.print(f"absent: {file}, {len(list(pairs))} cells are left out", soft_wrap=True, style="yellow")
+    for name in sorted({str(work.inputs.options.get("mask", "")) for work in todo.to_run} & {"textural"}):
+        file = data_root / "masks" / f"{name}.png"
+        console.print(f"mask {name}: no {file}, so it is drawn here; the paper's own is a file", soft_wrap=True)
+
+
+def _conclude(todo: runner.Plan, outcomes: list[runner.Outcome], out: Path, folder: Path, console: Console) -> int:
+    failed = [outcome for outcome in outcomes if outcome.status == "failed"]
+    finished = len(todo.finished) + len(outcomes) - len(failed)
+    seconds = sum(outcome.seconds for outcome in outcomes)
+    console.print(
+        f"{finished} of {todo.n_cells} cells finished, {len(todo.absent)} absent, {len(failed)} failed"
+        f" ({clock(seconds)} of work); `peak report {out} --out DIR` makes the tables",
+        soft_wrap=True,
+    )
+    for outcome in failed:
+        console.print(
+            f"failed: {folder / outcome.cell.id / 'error.txt'}: {outcome.problem}", soft_wrap=True, style="red"
+        )
+    return 1 if failed else 0

@@ -1,0 +1,180 @@
+"""What a suite is: a grid of task x data x method x seed, what its report shows, and the paper's figures beside it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import product
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, StrictFloat, StrictInt
+from pydantic_core import PydanticCustomError
+
+Value = StrictBool | StrictInt | StrictFloat | str
+"""A setting, or a value on an axis."""
+LOWER_IS_BETTER = frozenset({"seconds", "n_parameters", "lpips"})
+LONGEST_NAME = 200
+"""Of a cell's folder, in bytes; file systems take 255, and a suffix comes on top."""
+
+
+def show(value: Value) -> str:
+    """A value as it stands in folder names, tables and `--only`."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return f"{value:.12g}" if isinstance(value, float) else str(value)
+
+
+def near(name: str, names: Iterable[str]) -> str:
+    """The remedy for a name that is none of `names`: the nearest, or all of them."""
+    names = list(names)
+    found = difflib.get_close_matches(name, names, n=1)
+    return f"did you mean {found[0]!r}?" if found else f"there are {', '.join(names)}"
+
+
+def _fit_for_folder_name(value: Value) -> Value:
+    text = show(value)
+    bad = sorted({c for c in text if c in '/\\,=:*?"<>|' or not c.isprintable()})
+    if not text or text != text.strip() or text.startswith(".") or bad:
+        raise PydanticCustomError(
+            "name",
+            "{name} cannot be part of a folder's name; use letters, digits, and ' + - _ . ( )'",
+            {"name": repr(text)},
+        )
+    return value
+
+
+def _not_repeated(values: list[Any]) -> list[Any]:
+    names = [show(v) if isinstance(v, (bool, int, float, str)) else v.name for v in values]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise PydanticCustomError("repeated", "{name} is there twice", {"name": repr(twice)})
+    return values
+
+
+AxisValue = Annotated[Value, AfterValidator(_fit_for_folder_name)]
+AxisValues = Annotated[list[AxisValue], Field(min_length=1), AfterValidator(_not_repeated)]
+
+
+class Strict(BaseModel):
+    """A model that refuses what it does not know."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Method(Strict):
+    """One way to do the task: a method of the task, with settings of its own."""
+
+    name: Annotated[str, AfterValidator(_fit_for_folder_name)]
+    """As the report calls it; by default the method's own name."""
+    method: str
+    settings: dict[str, Value] = {}
+    """On top of the suite's."""
+    sweep: dict[str, AxisValues] | None = None
+    """Instead of the suite's; {} for none."""
+
+
+def _method(given: Any) -> Any:
+    if isinstance(given, str):
+        given = {"method": given}
+    if isinstance(given, dict) and "method" in given:
+        given = {"name": given["method"], **given}
+    return given
+
+
+class Paper(Strict):
+    """The paper's figures, shown beside ours."""
+
+    source: str
+    values: dict[str, dict[str, float]]
+    """By cells, such as `image=baboon,mask=random`, then by method: the suite's metric."""
+
+
+class Plot(Strict):
+    """What the report draws."""
+
+    kind: Literal["none", "curve", "time"] = "none"
+    """`curve`: the metric over a sweep; `time`: the metric over training time."""
+    x: str | None = None
+    """For `curve`: a key of metrics.json, such as n_parameters, instead of the swept setting."""
+    log_x: bool = False
+
+
+class Suite(Strict):
+    """A suite file."""
+
+    title: str
+    task: str
+    metric: str = "psnr"
+    """The key of metrics.json that the report is about."""
+    unit: str = "dB"
+    data: Annotated[dict[str, AxisValues], Field(min_length=1)]
+    """Axes of the data, such as image and mask; each is an option of the task."""
+    methods: Annotated[
+        list[Annotated[Method, BeforeValidator(_method)]], Field(min_length=1), AfterValidator(_not_repeated)
+    ]
+    seeds: Annotated[list[StrictInt], Field(min_length=1), AfterValidator(_not_repeated)]
+    settings: dict[str, Value] = {}
+    """Options of the task, the same for all methods."""
+    sweep: dict[str, AxisValues] = {}
+    """Options varied one at a time, each over its values; for every method without a sweep of its own."""
+    paper: Paper | None = None
+    plot: Plot = Plot()
+    notes: str = ""
+    """Printed in the report under its title."""
+
+    def sweep_of(self, method: Method) -> dict[str, list[Value]]:
+        """What is varied for this method."""
+        return self.sweep if method.sweep is None else method.sweep
+
+    def axes(self) -> dict[str, list[str]]:
+        """Every axis of a cell's key and its values as text, in the order of the key."""
+        axes = {axis: [show(v) for v in values] for axis, values in self.data.items()}
+        axes["method"] = [method.name for method in self.methods]
+        for method in self.methods:
+            for setting, values in self.sweep_of(method).items():
+                known = axes.setdefault(setting, [])
+                known.extend(text for v in values if (text := show(v)) not in known)
+        axes["seed"] = [str(seed) for seed in self.seeds]
+        return axes
+
+    def cells(self) -> Iterator[Cell]:
+        """All cells: by data, then method, then sweep, then seed."""
+        for values in product(*self.data.values()):
+            data = dict(zip(self.data, values, strict=True))
+            for method in self.methods:
+                sweep = self.sweep_of(method)
+                points: list[tuple[str, Value] | None] = [(name, v) for name, values_ in sweep.items() for v in values_]
+                for point, seed in product(points or [None], self.seeds):
+                    yield self._cell(data, method, point, seed)
+
+    def _cell(self, data: dict[str, Value], method: Method, point: tuple[str, Value] | None, seed: int) -> Cell:
+        swept = {} if point is None else dict([point])
+        settings = {**self.settings, **method.settings, **data, **swept}
+        key = {**data, "method": method.name, **swept, "seed": seed}
+        return Cell(
+            key={axis: show(value) for axis, value in key.items()},
+            options={**settings, "method": method.method, "seed": seed},
+            swept=None if point is None else point[0],
+        )
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a suite."""
+
+    key: dict[str, str]
+    """Where it is in the grid: axis to value, as text."""
+    options: dict[str, Value] = field(compare=False)
+    """What the task is called with; names of images and masks are not yet files."""
+    swept: str | None = None
+    """The setting that is varied, if any."""
+
+    @property
+    def id(self) -> str:
+        """Its name and its folder's, such as `image=baboon,mask=random,method=peak,seed=88`."""
+        return ",".join(f"{axis}={value}" for axis, value in self.key.items())
+
+    def matches(self, selection: dict[str, list[str]]) -> bool:
+        """Whether it has one of the values on each selected axis."""
+        return all(self.key.get(axis) in values for axis, values in selection.items())
