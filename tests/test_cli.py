@@ -62,7 +62,7 @@ def test_no_command_is_an_error_that_shows_the_help(capsys: pytest.CaptureFixtur
     ("name", "hint"),
     [
         ("docter", "did you mean `peak doctor`?"),
-        ("render", "`peak --help` lists the commands"),
+        ("render", "did you mean `peak render-image`?"),
         ("--json", "unknown option '--json'"),  # a single command must not swallow its name
     ],
 )

@@ -31,7 +31,8 @@ class InpaintOptions:
     image: Annotated[Path, tyro.conf.Positional]
     """The picture: grey or RGB(A), 8 or 16 bit. Transparent and NaN pixels count as missing."""
     mask: str = "random"
-    """random, patch, textural, none (only what the picture itself lacks), or a file whose white pixels are observed."""
+    """random, patch, textural, none (only what the picture itself lacks), or a file whose white pixels are observed;
+    several joined by +, such as random+patch, for what is missing in any."""
     method: str = "peak"
     """peak, peak-siren, or a baseline: mlp, fourier, siren, hash; biharmonic, telea, navier-stokes, linear."""
     missing: float = 0.5

@@ -41,7 +41,7 @@ HELD_OUT_FRACTION, MAX_HELD_OUT = 0.02, 4096
 class KarSettings:
     """The Kernel Alignment Regularizer of an inpainting field."""
 
-    weight: float = 0.3
+    weight: float = 10.0
     """Its weight lambda; 0 for none."""
     n_features: int = 100
     """Features r of g."""
@@ -71,7 +71,7 @@ class InpaintSettings:
     """Adam's rate for the field."""
     pixels_per_step: int = 2**17
     """Observed pixels a step; all of them where there are no more."""
-    steps: int = 400
+    steps: int = 600
     """Steps when no budget is given, at 256 x 256."""
 
 
@@ -96,7 +96,8 @@ class Inpainting:
 
 def settings_for(method: str, size: tuple[int, int]) -> InpaintSettings:
     """Our settings of a field method for a picture of (h, w). Raises: PeakError on a name that is no field method."""
-    finest = max(max(size), 32)
+    # One vertex per pixel: what a missing pixel's finest vertex holds, KAR alone decides.
+    finest = max(max(size) - 1, 32)
     grid = HashGridConfig(
         n_levels=8, n_features=2, log2_table_size=22, base_resolution=16, finest_resolution=finest, init_scale=1e-2
     )
@@ -244,6 +245,8 @@ class _Problem:
         order = torch.randperm(len(pixels), generator=generator)
         self.held_out, self.train = pixels[order[:n_held_out]], pixels[order[n_held_out:]].sort().values
         self.everything = pixels
+        self.known = torch.zeros(len(self.values), dtype=torch.bool)
+        self.known[self.train] = True
         self.offsets = None if settings.kar is None else symmetric_offsets(settings.kar.dilations)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
@@ -262,6 +265,7 @@ class _Problem:
 
     def loss(self, progress: float, everything: bool, generator: torch.Generator) -> Tensor:
         pixels = self.everything if everything else self.train
+        self.known[self.held_out] = everything
         if len(pixels) > self.settings.pixels_per_step:
             pixels = pixels[torch.randint(len(pixels), (self.settings.pixels_per_step,), generator=generator)]
         kar = self.settings.kar
@@ -282,16 +286,19 @@ class _Problem:
         return numbers.reshape(-1), h, w
 
     def kar_loss(self, f: Tensor, window: Tensor) -> Tensor:
-        """Mean norm of the residual over the window, without weight."""
-        kar = self.settings.kar
+        """Mean norm of the residual over the window, without weight.
+
+        Where a pixel was measured, its measured value stands for f: the residual then shapes f where nothing was
+        measured and g everywhere, and never pulls f away from the measurements.
+        """
         # loss() has checked these.
-        assert kar is not None
         assert self.module.kar is not None
         assert self.offsets is not None
         h, w = f.shape[:2]
+        known, values = self.known[window].reshape(h, w, 1), self.values[window].reshape(h, w, -1)
         g = self.module.kar.similarity_features(self.at(window)).reshape(h, w, -1)
         offsets = self.offsets[(self.offsets.abs() < torch.tensor([h, w])).all(dim=1)]
-        return self.module.kar.mean_norm(window_residual(f, g, offsets).flatten(0, 1))
+        return self.module.kar.mean_norm(window_residual(torch.where(known, values, f), g, offsets).flatten(0, 1))
 
     def validate(self) -> float:
         error = self.module(self.at(self.held_out)) - self.values[self.held_out]

@@ -63,11 +63,13 @@ def mask_from_file(path: str | Path, size: tuple[int, int]) -> np.ndarray:
 
 
 def make_mask(name: str | Path, size: tuple[int, int], missing: float = 0.5, seed: int = 88) -> np.ndarray:
-    """The mask that `--mask` asks for: one of `MASKS`, or a picture file.
+    """The mask that `--mask` asks for: one of `MASKS`, a picture file, or several of these joined by +.
 
     Args: missing: for "random". seed: for "random" and "textural".
     Raises: PeakError when it is neither, and what the mask itself raises.
     """
+    if "+" in str(name) and not Path(name).exists():
+        return np.logical_and.reduce([make_mask(part, size, missing, seed) for part in str(name).split("+")])
     if name == "random":
         return random_mask(size, missing, seed)
     if name == "patch":
