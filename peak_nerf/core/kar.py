@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +22,7 @@ from peak_nerf.core.anchors import AnchorSampler, SeparableAnchors
 from peak_nerf.core.backbones import Siren
 
 Logits = Literal["cosine", "dot"]
-Norm = Literal["l2", "squared"]
+Norm = Literal["l2", "squared", "huber"]
 
 
 def _similarity(
@@ -161,10 +161,14 @@ class KernelAlignmentRegularizer(nn.Module):
         in_dim: input dimension d of x, at least 1.
         r: number of features of g.
         hidden_dim, n_hidden, omega_0: the SIREN s: R^d -> R^r behind g.
-        logits: "cosine": g = sqrt(tau) s / ||s||, so the logits are tau cos(s(x), s(X)) with tau > 0 learned, 10 at the
-            start; A can be sharp. "dot" is the paper's: g = softmax(s), a softmax activation on g's output, so the
+        logits: "cosine": g = sqrt(tau) s / ||s||, so the logits are tau cos(s(x), s(X)) with tau > 0 learned; A
+            can be sharp. "dot" is the paper's: g = softmax(s), a softmax activation on g's output, so the
             logits lie in [0, 1] and no anchor ever weighs more than e times another.
-        norm: "l2", the paper's vector norm per query; or "squared", its square, which forgives small residuals.
+        temperature: tau at the start, above 0; only for "cosine".
+        norm: "l2", the paper's vector norm per query; "squared", its square, which forgives small residuals; or
+            "huber", 2 delta (sqrt(||.||^2 + delta^2) - delta), squared below delta and linear above, which forgives an
+            edge that A could not foresee too.
+        huber_delta: delta in units of f, above 0.
         weight: factor lambda of the loss once warm, at least 0. `forward` leaves it out, see `weight_at`.
         warmup: fraction of the training over which the weight rises linearly from 0, in [0, 1].
         chunk_size: queries at a time when anchors are shared.
@@ -181,25 +185,31 @@ class KernelAlignmentRegularizer(nn.Module):
         n_hidden: int = 1,
         omega_0: float = 30.0,
         logits: Logits = "cosine",
+        temperature: float = 10.0,
         norm: Norm = "l2",
+        huber_delta: float = 0.03,
         weight: float = 1e-2,
         warmup: float = 0.1,
         chunk_size: int = 512,
     ) -> None:
         super().__init__()
-        if logits not in ("cosine", "dot") or norm not in ("l2", "squared"):
-            raise ValueError(f"logits must be 'cosine' or 'dot' and norm 'l2' or 'squared', got {logits!r}, {norm!r}")
+        if logits not in get_args(Logits) or norm not in get_args(Norm):
+            raise ValueError(
+                f"logits must be of {get_args(Logits)} and norm of {get_args(Norm)}, got {logits!r}, {norm!r}"
+            )
+        if not 0 < temperature < math.inf or not 0 < huber_delta < math.inf:
+            raise ValueError(f"temperature and huber_delta must be above 0, got {temperature}, {huber_delta}")
         if not weight >= 0 or not 0 <= warmup <= 1 or chunk_size < 1:
             raise ValueError(
                 "weight must be at least 0, warmup in [0, 1] and chunk_size at least 1,"
                 f" got {weight}, {warmup}, {chunk_size}"
             )
         self.in_dim, self.r = in_dim, r
-        self.logits, self.norm = logits, norm
+        self.logits, self.norm, self.huber_delta = logits, norm, huber_delta
         self.weight, self.warmup, self.chunk_size = weight, warmup, chunk_size
         self.siren = Siren(in_dim, r, hidden_dim=hidden_dim, n_hidden=n_hidden, omega_0=omega_0)
         if logits == "cosine":
-            self.log_temperature = nn.Parameter(torch.tensor(math.log(10.0)))
+            self.log_temperature = nn.Parameter(torch.tensor(math.log(temperature)))
 
     def similarity_features(self, x: Float[Tensor, "*batch in_dim"]) -> Float[Tensor, "*batch r"]:
         """g(x). Its dot products are the logits, the temperature included."""
@@ -238,8 +248,15 @@ class KernelAlignmentRegularizer(nn.Module):
         return self.mean_norm(self.residual(x_query, f_query, x_anchor, f_anchor, self_index))
 
     def mean_norm(self, residual: Float[Tensor, "n c"]) -> Float[Tensor, ""]:
-        # vector_norm has gradient 0, not NaN, at a zero residual.
-        norms = torch.linalg.vector_norm(residual, dim=1) if self.norm == "l2" else residual.square().sum(dim=1)
+        """Mean over queries of what `norm` names; 0 without queries."""
+        if self.norm == "l2":
+            # It has gradient 0, not NaN, at a zero residual.
+            norms = torch.linalg.vector_norm(residual, dim=1)
+        else:
+            norms = residual.square().sum(dim=1)
+            if self.norm == "huber":
+                delta = self.huber_delta
+                norms = 2 * delta * ((norms + delta**2).sqrt() - delta)
         return norms.sum() / max(len(norms), 1)
 
     def separable(self, f: Float[Tensor, "n_row n_column c"], anchors: SeparableAnchors) -> Float[Tensor, ""]:

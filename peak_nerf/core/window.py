@@ -3,7 +3,7 @@ r"""KAR on a window of a pixel grid: f and g once per pixel, every pixel a query
 A query with k anchors would cost 1 + k evaluations of g. Here it costs one, and no gathering either.
 """
 
-# x: query pixel   s: offset in pixels, k of them   f: (h, w, c)   g: (h, w, r)   m: largest offset
+# x: query pixel   s: offset in pixels, k of them   P(s): prior of A   f: (h, w, c)   g: (h, w, r)   m: largest offset
 
 from __future__ import annotations
 
@@ -26,36 +26,61 @@ def symmetric_offsets(dilations: Sequence[int]) -> Int[Tensor, "k 2"]:
     return torch.cat([dilation * torch.tensor(half) for dilation in dilations])
 
 
-def window_residual(
-    f: Float[Tensor, "h w c"], g: Float[Tensor, "h w r"], offsets: Int[Tensor, "k 2"]
-) -> Float[Tensor, "h w c"]:
-    r"""Residual f(x) - A(x, X) f(X) at every pixel x, whose anchors are the pairs {x + s, x - s}.
+def locality_prior(offsets: Int[Tensor, "k 2"], locality: float) -> Float[Tensor, " k"]:
+    """log P(s) = -locality |s|^2 + const: the similarity that is assumed of a pair where g knows no better.
 
-    A pair is one anchor: f(X_s) = (f(x + s) + f(x - s)) / 2, g(X_s) likewise, and A = softmax(g(x)^T g(X)). A single
-    neighbour's value is exact for constants; a pair's mean is for linear functions too, so a shading ramp costs
-    nothing. With uniform A the squared residual is the biharmonic energy, which a learned A makes anisotropic. The
-    window is mirrored at its border.
+    locality: per square pixel, at least 0; 0 makes all pairs alike.
+    """
+    return (-locality * offsets.square().sum(dim=1)).float().log_softmax(dim=0)
+
+
+def window_attention(
+    g: Float[Tensor, "h w r"], offsets: Int[Tensor, "k 2"], log_prior: Float[Tensor, " k"]
+) -> Float[Tensor, "h w k"]:
+    r"""log A(x, X) at every pixel x, whose anchors are the pairs X_s = {x + s, x - s}.
+
+    A pair is one anchor: g(X_s) = (g(x + s) + g(x - s)) / 2, and A = softmax(g(x)^T g(X_s) + log P(s)). The window is
+    mirrored at its border.
+
+    Raises: ValueError on no offsets, or one that reaches past the window.
+    Source: Li et al., ICML 2025, section 3.4; the pairs and their prior are ours.
+    """
+    pairs = _pair_means(g, offsets)
+    return (torch.stack([(pair * g).sum(dim=-1) for pair in pairs], dim=-1) + log_prior).log_softmax(dim=-1)
+
+
+def window_residual(
+    f: Float[Tensor, "h w c"], log_attention: Float[Tensor, "h w k"], offsets: Int[Tensor, "k 2"]
+) -> Float[Tensor, "h w c"]:
+    r"""Residual f(x) - A(x, X) f(X) at every pixel x, with f(X_s) = (f(x + s) + f(x - s)) / 2.
+
+    A single neighbour's value is exact for constants; a pair's mean is for linear functions too, so a shading ramp
+    costs nothing. With uniform A the squared residual is the biharmonic energy, which a learned A makes anisotropic.
 
     Raises: ValueError on no offsets, or one that reaches past the window.
     Source: Li et al., ICML 2025, section 3.4; the pairs are ours.
     """
-    h, w = f.shape[:2]
+    pairs = torch.stack(_pair_means(f, offsets), dim=-2)
+    return f - (pairs * log_attention.exp()[..., None]).sum(dim=-2)
+
+
+def divergence(log_attention: Float[Tensor, "h w k"], log_prior: Float[Tensor, " k"]) -> Float[Tensor, ""]:
+    """Mean over x of KL(A(x, .) || P), at least 0, in nats: keeps A from betting on one pair by chance."""
+    return (log_attention.exp() * (log_attention - log_prior)).sum(dim=-1).mean()
+
+
+def _pair_means(image: Float[Tensor, "h w c"], offsets: Int[Tensor, "k 2"]) -> list[Tensor]:
+    """(image(x + s) + image(x - s)) / 2 for each offset s."""
+    h, w = image.shape[:2]
     if len(offsets) == 0 or bool((offsets.abs() >= torch.tensor([h, w])).any()):
         raise ValueError(f"offsets must exist and stay below the window's {h} x {w} pixels, got {offsets.tolist()}")
     m = int(offsets.abs().max())
-    f_padded, g_padded = _mirrored(f, m), _mirrored(g, m)
+    padded = _mirrored(image, m)
 
-    def shifted(image: Tensor, row: int, column: int) -> Tensor:
-        """image(x + (row, column)) for the window's own pixels x."""
-        return image[m + row : m + row + h, m + column : m + column + w]
+    def shifted(row: int, column: int) -> Tensor:
+        return padded[m + row : m + row + h, m + column : m + column + w]
 
-    logits, values = [], []
-    for row, column in offsets.tolist():
-        # The mean over the pair inside the dot product: g(x)^T (g(x + s) + g(x - s)) / 2.
-        logits.append(((shifted(g_padded, row, column) + shifted(g_padded, -row, -column)) * g).sum(dim=-1) / 2)
-        values.append((shifted(f_padded, row, column) + shifted(f_padded, -row, -column)) / 2)
-    attention = torch.stack(logits, dim=-1).softmax(dim=-1)
-    return f - (torch.stack(values, dim=2) * attention[..., None]).sum(dim=2)
+    return [(shifted(row, column) + shifted(-row, -column)) / 2 for row, column in offsets.tolist()]
 
 
 def _mirrored(image: Float[Tensor, "h w c"], m: int) -> Float[Tensor, "h_padded w_padded c"]:

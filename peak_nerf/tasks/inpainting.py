@@ -21,8 +21,8 @@ from torch import Tensor
 from peak_nerf.core.anchors import LocalAnchors, grid_offsets
 from peak_nerf.core.field import FieldConfig, HashGridConfig, PeakField
 from peak_nerf.core.fit import FitResult, FitSettings, Progress, fit
-from peak_nerf.core.kar import KernelAlignmentRegularizer
-from peak_nerf.core.window import symmetric_offsets, window_residual
+from peak_nerf.core.kar import KernelAlignmentRegularizer, Norm
+from peak_nerf.core.window import divergence, locality_prior, symmetric_offsets, window_attention, window_residual
 from peak_nerf.errors import PeakError
 from peak_nerf.tasks import classical
 from peak_nerf.tasks.scores import psnr
@@ -41,7 +41,7 @@ HELD_OUT_FRACTION, MAX_HELD_OUT = 0.02, 4096
 class KarSettings:
     """The Kernel Alignment Regularizer of an inpainting field."""
 
-    weight: float = 10.0
+    weight: float = 3.0
     """Its weight lambda; 0 for none."""
     n_features: int = 100
     """Features r of g."""
@@ -49,8 +49,16 @@ class KarSettings:
     """Hidden layers of g. With a single one g hardly tells an edge from its surroundings: 28.5 instead of 32.3 dB."""
     activation: Literal["cosine", "softmax"] = "cosine"
     """What follows g: unit length with a learned temperature, or the paper's softmax."""
-    norm: Literal["l2", "squared"] = "squared"
-    """||f - A f|| or its square."""
+    temperature: float = 30.0
+    """Of the cosine activation, at the start."""
+    norm: Norm = "huber"
+    """||f - A f||, its square, or the square of what is small and a multiple of what is large."""
+    huber_delta: float = 0.03
+    """Where small ends, in units of f."""
+    locality: float = 0.15
+    """A is first assumed to fall as exp(-locality s^2) over s pixels; 0 for no such prior."""
+    divergence: float = 1e-4
+    """Weight, within KAR, of the divergence of A from that prior: g departs where it pays."""
     learning_rate: float = 1e-3
     """Adam's rate for g."""
     dilations: tuple[int, ...] = (1, 2)
@@ -73,7 +81,7 @@ class InpaintSettings:
     """Adam's rate for the field."""
     pixels_per_step: int = 2**17
     """Observed pixels a step; all of them where there are no more."""
-    steps: int = 600
+    steps: int = 900
     """Steps when no budget is given, at 256 x 256."""
 
 
@@ -219,7 +227,9 @@ def build_field(settings: InpaintSettings, shape: tuple[int, int, int]) -> PeakF
             r=settings.kar.n_features,
             n_hidden=settings.kar.n_hidden,
             logits="cosine" if settings.kar.activation == "cosine" else "dot",
+            temperature=settings.kar.temperature,
             norm=settings.kar.norm,
+            huber_delta=settings.kar.huber_delta,
             weight=settings.kar.weight,
             warmup=settings.kar.warmup,
         )
@@ -250,7 +260,6 @@ class _Problem:
         self.everything = pixels
         self.known = torch.zeros(len(self.values), dtype=torch.bool)
         self.known[self.train] = True
-        self.offsets = None if settings.kar is None else symmetric_offsets(settings.kar.dilations)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         g = [] if self.module.kar is None else list(self.module.kar.parameters())
@@ -289,19 +298,24 @@ class _Problem:
         return numbers.reshape(-1), h, w
 
     def kar_loss(self, f: Tensor, window: Tensor) -> Tensor:
-        """Mean norm of the residual over the window, without weight.
+        """Mean norm of the residual over the window, and how far A departs from its prior; without weight.
 
         Where a pixel was measured, its measured value stands for f: the residual then shapes f where nothing was
         measured and g everywhere, and never pulls f away from the measurements.
         """
+        kar, settings = self.module.kar, self.settings.kar
         # loss() has checked these.
-        assert self.module.kar is not None
-        assert self.offsets is not None
+        assert kar is not None
+        assert settings is not None
         h, w = f.shape[:2]
         known, values = self.known[window].reshape(h, w, 1), self.values[window].reshape(h, w, -1)
-        g = self.module.kar.similarity_features(self.at(window)).reshape(h, w, -1)
-        offsets = self.offsets[(self.offsets.abs() < torch.tensor([h, w])).all(dim=1)]
-        return self.module.kar.mean_norm(window_residual(torch.where(known, values, f), g, offsets).flatten(0, 1))
+        g = kar.similarity_features(self.at(window)).reshape(h, w, -1)
+        offsets = symmetric_offsets(settings.dilations)
+        offsets = offsets[(offsets.abs() < torch.tensor([h, w])).all(dim=1)]
+        log_prior = locality_prior(offsets, settings.locality)
+        log_attention = window_attention(g, offsets, log_prior)
+        residual = window_residual(torch.where(known, values, f), log_attention, offsets)
+        return kar.mean_norm(residual.flatten(0, 1)) + settings.divergence * divergence(log_attention, log_prior)
 
     def validate(self) -> float:
         error = self.module(self.at(self.held_out)) - self.values[self.held_out]

@@ -1,3 +1,4 @@
+import itertools
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -63,7 +64,7 @@ def test_finds_the_line_and_writes_its_history() -> None:
     assert result.history == reports
     assert reports[-1].fraction == 1
     assert not result.partial
-    assert all(a.seconds < b.seconds and a.step < b.step for a, b in zip(reports, reports[1:], strict=False))
+    assert all(a.seconds < b.seconds and a.step < b.step for a, b in itertools.pairwise(reports))
 
 
 def test_held_out_measurements_join_for_the_last_part_only() -> None:
@@ -177,7 +178,7 @@ def test_checkpoints_are_written_during_the_run(tmp_path: Path, monkeypatch: pyt
 def test_a_loss_that_is_not_finite_is_an_error_that_says_when() -> None:
     problem = Line()
     problem.y = problem.y * math.inf
-    with pytest.raises(PeakError, match="the loss is .* at step 0"):
+    with pytest.raises(PeakError, match=r"the loss is .* at step 0"):
         run(problem)
 
 
