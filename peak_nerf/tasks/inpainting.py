@@ -8,6 +8,7 @@ Source: Li et al., ICML 2025, section 4.3.
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -35,6 +36,8 @@ Method = Literal[
 CHUNK = 2**17
 # Observed pixels held out to choose the stopping point.
 HELD_OUT_FRACTION, MAX_HELD_OUT = 0.02, 4096
+# PSNR over time is taken over at most this many pixels, chosen at random; up to 512 x 512 that is all of them.
+SCORED_PIXELS = 2**18
 
 
 @dataclass
@@ -177,17 +180,24 @@ def inpaint(
         settings: of a field, instead of `settings_for(method, size)`.
         steps, budget_seconds: length of the fit, at most one of them; by default the method's own number of steps.
             With steps, the same seed gives the same result.
-        truth: (h, w, c); recorded in the history as PSNR over time, never used otherwise.
+        truth: shape of the values, NaN where unknown; recorded in the history as PSNR over time (of large pictures over
+            `SCORED_PIXELS` of them), never used otherwise.
         report: called at each check with the progress.
         checkpoint, resume: see `core.fit.fit`.
 
+    Ctrl-C during the fit gives the best field so far, marked `fit.partial`.
+
     Raises: ValueError on shapes that do not fit, a value outside [0, 1], nothing observed, or both lengths given;
-        PeakError on an unknown method, or when the fit diverges.
+        PeakError on an unknown method, when the fit diverges, or a checkpoint of another picture or method.
     """
     image = np.asarray(values, dtype=np.float32)
     image = image[..., None] if image.ndim == 2 else image
-    if image.ndim != 3 or min(image.shape) < 1:
-        raise ValueError(f"values must be (h, w) or (h, w, c), got {np.shape(values)}")
+    if image.ndim != 3 or min(image.shape) < 1 or max(image.shape[:2]) < 2:
+        raise ValueError(f"values must be (h, w) or (h, w, c), at least 2 pixels long, got {np.shape(values)}")
+    if observed is not None and np.shape(observed) != image.shape[:2]:
+        raise ValueError(f"observed must be {image.shape[:2]}, got {np.shape(observed)}")
+    if truth is not None and np.shape(truth) != np.shape(values):
+        raise ValueError(f"truth must be {np.shape(values)}, as the values are, got {np.shape(truth)}")
     finite = np.isfinite(image).all(axis=2)
     seen = finite if observed is None else finite & np.asarray(observed, dtype=bool)
     image = np.where(seen[..., None], image, 0).astype(np.float32)
@@ -213,9 +223,18 @@ def inpaint(
     problem = _Problem(module, settings, image, seen, truth, generator)
     if steps is None and budget_seconds is None:
         steps = max(round(settings.steps * max(1.0, size[0] * size[1] / settings.pixels_per_step)), 1)
-    result = fit(module, problem, FitSettings(steps, budget_seconds), generator, report, checkpoint, resume)
+    identity = "" if checkpoint is None else _identity(settings, image, seen, seed)
+    result = fit(module, problem, FitSettings(steps, budget_seconds), generator, report, checkpoint, resume, identity)
     rows, columns = pixel_coordinates(size)
     return Inpainting(render(module, rows, columns).reshape(np.shape(values)), module, settings, result)
+
+
+def _identity(settings: InpaintSettings, image: np.ndarray, seen: np.ndarray, seed: int) -> str:
+    """The same for the same picture, mask, settings and seed: what a checkpoint belongs to."""
+    digest = hashlib.sha256(f"{settings} {seed} {image.shape}".encode())
+    digest.update(np.ascontiguousarray(image))
+    digest.update(np.packbits(seen))
+    return digest.hexdigest()
 
 
 def build_field(settings: InpaintSettings, shape: tuple[int, int, int]) -> PeakField:
@@ -250,7 +269,7 @@ class _Problem:
         truth: np.ndarray | None,
         generator: torch.Generator,
     ) -> None:
-        self.module, self.settings, self.truth = module, settings, truth
+        self.module, self.settings = module, settings
         self.rows, self.columns = pixel_coordinates((image.shape[0], image.shape[1]))
         self.values = torch.from_numpy(image.reshape(-1, image.shape[2]))
         pixels = torch.from_numpy(np.flatnonzero(observed))
@@ -260,6 +279,14 @@ class _Problem:
         self.everything = pixels
         self.known = torch.zeros(len(self.values), dtype=torch.bool)
         self.known[self.train] = True
+        self.scored, self.truth = None, None
+        if truth is not None:
+            flat = np.asarray(truth, dtype=np.float32).reshape(self.values.shape)
+            finite = torch.from_numpy(np.flatnonzero(np.isfinite(flat).all(axis=1)))
+            # A generator of its own: the fit is the same without a truth.
+            chosen = torch.randperm(len(finite), generator=torch.Generator().manual_seed(0))[:SCORED_PIXELS]
+            self.scored = finite[chosen].sort().values
+            self.truth = torch.from_numpy(flat)[self.scored]
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         g = [] if self.module.kar is None else list(self.module.kar.parameters())
@@ -322,11 +349,12 @@ class _Problem:
         return psnr(float(error.square().mean()))
 
     def score(self) -> float | None:
-        if self.truth is None:
+        if self.scored is None or self.truth is None or len(self.scored) == 0:
             return None
-        picture = render(self.module, self.rows, self.columns)
-        known = np.isfinite(self.truth).all(axis=-1)
-        return psnr(float(((picture - self.truth.reshape(picture.shape)) ** 2)[known].mean()))
+        total = 0.0
+        for pixels, truth in zip(self.scored.split(CHUNK), self.truth.split(CHUNK), strict=True):
+            total += float((self.module(self.at(pixels)).clamp(0, 1) - truth).square().sum(dtype=torch.float64))
+        return psnr(total / self.truth.numel())
 
 
 def with_overrides(settings: InpaintSettings, **changes: Any) -> InpaintSettings:
