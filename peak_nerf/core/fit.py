@@ -346,8 +346,8 @@ class _Run:
                 )
             if state["identity"] != self.identity:
                 raise PeakError(
-                    f"{path}: belongs to other data, another method or another seed; resume with the same, or start anew"
-                    " without --resume"
+                    f"{path}: belongs to other data, another method or another seed; resume with the same, or start"
+                    " anew without --resume"
                 )
             self.module.load_state_dict(state["module"])
             self.optimizer.load_state_dict(state["optimizer"])

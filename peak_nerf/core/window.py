@@ -3,7 +3,7 @@ r"""KAR on a window of a pixel grid: f and g once per pixel, every pixel a query
 A query with k anchors would cost 1 + k evaluations of g. Here it costs one, and no gathering either.
 """
 
-# x: query pixel   s: offset in pixels, k of them   P(s): prior of A   f: (h, w, c)   g: (h, w, r)   m: largest offset
+# x: query pixel   s: offset in pixels, k of them   P(s): prior of A   f: (h, w, c)   g: (h, w, r)
 
 from __future__ import annotations
 
@@ -74,20 +74,15 @@ def _pair_means(image: Float[Tensor, "h w c"], offsets: Int[Tensor, "k 2"]) -> l
     h, w = image.shape[:2]
     if len(offsets) == 0 or bool((offsets.abs() >= torch.tensor([h, w])).any()):
         raise ValueError(f"offsets must exist and stay below the window's {h} x {w} pixels, got {offsets.tolist()}")
-    m = int(offsets.abs().max())
-    padded = _mirrored(image, m)
+    m_row, m_column = offsets.abs().amax(dim=0).tolist()
+    padded = image.index_select(0, _mirrored(h, m_row)).index_select(1, _mirrored(w, m_column))
 
     def shifted(row: int, column: int) -> Tensor:
-        return padded[m + row : m + row + h, m + column : m + column + w]
+        return padded[m_row + row : m_row + row + h, m_column + column : m_column + column + w]
 
     return [(shifted(row, column) + shifted(-row, -column)) / 2 for row, column in offsets.tolist()]
 
 
-def _mirrored(image: Float[Tensor, "h w c"], m: int) -> Float[Tensor, "h_padded w_padded c"]:
-    """m pixels more on each side, mirrored without repeating the border."""
-    rows = _folded(image.shape[0], m)
-    return image.index_select(0, rows).index_select(1, _folded(image.shape[1], m))
-
-
-def _folded(n: int, m: int) -> Int[Tensor, " n_padded"]:
+def _mirrored(n: int, m: int) -> Int[Tensor, " n_padded"]:
+    """Indices of n pixels and m < n more on each side, mirrored without repeating the border."""
     return (n - 1) - ((n - 1) - torch.arange(-m, n + m).abs()).abs()

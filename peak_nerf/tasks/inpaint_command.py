@@ -26,7 +26,6 @@ from peak_nerf.tasks import classical, masks
 from peak_nerf.tasks.images import parse_size, read_picture, resize_picture, write_png
 from peak_nerf.tasks.inpainting import Method, inpaint, settings_for, with_overrides
 
-
 # What a run leaves in its folder.
 PICTURES = ("input.png", "reconstruction.png", "comparison.png", "residual.png", "psnr.png", "similarity.png")
 METRICS, CHECKPOINT, FIELD = "metrics.json", "checkpoint.pt", "field.safetensors"

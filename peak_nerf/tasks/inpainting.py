@@ -232,8 +232,8 @@ def inpaint(
 def _identity(settings: InpaintSettings, image: np.ndarray, seen: np.ndarray, seed: int) -> str:
     """The same for the same picture, mask, settings and seed: what a checkpoint belongs to."""
     digest = hashlib.sha256(f"{settings} {seed} {image.shape}".encode())
-    digest.update(np.ascontiguousarray(image))
-    digest.update(np.packbits(seen))
+    digest.update(memoryview(np.ascontiguousarray(image)).cast("B"))
+    digest.update(np.packbits(seen).tobytes())
     return digest.hexdigest()
 
 

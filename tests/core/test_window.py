@@ -79,6 +79,13 @@ def test_attention_and_residual_are_those_of_the_loops(h: int, w: int, dilations
     assert torch.allclose(window_residual(f, attention, offsets), slow_residual(f, attention, offsets), atol=1e-10)
 
 
+def test_an_offset_may_be_longer_than_the_other_side_of_the_window() -> None:
+    f = torch.randn(2, 9, 1, dtype=torch.float64)
+    offsets = torch.tensor([[0, 5], [1, 1]])
+    attention = torch.full((2, 9, 2), 0.5, dtype=torch.float64).log()
+    assert torch.allclose(window_residual(f, attention, offsets), slow_residual(f, attention, offsets))
+
+
 def test_a_linear_function_has_no_residual_inside_whatever_a_is() -> None:
     rows, columns = torch.meshgrid(torch.arange(9.0), torch.arange(8.0), indexing="ij")
     f = torch.stack([2 * rows - columns, torch.ones_like(rows)], dim=2)
