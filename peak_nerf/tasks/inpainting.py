@@ -151,9 +151,15 @@ def pixel_coordinates(size: tuple[int, int]) -> tuple[Tensor, Tensor]:
 @torch.no_grad()
 def render(field: Callable[[Tensor], Tensor], rows: Tensor, columns: Tensor) -> np.ndarray:
     """The field on the grid of these coordinates, (h, w, c) float32, clipped to [0, 1], in bounded memory."""
-    lines = max(CHUNK // len(columns), 1)
-    parts = [field(torch.cartesian_prod(some, columns)).numpy() for some in rows.split(lines)]
-    return np.concatenate(parts).reshape(len(rows), len(columns), -1).clip(0, 1)
+    n_rows = max(CHUNK // len(columns), 1)
+    picture = np.empty(0, dtype=np.float32)
+    for start in range(0, len(rows), n_rows):
+        part = field(torch.cartesian_prod(rows[start : start + n_rows], columns)).clamp(0, 1).numpy()
+        if start == 0:
+            # All of it at once: parts kept among the temporaries of the next ones leave the heap full of holes.
+            picture = np.empty((len(rows), len(columns), part.shape[1]), dtype=np.float32)
+        picture[start : start + n_rows] = part.reshape(-1, len(columns), part.shape[1])
+    return picture
 
 
 def inpaint(
@@ -232,7 +238,7 @@ def inpaint(
 def _identity(settings: InpaintSettings, image: np.ndarray, seen: np.ndarray, seed: int) -> str:
     """The same for the same picture, mask, settings and seed: what a checkpoint belongs to."""
     digest = hashlib.sha256(f"{settings} {seed} {image.shape}".encode())
-    digest.update(memoryview(np.ascontiguousarray(image)).cast("B"))
+    digest.update(image.tobytes())
     digest.update(np.packbits(seen).tobytes())
     return digest.hexdigest()
 
