@@ -190,7 +190,6 @@ def _write(
         "steps": result.fit.steps,
         "stopping_step": result.fit.best_step,
         "n_parameters": result.n_parameters,
-        "peak_memory_gib": peak_memory_gib(),
         "history": [
             {k: v for k, v in dataclasses.asdict(p).items() if v is not None and k != "n_steps"}
             for p in result.fit.history
@@ -219,6 +218,7 @@ def _write(
         from peak_nerf.tasks.field_file import save_field as write_field
 
         write_field(out / FIELD, result)
+    metrics["peak_memory_gib"] = peak_memory_gib()
     text = json.dumps(metrics, indent=1, allow_nan=False)
     write_atomically(out / METRICS, lambda file: file.write(text.encode()))
     if not result.fit.partial:
