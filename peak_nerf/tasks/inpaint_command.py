@@ -30,6 +30,8 @@ from peak_nerf.tasks.inpainting import Method, inpaint, settings_for, with_overr
 PICTURES = ("input.png", "reconstruction.png", "comparison.png", "residual.png", "psnr.png", "similarity.png")
 METRICS, CHECKPOINT, FIELD = "metrics.json", "checkpoint.pt", "field.safetensors"
 
+OVERRIDES = ("kar_weight", "kar_features", "kar_activation", "polynomial_degree", "polynomial_cross_terms")
+OVERRIDES += ("hidden_dim", "n_hidden", "learning_rate")
 METHODS: tuple[str, ...] = get_args(Method)
 ACTIVATIONS = ("cosine", "softmax")
 PROC_STATUS = Path("/proc/self/status")
@@ -64,6 +66,9 @@ class InpaintOptions:
     """What follows g: cosine (unit length, learned temperature) or softmax (the paper's)."""
     polynomial_degree: int | None = None
     """Degree of the polynomial encoding."""
+    polynomial_cross_terms: bool | None = None
+    """All monomials up to that degree, of which there are C(4 + degree, degree), or with False only powers of single
+    variables, 1 + 4 degree, as in the authors' code; the same at degree 1."""
     hidden_dim: int | None = None
     """Width of the backbone."""
     n_hidden: int | None = None
@@ -100,8 +105,7 @@ def run_inpainting(
         )
     settings = None
     if options.method not in classical.CLASSICAL:
-        names = ("kar_weight", "kar_features", "kar_activation", "polynomial_degree", "hidden_dim", "n_hidden")
-        changes = {name: getattr(options, name) for name in (*names, "learning_rate")}
+        changes = {name: getattr(options, name) for name in OVERRIDES}
         settings = with_overrides(settings_for(options.method, picture.size), **changes)
     elif save_field:
         raise PeakError(f"--save-field: {options.method} fits no field; leave the option out or choose method 'peak'")

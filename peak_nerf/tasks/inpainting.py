@@ -365,7 +365,7 @@ class _Problem:
 
 def with_overrides(settings: InpaintSettings, **changes: Any) -> InpaintSettings:
     """The settings with the options that are not None put in: kar_weight, kar_features, kar_activation,
-    polynomial_degree, hidden_dim, n_hidden, learning_rate, table_features.
+    polynomial_degree, polynomial_cross_terms, hidden_dim, n_hidden, learning_rate.
 
     Raises: PeakError on a change that the method has no place for.
     """
@@ -375,8 +375,11 @@ def with_overrides(settings: InpaintSettings, **changes: Any) -> InpaintSettings
         if settings.kar is None:
             raise PeakError(f"{name.replace('_', '-')}: this method has no KAR; use method 'peak' or 'peak-siren'")
         settings = replace(settings, kar=replace(settings.kar, **{places[name]: given.pop(name)}))
-    if "polynomial_degree" in given and settings.field.polynomial_degree is None:
-        raise PeakError("polynomial-degree: this method has no polynomial encoding; use method 'peak' or 'peak-siren'")
+    for name in ("polynomial_degree", "polynomial_cross_terms"):
+        if name in given and settings.field.polynomial_degree is None:
+            raise PeakError(
+                f"{name.replace('_', '-')}: this method has no polynomial encoding; use method 'peak' or 'peak-siren'"
+            )
     if "learning_rate" in given:
         settings = replace(settings, learning_rate=given.pop("learning_rate"))
     return replace(settings, field=replace(settings.field, **given))
