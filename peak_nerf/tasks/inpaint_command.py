@@ -30,8 +30,10 @@ from peak_nerf.tasks.inpainting import Method, inpaint, settings_for, with_overr
 PICTURES = ("input.png", "reconstruction.png", "comparison.png", "residual.png", "psnr.png", "similarity.png")
 METRICS, CHECKPOINT, FIELD = "metrics.json", "checkpoint.pt", "field.safetensors"
 
-OVERRIDES = ("kar_weight", "kar_features", "kar_activation", "polynomial_degree", "polynomial_cross_terms")
-OVERRIDES += ("hidden_dim", "n_hidden", "learning_rate")
+OVERRIDES = (
+    *("kar_weight", "kar_features", "kar_activation", "polynomial_degree", "polynomial_cross_terms"),
+    *("hidden_dim", "n_hidden", "learning_rate"),
+)
 METHODS: tuple[str, ...] = get_args(Method)
 ACTIVATIONS = ("cosine", "softmax")
 PROC_STATUS = Path("/proc/self/status")

@@ -83,8 +83,8 @@ def _ssim(reconstruction: np.ndarray, truth: np.ndarray, known: np.ndarray) -> f
     total = 0.0
     for rows in _bands(*inside.shape):
         around = slice(rows.start, rows.stop + 2 * border)
-        both = [_to_tensor(_zeroed(image[around], known[around])) for image in (reconstruction, truth)]
-        _, ssim_map = structural_similarity_index_measure(*both, data_range=1.0, return_full_image=True)
+        a, b = (_to_tensor(_zeroed(image[around], known[around])) for image in (reconstruction, truth))
+        _, ssim_map = structural_similarity_index_measure(a, b, data_range=1.0, return_full_image=True)
         ssim_map = ssim_map[0, :, border:-border, border:-border].numpy()
         total += float(ssim_map[:, inside[rows]].sum())
     return total / (np.count_nonzero(inside) * truth.shape[2])
