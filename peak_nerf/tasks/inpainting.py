@@ -229,10 +229,17 @@ def inpaint(
     problem = _Problem(module, settings, image, seen, truth, generator)
     if steps is None and budget_seconds is None:
         steps = max(round(settings.steps * max(1.0, size[0] * size[1] / settings.pixels_per_step)), 1)
+    _warm_up(module)
     identity = "" if checkpoint is None else _identity(settings, image, seen, seed)
     result = fit(module, problem, FitSettings(steps, budget_seconds), generator, report, checkpoint, resume, identity)
     rows, columns = pixel_coordinates(size)
     return Inpainting(render(module, rows, columns).reshape(np.shape(values)), module, settings, result)
+
+
+def _warm_up(module: PeakField) -> None:
+    """Compile what its first call compiles, or loads: no part of the training, whose time is measured and limited."""
+    module(torch.zeros(1, 2)).sum().backward()
+    module.zero_grad(set_to_none=True)
 
 
 def _identity(settings: InpaintSettings, image: np.ndarray, seen: np.ndarray, seed: int) -> str:
