@@ -298,7 +298,9 @@ def inpaint_command(
         soft_wrap=True,
     )
     if metrics["partial"]:
-        console.print(f"Interrupted: this result is partial. Go on with the same command and --resume (in {out}).")
+        console.print(
+            f"Interrupted: this result is partial. Go on with the same command and --resume (in {out}).", soft_wrap=True
+        )
         return 130
     return 0
 
