@@ -7,7 +7,7 @@ A query with k anchors would cost 1 + k evaluations of g. Here it costs one, and
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
 from itertools import product
 
 import torch
@@ -15,15 +15,15 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 
-def symmetric_offsets(dilations: Sequence[int]) -> Int[Tensor, "k 2"]:
-    """One of each pair {s, -s} of the 8 grid neighbours, 4 per dilation, in pixels.
+def symmetric_offsets(reach: float) -> Int[Tensor, "k 2"]:
+    """One of each pair {s, -s} of the offsets with 0 < |s| <= reach, in pixels: 4 at reach 1.5, 14 at reach 3.
 
-    Raises: ValueError on no dilations or one below 1.
+    Raises: ValueError on a reach below 1, within which no pixel lies.
     """
-    if len(dilations) == 0 or min(dilations) < 1:
-        raise ValueError(f"dilations must be at least 1, got {dilations}")
-    half = [step for step in product((-1, 0, 1), repeat=2) if step > (0, 0)]
-    return torch.cat([dilation * torch.tensor(half) for dilation in dilations])
+    if not 1 <= reach < math.inf:
+        raise ValueError(f"reach must be finite and at least 1 pixel, got {reach}")
+    span = range(-int(reach), int(reach) + 1)
+    return torch.tensor([s for s in product(span, repeat=2) if s > (0, 0) and math.hypot(*s) <= reach])
 
 
 def locality_prior(offsets: Int[Tensor, "k 2"], locality: float) -> Float[Tensor, " k"]:

@@ -44,18 +44,20 @@ def slow_residual(f: Tensor, log_attention: Tensor, offsets: Tensor) -> Tensor:
     return out
 
 
-def test_offsets_are_half_of_the_eight_neighbours_at_each_dilation() -> None:
-    offsets = symmetric_offsets((1, 3))
-    assert offsets.shape == (8, 2)
-    both = {tuple(s) for s in torch.cat([offsets, -offsets]).tolist()}
-    around = {(a, b) for a in (-1, 0, 1) for b in (-1, 0, 1)} - {(0, 0)}
-    assert both == around | {(3 * a, 3 * b) for a, b in around}
+def test_offsets_are_one_of_each_pair_within_reach() -> None:
+    eight = {(a, b) for a in (-1, 0, 1) for b in (-1, 0, 1)} - {(0, 0)}
+    for reach, expected in ((1.0, {(0, 1), (1, 0), (0, -1), (-1, 0)}), (1.5, eight)):
+        offsets = symmetric_offsets(reach)
+        assert len(offsets) == len(expected) // 2
+        assert {tuple(s) for s in torch.cat([offsets, -offsets]).tolist()} == expected
+    assert len(symmetric_offsets(3.0)) == 14
+    assert symmetric_offsets(3.0).square().sum(dim=1).max() == 9
 
 
-@pytest.mark.parametrize("dilations", [(), (0,), (2, -1)])
-def test_dilations_that_make_no_sense_are_refused(dilations: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match="dilations"):
-        symmetric_offsets(dilations)
+@pytest.mark.parametrize("reach", [0.0, 0.9, -2.0, math.inf, math.nan])
+def test_a_reach_that_makes_no_sense_is_refused(reach: float) -> None:
+    with pytest.raises(ValueError, match="reach"):
+        symmetric_offsets(reach)
 
 
 def test_the_prior_falls_with_the_squared_distance_and_sums_to_one() -> None:
@@ -67,12 +69,12 @@ def test_the_prior_falls_with_the_squared_distance_and_sums_to_one() -> None:
 
 
 @settings(max_examples=15, deadline=None)
-@given(st.integers(4, 7), st.integers(4, 7), st.sampled_from([(1,), (1, 2), (3,)]), st.integers(0, 2**16))
-def test_attention_and_residual_are_those_of_the_loops(h: int, w: int, dilations: tuple[int, ...], seed: int) -> None:
+@given(st.integers(4, 7), st.integers(4, 7), st.sampled_from([1.0, 2.0, 3.0]), st.integers(0, 2**16))
+def test_attention_and_residual_are_those_of_the_loops(h: int, w: int, reach: float, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     g = torch.randn(h, w, 5, generator=generator, dtype=torch.float64)
     f = torch.randn(h, w, 3, generator=generator, dtype=torch.float64)
-    offsets = symmetric_offsets(dilations)
+    offsets = symmetric_offsets(reach)
     prior = locality_prior(offsets, 0.1).double()
     attention = window_attention(g, offsets, prior)
     assert torch.allclose(attention, slow_attention(g, offsets, prior), atol=1e-10)
@@ -89,7 +91,7 @@ def test_an_offset_may_be_longer_than_the_other_side_of_the_window() -> None:
 def test_a_linear_function_has_no_residual_inside_whatever_a_is() -> None:
     rows, columns = torch.meshgrid(torch.arange(9.0), torch.arange(8.0), indexing="ij")
     f = torch.stack([2 * rows - columns, torch.ones_like(rows)], dim=2)
-    offsets = symmetric_offsets((1, 2))
+    offsets = symmetric_offsets(2.0)
     attention = window_attention(torch.randn(9, 8, 4), offsets, locality_prior(offsets, 0.0))
     residual = window_residual(f, attention, offsets)
     assert residual[2:-2, 2:-2].abs().max() < 1e-5
@@ -97,7 +99,7 @@ def test_a_linear_function_has_no_residual_inside_whatever_a_is() -> None:
 
 
 def test_gradients_reach_f_and_g() -> None:
-    offsets = symmetric_offsets((1,))
+    offsets = symmetric_offsets(1.5)
     prior = locality_prior(offsets, 0.3).double()
 
     def loss(f: Tensor, g: Tensor) -> Tensor:
