@@ -45,9 +45,9 @@ def test_waves_render_what_one_pass_does(trained) -> None:
     origins, directions = model._normalised(camera.generate_rays(camera_indices=0).flatten())
     rendered = model._render(origins, directions)
     with torch.no_grad():
-        samples = model._marcher(origins, directions).next()
+        samples = model.renderer.marcher(origins, directions).next()
         density, geometry = model.field.density(samples.x)
-        weights, _ = packed_weights(density * model.dt, samples.ray, len(origins))
+        weights, _ = packed_weights(density * model.renderer.dt, samples.ray, len(origins))
         rgb = accumulate(weights, model.field.colour(geometry, directions, samples.ray), samples.ray, len(origins))
         accumulation = accumulate(weights, torch.ones(len(samples), 1), samples.ray, len(origins))
     assert torch.allclose(rendered["accumulation"], accumulation, atol=3e-3)
