@@ -61,7 +61,7 @@ peak_lite_method = MethodSpecification(
                 finest_resolution=512,
                 steps_per_side=200,
                 occupancy_probes=1 << 15,
-                target_samples=50_000,
+                target_samples=1 << 15,
                 kar_queries=160,
             ),
         ),

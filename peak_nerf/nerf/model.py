@@ -16,6 +16,7 @@ from peak_nerf.core.field import FieldConfig, HashGridConfig
 from peak_nerf.core.kar import KernelAlignmentRegularizer
 from peak_nerf.errors import PeakError
 from peak_nerf.nerf.field import PeakRadianceField, multiplies_bfloat16
+from peak_nerf.nerf.hull import possible_cells
 from peak_nerf.nerf.kar_on_rays import KarOnRays
 from peak_nerf.nerf.metrics import ImageMetrics
 from peak_nerf.nerf.model_config import PeakModelConfig
@@ -221,7 +222,16 @@ class PeakModel(Model):
         assert attributes.trainer is not None
         assert attributes.pipeline is not None
         total = attributes.trainer.config.max_num_iterations + attributes.trainer._start_step
-        sampler = attributes.pipeline.datamanager.train_pixel_sampler
+        datamanager: Any = attributes.pipeline.datamanager
+        sampler = datamanager.train_pixel_sampler
+        if self.config.cull_cells and datamanager.is_pinhole:
+            # Training that ignores the alpha channel must not be told by it either.
+            silhouettes = datamanager.silhouettes() if self.config.train_background == "random" else None
+            self.occupancy.restrict(
+                possible_cells(
+                    datamanager.cameras, silhouettes, self.centre, self.half_extent, self.occupancy.resolution
+                )
+            )
 
         def before(step: int) -> None:
             self.progress = step / max(1, total)

@@ -81,6 +81,9 @@ class PeakModelConfig(ModelConfig):
     """Cells per side of the occupancy grid."""
     occupancy_threshold: float = 0.002
     """Opacity of one step below which a cell counts as empty; lower keeps thin parts and costs samples."""
+    cull_cells: bool = True
+    """Leave cells empty that no training camera sees, or that one sees through transparent pixels (RGBA images, random
+    training background)."""
     occupancy_interval: int = 16
     """Steps between refreshes of the occupancy grid."""
     occupancy_probes: int = 1 << 15

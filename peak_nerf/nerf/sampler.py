@@ -208,6 +208,13 @@ class OccupancyGrid(nn.Module):
         return cells[self.visible.view(-1)[cells]]
 
     @torch.no_grad()
+    def restrict(self, visible: Bool[Tensor, "x y z"]) -> None:
+        """Only these cells may be occupied from now on."""
+        self.visible.copy_(visible)
+        self.occupied &= self.visible
+        self.blocks.copy_(block_occupancy(self.occupied))
+
+    @torch.no_grad()
     def observe(self, cells: Int[Tensor, " n"], density: Float[Tensor, " n"]) -> None:
         """Let the cells decay once, however often they are listed, then raise them to the densities seen in them."""
         flat = self.density.view(-1)
