@@ -47,7 +47,7 @@ class PeakRadianceField(nn.Module):
         super().__init__()
         self.base = PeakField(3, 1 + n_geometry, config, device=device)
         self.density_bias = density_bias
-        self.bfloat16 = bfloat16
+        self.in_bfloat16 = bfloat16
         self.direction_encoding = SHEncoding(levels=sh_levels, implementation="torch")
         self.colour_network = ReluMLP(n_geometry + sh_levels**2, 3, colour_hidden_dim, colour_n_hidden, bias=False)
 
@@ -71,5 +71,5 @@ class PeakRadianceField(nn.Module):
     def _network(self, network: nn.Module, features: Tensor) -> Tensor:
         """The network's output in float32, whatever it is worked out in."""
         # No cache: casts of the weights that were made without gradient would be reused with one, and lose it.
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.bfloat16, cache_enabled=False):
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.in_bfloat16, cache_enabled=False):
             return network(features).float()
