@@ -7,6 +7,8 @@ import torch
 from nerfstudio.cameras.rays import RayBundle
 from runs import start, tiny_config, train
 
+from peak_nerf.core.field import FieldConfig, HashGridConfig
+from peak_nerf.nerf.field import PeakRadianceField, padding
 from peak_nerf.nerf.rendering import accumulate, packed_weights
 
 
@@ -148,3 +150,33 @@ def test_ray_count_follows_the_sample_budget(trained) -> None:
     samples = trained.pipeline.model.n_samples
     assert samples == pytest.approx(6000, rel=0.35)
     assert rays > 512 or samples > 4000
+
+
+def test_rows_are_padded_to_few_different_numbers() -> None:
+    assert [padding(n) for n in (0, 1, 32, 33, 1000, 32768, 32769)] == [0, 31, 0, 31, 24, 0, 2047]
+    assert all(padding(n) <= max(31, n / 16) for n in range(1, 5000))
+    assert len({n + padding(n) for n in range(1, 65537)}) < 200
+
+
+def test_bfloat16_networks_agree_with_float32() -> None:
+    """To the 8 bits that bfloat16 has, in value and gradient, whatever the number of rows."""
+    torch.manual_seed(0)
+    field = PeakRadianceField(FieldConfig(HashGridConfig(n_levels=2), bias=False, n_hidden=1), bfloat16=True)
+    x, directions = torch.rand(45, 3) * 2 - 1, torch.nn.functional.normalize(torch.randn(45, 3), dim=-1)
+    results = []
+    for field.in_bfloat16 in (False, True):
+        field.zero_grad()
+        density, geometry = field.density(x)
+        colour = field.colour(geometry, directions)
+        (density.sum() + colour.sum()).backward()
+        weight = field.colour_network.hidden[0].weight.grad
+        results.append((density.detach(), colour.detach(), weight))
+    for plain, reduced in zip(*results, strict=True):
+        assert reduced.dtype == torch.float32
+        assert torch.allclose(plain, reduced, rtol=0.03, atol=0.03 * plain.abs().max().item())
+    # Weights learn also after a pass without gradient, whose casts must not be kept.
+    with torch.no_grad():
+        field.density(x)
+    field.zero_grad()
+    field.density(x)[0].sum().backward()
+    assert field.base.backbone.output.weight.grad.abs().sum() > 0
