@@ -80,7 +80,7 @@ class PeakRadianceField(nn.Module):
 
 
 def padding(n: int) -> int:
-    """Rows, at most n / 16 or 31 of them, that make n rows a multiple of 32 or more with few significant digits.
+    """Rows, at most 31 or some n / 16 of them, that make n rows a multiple of 32 or more with few significant digits.
 
     torch's bfloat16 products compile a kernel for every new number of rows, about 1 ms and 0.7 MB each, and training
     has a new number in every step.
