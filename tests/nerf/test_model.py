@@ -56,6 +56,23 @@ def test_waves_render_what_one_pass_does(trained) -> None:
     assert torch.allclose(rendered["rgb"], rgb + 1 - accumulation, atol=2e-2)
 
 
+def test_samples_that_training_leaves_out_are_hidden(trained) -> None:
+    """What is left composites to what all samples do, and is in the order that compositing needs."""
+    model = trained.pipeline.model.eval()
+    renderer = model.renderer
+    camera = trained.pipeline.datamanager.eval_dataset.cameras[0:1]
+    origins, directions = model._normalised(camera.generate_rays(camera_indices=0).flatten())
+    every = renderer.marcher(origins, directions).next()
+    kept = renderer._unhidden(renderer.marcher(origins, directions))
+    assert 0 < len(kept) < len(every)
+    assert (kept.ray.diff() >= 0).all()
+    assert (kept.t.diff()[kept.ray.diff() == 0] > 0).all()
+    with torch.no_grad():
+        whole, left = renderer.composite(every, directions), renderer.composite(kept, directions)
+    assert torch.allclose(whole[0], left[0], atol=2e-3)
+    assert torch.allclose(whole[1], left[1], atol=2e-3)
+
+
 def test_kar_residual_is_drawn_where_the_ball_is(trained) -> None:
     camera = trained.pipeline.datamanager.eval_dataset.cameras[0:1]
     trained.pipeline.eval()
