@@ -23,8 +23,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 import tyro
-from make_demo_scene import CAMERA_ANGLE_X, look_at_origin, make_scene
+from demo_scene.cameras import CAMERA_ANGLE_X, look_at_origin
 from make_demo_scene import Settings as SceneSettings
+from make_demo_scene import make_scene
 
 from peak_nerf.errors import PeakError, exit_on_peak_error
 

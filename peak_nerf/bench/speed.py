@@ -143,16 +143,16 @@ def peak_lite_figures(settings: Settings, folder: Path) -> dict[str, float]:
 def kar_cost(trainer: Any, pairs: int = 30) -> float:
     """By how many percent KAR lengthens a step: the same model with and without it, in turn; median of the ratios."""
     model = trainer.pipeline.model
-    kar, ratios = model.kar, []
+    kar, ratios = model.kar_on_rays, []
     for step in range(pairs):
         times = {}
         for on in (False, True) if step % 2 else (True, False):
-            model.kar = kar if on else None
+            model.kar_on_rays = kar if on else None
             start = time.perf_counter()
             trainer.train_iteration(step)
             times[on] = time.perf_counter() - start
         ratios.append(times[True] / times[False])
-    model.kar = kar
+    model.kar_on_rays = kar
     return 100 * (statistics.median(ratios) - 1)
 
 

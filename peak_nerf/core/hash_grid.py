@@ -142,6 +142,7 @@ class HashGridEncoding(nn.Module):
             resolutions.numpy(),
             sizes.numpy(),
             np.asarray(dense),
+            tuple(np.uint32(prime) for prime in PRIMES[:in_dim]),
         )
         self.register_buffer("resolutions", resolutions, persistent=False)
         description = [in_dim, n_levels, n_features, log2_table_size, base_resolution, finest_resolution]
@@ -186,7 +187,7 @@ class HashGridEncoding(nn.Module):
 
     def _torch_forward(self, x: Tensor) -> Tensor:
         """Reference implementation: every corner's row and weight, then one weighted embedding bag."""
-        offsets, resolutions, sizes, dense = (torch.as_tensor(part, device=x.device) for part in self._grid)
+        offsets, resolutions, sizes, dense = (torch.as_tensor(part, device=x.device) for part in self._grid[:4])
         x = x.to(self.table.dtype)
         inside = torch.where((x >= 0) & (x <= 1), x, torch.where(x > 1, 1.0, 0.0).to(x.dtype))  # NaN becomes 0
         position = inside[:, None, :] * resolutions[:, None]  # (n, L, d)
@@ -230,14 +231,12 @@ class _NumbaLookup(torch.autograd.Function):
     """The compiled kernels as one autograd node; gradients for the table and, where asked for, the positions."""
 
     @staticmethod
-    def forward(ctx: FunctionCtx, x: Tensor, table: Tensor, grid: tuple[np.ndarray, ...]) -> Tensor:
-        from peak_nerf.core.hash_grid_numba import kernels  # numba takes a second to import
+    def forward(ctx: FunctionCtx, x: Tensor, table: Tensor, grid: tuple[Any, ...]) -> Tensor:
+        from peak_nerf.core import hash_grid_numba as kernels  # numba takes a second to import
 
-        n_features = table.shape[1]
-        forward_kernel, _, _ = kernels(x.shape[1], n_features)
-        out = torch.empty(x.shape[0], grid[1].shape[0] * n_features, dtype=table.dtype)
+        out = torch.empty(x.shape[0], grid[1].shape[0] * table.shape[1], dtype=table.dtype)
         points, rows, result = _as_array(x, table.dtype), table.detach().numpy(), out.numpy()
-        parallel_for(lambda i, j: forward_kernel(points, rows, *grid, result, i, j), x.shape[0], min_chunk=256)
+        parallel_for(lambda i, j: kernels.forward(points, rows, *grid, result, i, j), x.shape[0], min_chunk=256)
         ctx.save_for_backward(x, table)
         ctx.grid = grid  # type: ignore[attr-defined]
         return out.to(x.dtype)
@@ -245,25 +244,29 @@ class _NumbaLookup(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        from peak_nerf.core.hash_grid_numba import kernels
+        from peak_nerf.core import hash_grid_numba as kernels
 
         x, table = ctx.saved_tensors
-        grid, n_features = ctx.grid, table.shape[1]
-        _, table_kernel, input_kernel = kernels(x.shape[1], n_features)
+        grid = ctx.grid
         points, slope = _as_array(x, table.dtype), _as_array(grad_out, table.dtype)
         grad_x: Tensor | None = None
         grad_table: Tensor | None = None
         if ctx.needs_input_grad[1]:
-            grad_table = torch.zeros_like(table)
-            # Fine levels cost more than coarse ones: deal them out in turn, so that each thread gets some of both.
-            n_levels, threads = grid[1].shape[0], n_threads()
-            order = np.concatenate([np.arange(i, n_levels, threads) for i in range(threads)])
-            target = grad_table.numpy()
-            parallel_for(lambda i, j: table_kernel(points, slope, *grid, order, target, i, j), n_levels)
+            grad_table = torch.empty_like(table)
+            # The costly ones first, one at a time: whichever thread is free takes the next, and they end together.
+            order = np.argsort(-grid[1], kind="stable")
+            target, n_levels = grad_table.numpy(), len(order)
+            parallel_for(
+                lambda i, j: kernels.table_gradient(points, slope, *grid, order, target, i, j),
+                n_levels,
+                chunks_per_thread=n_levels,
+            )
         if ctx.needs_input_grad[0]:
             gradient = torch.empty(x.shape, dtype=table.dtype)
             rows, result = table.detach().numpy(), gradient.numpy()
-            parallel_for(lambda i, j: input_kernel(points, rows, slope, *grid, result, i, j), x.shape[0], min_chunk=256)
+            parallel_for(
+                lambda i, j: kernels.input_gradient(points, rows, slope, *grid, result, i, j), len(x), min_chunk=256
+            )
             grad_x = gradient.to(x.dtype)
         return grad_x, grad_table, None
 

@@ -1,22 +1,27 @@
 """Compiled CPU kernels of the multi-resolution grid: forward, table gradient and input gradient.
 
-Each kernel is specialised on (in_dim, n_features), serial, and releases the GIL; `parallel.parallel_for` splits the
-work. Forward and input gradient split over points, the table gradient over levels, so no two threads write one row.
+Kernels are serial and release the GIL; `parallel.parallel_for` splits the work. Forward and input gradient split over
+points, the table gradient over levels, so no two threads write one row.
+
+A block of points at a time, each kernel first works out rows and weights of all corners (loops without branches or
+look-ups, which LLVM vectorises), then visits the table: its cache misses depend on nothing and overlap.
+
+The kernels are specialised on the input dimension through the length of the tuple `primes`, not through a closure:
+numba finds a function in its disk cache only when its closure holds no other compiled function.
 
 Symbols:
-    n, l, c, f   index of point, level, corner of the cell, feature
-    lo, w        lower vertex of the cell of a point, and the position inside the cell, per dimension
+    l, c, i      index of level, corner of the cell, point within the block
+    bit          0 for the lower and 1 for the upper vertex of a cell, along one dimension: bit d of c
+    terms        per dimension and bit, what the vertex adds to (dense) or flips in (hashed) the row number
+    shares       per dimension and bit, the interpolation weight 1 - w or w
 """
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
 import numpy as np
 from numba import njit
-
-from peak_nerf.core.hash_grid import PRIMES
 
 _OPTIONS: dict[str, Any] = {
     "nogil": True,
@@ -25,126 +30,173 @@ _OPTIONS: dict[str, Any] = {
     "error_model": "numpy",
 }
 
+BLOCK = 128
+"""Points at a time: rows and weights of 8 corners are 8 KiB."""
 
-@cache
-def kernels(in_dim: int, n_features: int) -> tuple[Any, Any, Any]:
-    """The compiled (forward, table_gradient, input_gradient) for one input dimension and feature count."""
-    D, F, C = in_dim, n_features, 2**in_dim
-    primes = PRIMES[:in_dim]
 
-    @njit(inline="always")
-    def clamp_to_unit(value, one):
-        """Written so that NaN becomes 0: a NaN index would read outside the table."""
-        if value > 0:
-            return value if value < one else one
-        return one - one
+@njit(**_OPTIONS)
+def _locate(x, first, count, resolution, is_dense, primes, terms, shares):
+    """Terms and shares of the points first .. first + count."""
+    one = shares.dtype.type(1)
+    scale = shares.dtype.type(resolution)
+    top = np.int32(resolution - 1)
+    stride = np.uint32(1)
+    for d in range(len(primes)):
+        factor = stride if is_dense else primes[d]
+        for i in range(count):
+            value = x[first + i, d]
+            # Written so that NaN becomes 0: a NaN index would read outside the table.
+            inside = (value if value < one else one) if value > 0 else one - one
+            position = inside * scale
+            lower = min(np.int32(position), top)
+            w = position - shares.dtype.type(lower)
+            shares[d, 0, i], shares[d, 1, i] = one - w, w
+            term = np.uint32(np.uint32(lower) * factor)
+            terms[d, 0, i], terms[d, 1, i] = term, np.uint32(term + factor)
+        stride = np.uint32(stride * np.uint32(resolution + 1))
 
-    @njit(inline="always")
-    def vertex_index(c, lo, resolution, is_dense, mask, strides):
-        """Row of corner c of the cell at `lo`, inside its level."""
-        index = np.int64(0)
+
+@njit(**_OPTIONS)
+def _corners(count, is_dense, mask, primes, terms, shares, rows, weights):
+    """Rows and weights of all corners, each (2^d, count), from terms and shares."""
+    for c in range(1 << len(primes)):
         if is_dense:
-            for d in range(D):
-                index += (lo[d] + ((c >> d) & 1)) * strides[d]
-            return index
-        for d in range(D):
-            index ^= (lo[d] + ((c >> d) & 1)) * np.int64(primes[d])
-        return index & mask
+            for i in range(count):
+                row = terms[0, c & 1, i]
+                for d in range(1, len(primes)):
+                    row = np.uint32(row + terms[d, (c >> d) & 1, i])
+                rows[c, i] = row
+        else:
+            for i in range(count):
+                row = terms[0, c & 1, i]
+                for d in range(1, len(primes)):
+                    row = np.uint32(row ^ terms[d, (c >> d) & 1, i])
+                rows[c, i] = row & mask
+        for i in range(count):
+            weight = shares[0, c & 1, i]
+            for d in range(1, len(primes)):
+                weight *= shares[d, (c >> d) & 1, i]
+            weights[c, i] = weight
 
-    @njit(**_OPTIONS)
-    def forward(x, table, offsets, resolutions, sizes, dense, out, start, stop):
-        lo = np.empty(D, np.int64)
-        strides = np.empty(D, np.int64)
-        w = np.empty(D, table.dtype)
-        one = table.dtype.type(1)
-        for level in range(resolutions.shape[0]):
-            resolution, offset, is_dense = resolutions[level], offsets[level], dense[level]
-            mask = sizes[level] - 1
-            scale = table.dtype.type(resolution)
-            stride = np.int64(1)
-            for d in range(D):
-                strides[d] = stride
-                stride *= resolution + 1
-            for n in range(start, stop):
-                for d in range(D):
-                    position = clamp_to_unit(x[n, d], one) * scale
-                    lo[d] = min(np.int64(position), resolution - 1)
-                    w[d] = position - lo[d]
-                for f in range(F):
-                    out[n, level * F + f] = 0
-                for c in range(C):
-                    weight = one
-                    for d in range(D):
-                        weight *= w[d] if (c >> d) & 1 else one - w[d]
-                    row = offset + vertex_index(c, lo, resolution, is_dense, mask, strides)
-                    for f in range(F):
-                        out[n, level * F + f] += weight * table[row, f]
 
-    @njit(**_OPTIONS)
-    def table_gradient(x, grad_out, offsets, resolutions, sizes, dense, order, grad_table, start, stop):
-        lo = np.empty(D, np.int64)
-        strides = np.empty(D, np.int64)
-        w = np.empty(D, grad_table.dtype)
-        one = grad_table.dtype.type(1)
-        for item in range(start, stop):
-            level = order[item]
-            resolution, offset, is_dense = resolutions[level], offsets[level], dense[level]
-            mask = sizes[level] - 1
-            scale = grad_table.dtype.type(resolution)
-            stride = np.int64(1)
-            for d in range(D):
-                strides[d] = stride
-                stride *= resolution + 1
-            for n in range(x.shape[0]):
-                for d in range(D):
-                    position = clamp_to_unit(x[n, d], one) * scale
-                    lo[d] = min(np.int64(position), resolution - 1)
-                    w[d] = position - lo[d]
-                for c in range(C):
-                    weight = one
-                    for d in range(D):
-                        weight *= w[d] if (c >> d) & 1 else one - w[d]
-                    row = offset + vertex_index(c, lo, resolution, is_dense, mask, strides)
-                    for f in range(F):
-                        grad_table[row, f] += weight * grad_out[n, level * F + f]
+@njit(**_OPTIONS)
+def _buffers(primes, dtype_of):
+    """Room for one block: terms, shares, rows, weights."""
+    n_dims, n_corners = len(primes), 1 << len(primes)
+    return (
+        np.empty((n_dims, 2, BLOCK), np.uint32),
+        np.empty((n_dims, 2, BLOCK), dtype_of.dtype),
+        np.empty((n_corners, BLOCK), np.uint32),
+        np.empty((n_corners, BLOCK), dtype_of.dtype),
+    )
 
-    @njit(**_OPTIONS)
-    def input_gradient(x, table, grad_out, offsets, resolutions, sizes, dense, grad_x, start, stop):
-        lo = np.empty(D, np.int64)
-        strides = np.empty(D, np.int64)
-        w = np.empty(D, table.dtype)
-        one = table.dtype.type(1)
-        for n in range(start, stop):
-            for d in range(D):
-                grad_x[n, d] = 0
-        for level in range(resolutions.shape[0]):
-            resolution, offset, is_dense = resolutions[level], offsets[level], dense[level]
-            mask = sizes[level] - 1
-            scale = table.dtype.type(resolution)
-            stride = np.int64(1)
-            for d in range(D):
-                strides[d] = stride
-                stride *= resolution + 1
-            for n in range(start, stop):
-                for d in range(D):
-                    position = clamp_to_unit(x[n, d], one) * scale
-                    lo[d] = min(np.int64(position), resolution - 1)
-                    w[d] = position - lo[d]
-                for c in range(C):
-                    row = offset + vertex_index(c, lo, resolution, is_dense, mask, strides)
+
+@njit(**_OPTIONS)
+def forward(x, table, offsets, resolutions, sizes, dense, primes, out, start, stop):
+    """Features of the points start..stop into out, (n, levels * features)."""
+    terms, shares, rows, weights = _buffers(primes, table)
+    n_features, n_corners, zero = table.shape[1], 1 << len(primes), table.dtype.type(0)
+    for level in range(resolutions.shape[0]):
+        entries = table[offsets[level] : offsets[level] + sizes[level]]
+        mask, column = np.uint32(sizes[level] - 1), level * n_features
+        for first in range(start, stop, BLOCK):
+            count = min(BLOCK, stop - first)
+            _locate(x, first, count, resolutions[level], dense[level], primes, terms, shares)
+            _corners(count, dense[level], mask, primes, terms, shares, rows, weights)
+            # Sums in scalars, not in `out`: the compiler cannot know that `out` is not part of the table.
+            if n_features == 2:
+                for i in range(count):
+                    a = b = zero
+                    for c in range(n_corners):
+                        row, weight = rows[c, i], weights[c, i]
+                        a += weight * entries[row, 0]
+                        b += weight * entries[row, 1]
+                    out[first + i, column], out[first + i, column + 1] = a, b
+            elif n_features == 4:
+                for i in range(count):
+                    a = b = e = f = zero
+                    for c in range(n_corners):
+                        row, weight = rows[c, i], weights[c, i]
+                        a += weight * entries[row, 0]
+                        b += weight * entries[row, 1]
+                        e += weight * entries[row, 2]
+                        f += weight * entries[row, 3]
+                    out[first + i, column], out[first + i, column + 1] = a, b
+                    out[first + i, column + 2], out[first + i, column + 3] = e, f
+            else:
+                for i in range(count):
+                    for f in range(n_features):
+                        a = zero
+                        for c in range(n_corners):
+                            a += weights[c, i] * entries[rows[c, i], f]
+                        out[first + i, column + f] = a
+
+
+@njit(**_OPTIONS)
+def table_gradient(x, grad_out, offsets, resolutions, sizes, dense, primes, order, grad_table, start, stop):
+    """Gradient of the table for the levels order[start..stop], which it sets to zero first: then it is in the cache."""
+    terms, shares, rows, weights = _buffers(primes, grad_table)
+    n_features, n_corners = grad_table.shape[1], 1 << len(primes)
+    for item in range(start, stop):
+        level = order[item]
+        entries = grad_table[offsets[level] : offsets[level] + sizes[level]]
+        entries[:] = 0
+        mask, column = np.uint32(sizes[level] - 1), level * n_features
+        for first in range(0, x.shape[0], BLOCK):
+            count = min(BLOCK, x.shape[0] - first)
+            _locate(x, first, count, resolutions[level], dense[level], primes, terms, shares)
+            _corners(count, dense[level], mask, primes, terms, shares, rows, weights)
+            if n_features == 2:
+                for i in range(count):
+                    a, b = grad_out[first + i, column], grad_out[first + i, column + 1]
+                    for c in range(n_corners):
+                        row, weight = rows[c, i], weights[c, i]
+                        entries[row, 0] += weight * a
+                        entries[row, 1] += weight * b
+            elif n_features == 4:
+                for i in range(count):
+                    a, b = grad_out[first + i, column], grad_out[first + i, column + 1]
+                    e, f = grad_out[first + i, column + 2], grad_out[first + i, column + 3]
+                    for c in range(n_corners):
+                        row, weight = rows[c, i], weights[c, i]
+                        entries[row, 0] += weight * a
+                        entries[row, 1] += weight * b
+                        entries[row, 2] += weight * e
+                        entries[row, 3] += weight * f
+            else:
+                for i in range(count):
+                    for c in range(n_corners):
+                        row, weight = rows[c, i], weights[c, i]
+                        for f in range(n_features):
+                            entries[row, f] += weight * grad_out[first + i, column + f]
+
+
+@njit(**_OPTIONS)
+def input_gradient(x, table, grad_out, offsets, resolutions, sizes, dense, primes, grad_x, start, stop):
+    """Gradient of the positions start..stop; 0 outside the box, where the clamp is flat."""
+    terms, shares, rows, weights = _buffers(primes, table)
+    n_features, n_corners = table.shape[1], 1 << len(primes)
+    grad_x[start:stop] = 0
+    for level in range(resolutions.shape[0]):
+        entries = table[offsets[level] : offsets[level] + sizes[level]]
+        mask, column = np.uint32(sizes[level] - 1), level * n_features
+        scale = table.dtype.type(resolutions[level])
+        for first in range(start, stop, BLOCK):
+            count = min(BLOCK, stop - first)
+            _locate(x, first, count, resolutions[level], dense[level], primes, terms, shares)
+            _corners(count, dense[level], mask, primes, terms, shares, rows, weights)
+            for i in range(count):
+                for c in range(n_corners):
                     dot = table.dtype.type(0)
-                    for f in range(F):
-                        dot += table[row, f] * grad_out[n, level * F + f]
-                    for d in range(D):
+                    for f in range(n_features):
+                        dot += entries[rows[c, i], f] * grad_out[first + i, column + f]
+                    for d in range(len(primes)):
                         weight = scale if (c >> d) & 1 else -scale
-                        for other in range(D):
+                        for other in range(len(primes)):
                             if other != d:
-                                weight *= w[other] if (c >> other) & 1 else one - w[other]
-                        grad_x[n, d] += weight * dot
-        # The clamp to the box is flat outside it.
-        for n in range(start, stop):
-            for d in range(D):
-                if x[n, d] < 0 or x[n, d] > 1:
-                    grad_x[n, d] = 0
-
-    return forward, table_gradient, input_gradient
+                                weight *= shares[other, (c >> other) & 1, i]
+                        grad_x[first + i, d] += weight * dot
+    for n in range(start, stop):
+        for d in range(len(primes)):
+            if x[n, d] < 0 or x[n, d] > 1:
+                grad_x[n, d] = 0

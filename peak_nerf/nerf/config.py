@@ -5,7 +5,7 @@ from nerfstudio.configs.base_config import LoggingConfig, MachineConfig, ViewerC
 from nerfstudio.plugins.types import MethodSpecification
 
 from peak_nerf.nerf.datamanager import PeakDataManagerConfig
-from peak_nerf.nerf.model import PeakModelConfig
+from peak_nerf.nerf.model_config import PeakModelConfig
 from peak_nerf.nerf.optimizers import ExponentialScheduleConfig, FusedAdamConfig
 from peak_nerf.nerf.pipeline import PeakPipelineConfig
 from peak_nerf.nerf.trainer import PeakTrainerConfig
@@ -61,7 +61,7 @@ peak_lite_method = MethodSpecification(
                 finest_resolution=512,
                 steps_per_side=200,
                 occupancy_probes=1 << 15,
-                target_samples=50_000,
+                target_samples=1 << 15,
                 kar_queries=160,
             ),
         ),

@@ -1,120 +1,30 @@
-"""The nerfstudio model: occupancy-guided sampling, packed rendering, and KAR on ray samples.
+"""The nerfstudio model: what nerfstudio asks of a method, answered with our field, renderer, occupancy grid and KAR."""
 
-Symbols:
-    x          position, normalised so that the scene box's longest side is [-1, 1]
-    t, dt      distance and step length along a ray in normalised units; one unit is `half_extent` in the world
-    f          what KAR compares: (opacity of one step, colour), with shape (n, 4)
-"""
-
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
-from nerfstudio.models.base_model import Model, ModelConfig
+from nerfstudio.models.base_model import Model
 from nerfstudio.utils import colormaps
 from nerfstudio.viewer.viewer_elements import ViewerSlider
 from torch import Tensor
 from torch.nn import Parameter
 
-from peak_nerf.core.anchors import LocalAnchors
 from peak_nerf.core.field import FieldConfig, HashGridConfig
-from peak_nerf.core.hash_grid import Implementation
 from peak_nerf.core.kar import KernelAlignmentRegularizer
 from peak_nerf.errors import PeakError
-from peak_nerf.nerf.field import PeakRadianceField
+from peak_nerf.nerf.field import PeakRadianceField, multiplies_bfloat16
+from peak_nerf.nerf.hull import possible_cells
+from peak_nerf.nerf.kar_on_rays import KarOnRays
 from peak_nerf.nerf.metrics import ImageMetrics
-from peak_nerf.nerf.rendering import accumulate, packed_weights
-from peak_nerf.nerf.sampler import OccupancyGrid, PackedSamples, RayMarcher
+from peak_nerf.nerf.model_config import PeakModelConfig
+from peak_nerf.nerf.renderer import VolumeRenderer
+from peak_nerf.nerf.sampler import OccupancyGrid
 
 MIN_RAYS, MAX_RAYS = 256, 1 << 16
 """Bounds of the number of rays of a training step."""
-FIRST_WAVE, LAST_WAVE = 4, 64
-"""When rendering, a ray takes this many samples first, then twice as many each time up to the last."""
-OPAQUE = 1e-3
-"""A ray whose transmittance has fallen below this is finished, and a sample whose weight is below it has no colour."""
-
-
-@dataclass
-class PeakModelConfig(ModelConfig):
-    """PEAK: hash grid ++ polynomial encoding, and the Kernel Alignment Regularizer (KAR)."""
-
-    _target: type = field(default_factory=lambda: PeakModel)
-    """target class to instantiate"""
-    enable_collider: bool = False
-    """Not used: rays begin and end at the scene box."""
-    eval_num_rays_per_chunk: int = 1 << 13
-    """Rays rendered at a time; on a CPU, few enough that a wave of samples stays in its cache."""
-
-    kar_weight: float = 1e-2
-    """Weight lambda of KAR; 0 trains the plain baseline."""
-    kar_warmup: float = 0.1
-    """Share of the training over which KAR's weight rises from 0."""
-    kar_queries: int = 256
-    """Query points a step, half from the batch's ray samples and half from rays of unseen views."""
-    kar_anchors: int = 8
-    """Anchors of each query (local), or of all queries (global)."""
-    kar_sampler: Literal["local", "global"] = "local"
-    """Anchors near each query, or a random subset of the batch's samples."""
-    kar_radius: float = 0.015
-    """Reach of local anchors; the scene box has side 2."""
-    kar_rank: int = 100
-    """Number r of features of the similarity network g."""
-    kar_residual_stride: int = 4
-    """The output `kar_residual` is computed on every so many pixels in each direction, and enlarged."""
-
-    n_levels: int = 16
-    """Levels of the hash grid."""
-    n_features: int = 2
-    """Features per level."""
-    log2_table_size: int = 19
-    """Rows of a hashed level, as a power of two."""
-    base_resolution: int = 16
-    """Cells per side of the coarsest level."""
-    finest_resolution: int = 2048
-    """Cells per side of the finest level."""
-    polynomial_degree: int | None = 1
-    """Degree of the learnable polynomial encoding of position; None leaves it out."""
-    hidden_dim: int = 64
-    """Width of the density network."""
-    n_hidden: int = 1
-    """Hidden layers of the density network."""
-    colour_hidden_dim: int = 64
-    """Width of the colour network."""
-    colour_n_hidden: int = 2
-    """Hidden layers of the colour network."""
-    sh_levels: int = 4
-    """Levels of the spherical harmonics of direction, 1 to 4; fewer make colour depend less on where one looks from."""
-    n_geometry: int = 15
-    """Features handed from the density to the colour network."""
-    implementation: Implementation = "auto"
-    """Who computes the hash grid: tcnn (CUDA), numba (CPU), torch, or auto."""
-    density_bias: float = -2.0
-    """Density starts at exp(this) per unit of the box's half side: thin, or a scene may stay fog."""
-
-    steps_per_side: int = 256
-    """Ray steps along one side of the scene box."""
-    occupancy_resolution: int = 128
-    """Cells per side of the occupancy grid."""
-    occupancy_threshold: float = 0.002
-    """Opacity of one step below which a cell counts as empty; lower keeps thin parts and costs samples."""
-    occupancy_interval: int = 16
-    """Steps between refreshes of the occupancy grid."""
-    occupancy_probes: int = 1 << 15
-    """Random cells probed at a refresh, so that matter can appear where no ray samples."""
-    target_samples: int = 1 << 18
-    """Ray samples a step; the number of rays follows."""
-    coarse_steps: int = 200
-    """Over so many first steps the step length shrinks from four times its final value: fog clears sooner."""
-    near_plane: float = 0.05
-    """Rays begin no nearer to the camera than this, in world units."""
-    train_background: Literal["random", "white", "black"] = "random"
-    """What stands behind training rays; random teaches opacity. Evaluation uses the data parser's `background`."""
-    loss: Literal["huber", "mse"] = "huber"
-    """Colour loss."""
 
 
 class PeakModel(Model):
@@ -128,6 +38,7 @@ class PeakModel(Model):
         c = self.config
         if c.kar_weight < 0:
             raise PeakError(f"--pipeline.model.kar-weight {c.kar_weight}: give 0 (plain baseline) or a positive weight")
+        device = self.kwargs.get("device", "cpu")
         grid = HashGridConfig(c.n_levels, c.n_features, c.log2_table_size, c.base_resolution, c.finest_resolution)
         field_config = FieldConfig(
             hash_grid=grid,
@@ -144,7 +55,9 @@ class PeakModel(Model):
             colour_n_hidden=c.colour_n_hidden,
             sh_levels=c.sh_levels,
             density_bias=c.density_bias,
-            device=self.kwargs.get("device", "cpu"),
+            bfloat16=c.network_precision == "bfloat16"
+            or (c.network_precision == "auto" and multiplies_bfloat16(device)),
+            device=device,
         )
         self.occupancy = OccupancyGrid(c.occupancy_resolution, c.occupancy_threshold)
         self.kar: KernelAlignmentRegularizer | None = None
@@ -156,11 +69,15 @@ class PeakModel(Model):
             )  # fmt: skip
         low, high = self.scene_box.aabb
         self.register_buffer("centre", (low + high) / 2, persistent=False)
+        # One unit of normalised space is this long in the world.
         self.half_extent = float((high - low).max() / 2)
-        self.final_dt = self.dt = 2 / c.steps_per_side
-        self.near = c.near_plane / self.half_extent
         background = (self.kwargs.get("metadata") or {}).get("background", "white")
         self.background_colour = 0.0 if background == "black" else 1.0
+        near = c.near_plane / self.half_extent
+        self.renderer = VolumeRenderer(
+            self.field, self.occupancy, 2 / c.steps_per_side, near, background=self.background_colour
+        )
+        self.kar_on_rays = None if self.kar is None else KarOnRays(self.kar, self.renderer, c)
         self.metrics = ImageMetrics()
         self.progress = 0.0
         self.n_samples = 0
@@ -177,74 +94,27 @@ class PeakModel(Model):
             groups["kar"] = list(self.kar.parameters())
         return groups
 
-    # Rays and samples
+    # Rays
 
     def _normalised(self, ray_bundle: RayBundle) -> tuple[Tensor, Tensor]:
         """Origins and unit directions in normalised space, each (r, 3)."""
         origins = (ray_bundle.origins.reshape(-1, 3) - self.centre) / self.half_extent
         return origins, ray_bundle.directions.reshape(-1, 3)
 
-    def _marcher(self, origins: Tensor, directions: Tensor, jitter: Tensor | None = None) -> RayMarcher:
-        grid = self.occupancy
-        return RayMarcher(origins, directions, grid.occupied, grid.blocks, self.dt, near=self.near, jitter=jitter)
-
     def get_outputs(self, ray_bundle: RayBundle) -> dict[str, Any]:
         """Per ray: rgb over the background, accumulation and depth (world units); in training what losses need."""
         origins, directions = self._normalised(ray_bundle)
         if not self.training:
-            return {**self._render(origins, directions), "normals": self._normals(origins, directions)}
-        n_rays = len(origins)
-        samples = self._marcher(origins, directions, torch.rand(n_rays, device=self.device)).next()
-        density, geometry = self.field.density(samples.x)
-        weights, _ = packed_weights(density * self.dt, samples.ray, n_rays)
-        visible = (weights.detach() > 1e-4).nonzero()[:, 0]
-        colour = self.field.colour(geometry[visible], directions, samples.ray[visible])
-        foreground = accumulate(weights[visible], colour, samples.ray[visible], n_rays)
-        accumulation = accumulate(weights, torch.ones_like(weights)[:, None], samples.ray, n_rays)
+            return {**self._render(origins, directions), "normals": self.renderer.normals(origins, directions)}
+        samples = self.renderer.training_samples(origins, directions)
+        foreground, accumulation, density = self.renderer.composite(samples, directions)
         self.n_samples = len(samples)
         self.occupancy.observe(self.occupancy.cells(samples.x), density.detach())
         return {"foreground": foreground, "accumulation": accumulation, "samples": samples, "directions": directions}
 
-    @torch.no_grad()
     def _render(self, origins: Tensor, directions: Tensor) -> dict[str, Tensor]:
-        """Render in waves of samples, front to back; rays that have become opaque drop out."""
-        n = len(origins)
-        marcher = self._marcher(origins, directions)
-        t_far = marcher.t_exit.clone()
-        transmittance = origins.new_ones(n)
-        rgb, t_sum = origins.new_zeros(n, 3), origins.new_zeros(n, 1)
-        for samples in _waves(marcher):
-            density, geometry = self.field.density(samples.x)
-            tau = density * self.dt
-            weights = packed_weights(tau, samples.ray, n)[0] * transmittance[samples.ray]
-            shown = (weights > OPAQUE).nonzero()[:, 0]
-            colour = self.field.colour(geometry[shown], directions, samples.ray[shown])
-            rgb += accumulate(weights[shown], colour, samples.ray[shown], n)
-            t_sum += accumulate(weights, samples.t[:, None], samples.ray, n)
-            transmittance = transmittance * torch.exp(
-                -accumulate(tau, torch.ones_like(tau)[:, None], samples.ray, n)[:, 0]
-            )
-            marcher.stop(transmittance < OPAQUE)
-        accumulation = 1 - transmittance[:, None]
-        depth = t_sum / accumulation.clamp(min=1e-6) * self.half_extent
-        # Where nothing is hit, depth is that of the far wall of the box, as far as a ray can see.
-        far = t_far[:, None].clamp(min=0) * self.half_extent
-        return {
-            "rgb": rgb + transmittance[:, None] * self.background_colour,
-            "accumulation": accumulation,
-            "depth": torch.where(accumulation > 0.01, depth, far),
-        }
-
-    @torch.enable_grad()
-    def _normals(self, origins: Tensor, directions: Tensor) -> Tensor:
-        """Direction in which density falls, averaged along the ray as colour is; in [0, 1], as ns-export wants it."""
-        samples = self._marcher(origins, directions).next()
-        x = samples.x.clamp(-1, 1).requires_grad_(True)
-        density, _ = self.field.density(x)
-        (slope,) = torch.autograd.grad(density.sum(), x)
-        weights, _ = packed_weights(density.detach() * self.dt, samples.ray, len(origins))
-        normal = accumulate(weights, -F.normalize(slope, dim=-1), samples.ray, len(origins))
-        return (F.normalize(normal, dim=-1) + 1) / 2
+        outputs = self.renderer.render(origins, directions)
+        return {**outputs, "depth": outputs["depth"] * self.half_extent}
 
     @torch.no_grad()
     def get_outputs_for_camera_ray_bundle(self, camera_ray_bundle: RayBundle) -> dict[str, Tensor]:
@@ -256,60 +126,15 @@ class PeakModel(Model):
             chunk = camera_ray_bundle.get_row_major_sliced_ray_bundle(start, end).to(self.device)
             parts.append(self._render(*self._normalised(chunk)))
         outputs = {name: torch.cat([part[name] for part in parts]).reshape(height, width, -1) for name in parts[0]}
-        if self.kar is not None:
+        if self.kar_on_rays is not None:
             stride = self.config.kar_residual_stride
             coarse = camera_ray_bundle[::stride, ::stride].to(self.device)
-            residual = self._render_kar_residual(*self._normalised(coarse)).reshape(1, 1, *coarse.shape)
+            residual = self.kar_on_rays.render(*self._normalised(coarse)).reshape(1, 1, *coarse.shape)
             enlarged = F.interpolate(residual, size=(height, width), mode="bilinear", align_corners=False)
             outputs["kar_residual"] = enlarged[0, 0, :, :, None]
         return outputs
 
-    @torch.no_grad()
-    def _render_kar_residual(self, origins: Tensor, directions: Tensor) -> Tensor:
-        assert self.kar is not None
-        n = len(origins)
-        samples = self._marcher(origins, directions).next()
-        density, _ = self.field.density(samples.x)
-        weights, _ = packed_weights(density * self.dt, samples.ray, n)
-        shown = (weights > 0.05).nonzero()[:, 0]
-        if not len(shown):
-            return origins.new_zeros(n)
-        samples = samples.select(shown)
-        residual = self._kar_residual(samples.x, directions[samples.ray])
-        return accumulate(weights[shown], residual.norm(dim=-1, keepdim=True), samples.ray, n)[:, 0]
-
     # Losses
-
-    def _radiance(self, x: Tensor, directions: Tensor) -> Tensor:
-        """f(x): (opacity of one step, colour), with shape (n, 4)."""
-        density, geometry = self.field.density(x)
-        opacity = -torch.expm1(-density * self.dt)
-        return torch.cat((opacity[:, None], self.field.colour(geometry, directions)), -1)
-
-    def _kar_residual(self, x: Tensor, directions: Tensor) -> Tensor:
-        """f - A f at points seen from `directions`; anchors are looked at from the direction of their query."""
-        assert self.kar is not None
-        c = self.config
-        if c.kar_sampler == "global":
-            f = self._radiance(x, directions)
-            chosen = torch.randperm(len(x), device=x.device)[: c.kar_anchors]
-            own = torch.full((len(x),), -1, device=x.device)
-            own[chosen] = torch.arange(len(chosen), device=x.device)
-            return self.kar.residual(x, f, x[chosen], f[chosen], own)
-        anchors = LocalAnchors(c.kar_anchors, radius=c.kar_radius).sample(x.clamp(-1, 1))
-        points = torch.cat((x, anchors.x.flatten(0, 1)))
-        f = self._radiance(points, torch.cat((directions, directions.repeat_interleave(c.kar_anchors, 0))))
-        return self.kar.residual(x, f[: len(x)], anchors.x, f[len(x) :].reshape(len(x), c.kar_anchors, -1))
-
-    def _kar_points(self, outputs: dict[str, Any], batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
-        """Query points and their directions: half from the batch's samples, half from rays of unseen views."""
-        samples: PackedSamples = outputs["samples"]
-        parts = [_random_samples(samples, outputs["directions"], self.config.kar_queries // 2)]
-        if "unseen" in batch:
-            origins, directions = self._normalised(batch["unseen"])
-            unseen = self._marcher(origins, directions, torch.rand(len(origins), device=self.device)).next()
-            parts.append(_random_samples(unseen, directions, self.config.kar_queries - self.config.kar_queries // 2))
-        return torch.cat([x for x, _ in parts]), torch.cat([d for _, d in parts])
 
     def get_loss_dict(
         self, outputs: dict[str, Any], batch: dict[str, Any], metrics_dict: dict[str, Any] | None = None
@@ -320,11 +145,11 @@ class PeakModel(Model):
             losses = {"rgb": F.smooth_l1_loss(predicted, target, beta=0.1)}
         else:
             losses = {"rgb": F.mse_loss(predicted, target)}
-        if self.kar is not None and self.training:
-            x, directions = self._kar_points(outputs, batch)
-            if len(x) > self.config.kar_anchors:
-                norms = torch.linalg.vector_norm(self._kar_residual(x, directions), dim=-1)
-                losses["kar"] = self.kar.weight_at(min(1.0, self.progress)) * norms.mean()
+        if self.kar_on_rays is not None and self.training:
+            unseen = self._normalised(batch["unseen"]) if "unseen" in batch else None
+            kar = self.kar_on_rays.loss(outputs["samples"], outputs["directions"], unseen, self.progress)
+            if kar is not None:
+                losses["kar"] = kar
         return losses
 
     def _colours(self, outputs: dict[str, Any], batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
@@ -397,12 +222,21 @@ class PeakModel(Model):
         assert attributes.trainer is not None
         assert attributes.pipeline is not None
         total = attributes.trainer.config.max_num_iterations + attributes.trainer._start_step
-        sampler = attributes.pipeline.datamanager.train_pixel_sampler
+        datamanager: Any = attributes.pipeline.datamanager
+        sampler = datamanager.train_pixel_sampler
+        if self.config.cull_cells and datamanager.is_pinhole:
+            # Training that ignores the alpha channel must not be told by it either.
+            silhouettes = datamanager.silhouettes() if self.config.train_background == "random" else None
+            self.occupancy.restrict(
+                possible_cells(
+                    datamanager.cameras, silhouettes, self.centre, self.half_extent, self.occupancy.resolution
+                )
+            )
 
         def before(step: int) -> None:
             self.progress = step / max(1, total)
             remaining = max(0.0, 1 - step / max(1, self.config.coarse_steps))
-            self.dt = self.final_dt * (1 + 3 * remaining)
+            self.renderer.dt = self.renderer.final_dt * (1 + 3 * remaining)
 
         def after(step: int) -> None:
             if step % self.config.occupancy_interval == 0:
@@ -423,18 +257,4 @@ class PeakModel(Model):
         cells = self.occupancy.random_cells(self.config.occupancy_probes)
         density, _ = self.field.density(self.occupancy.points_in(cells))
         self.occupancy.observe(cells, density)
-        self.occupancy.refresh(self.dt)
-
-
-def _waves(marcher: RayMarcher) -> Iterator[PackedSamples]:
-    """Samples of all live rays, a few at first, more and more later, until no ray has any left."""
-    limit = FIRST_WAVE
-    while len(samples := marcher.next(limit)):
-        yield samples
-        limit = min(2 * limit, LAST_WAVE)
-
-
-def _random_samples(samples: PackedSamples, directions: Tensor, n: int) -> tuple[Tensor, Tensor]:
-    """n positions drawn from the samples, and the directions of their rays; nothing when there are no samples."""
-    chosen = torch.randint(max(1, len(samples)), (min(n, len(samples)),), device=directions.device)
-    return samples.x[chosen], directions[samples.ray[chosen]]
+        self.occupancy.refresh(self.renderer.dt)

@@ -12,7 +12,8 @@ from rich.logging import RichHandler
 
 from peak_nerf.errors import exit_on_peak_error
 from peak_nerf.nerf.datamanager import PeakDataManagerConfig
-from peak_nerf.nerf.model import PeakModelConfig
+from peak_nerf.nerf.model_config import PeakModelConfig
+from peak_nerf.nerf.viewer import FirstView
 
 
 @dataclass
@@ -37,6 +38,8 @@ class PeakPipeline(VanillaPipeline):
             torch.set_flush_denormal(True)
         with exit_on_peak_error():
             super().__init__(config, device, *args, **kwargs)
+        datamanager: Any = self.datamanager
+        self.first_view = FirstView(datamanager.train_dataset.cameras, datamanager.train_dataset.scene_box.get_center())
 
     def load_pipeline(self, loaded_state: dict[str, Any], step: int) -> None:
         """Load a checkpoint's state; one of another grid layout ends in one line."""

@@ -11,6 +11,7 @@ Symbols:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,6 +44,16 @@ class PackedSamples:
     def select(self, chosen: Tensor) -> PackedSamples:
         """The samples picked by an index or a boolean mask."""
         return PackedSamples(self.ray[chosen], self.t[chosen], self.x[chosen], self.dt)
+
+
+def join_waves(waves: Sequence[PackedSamples], dt: float) -> PackedSamples:
+    """The samples of successive calls of `RayMarcher.next`, in the order of rays and distances again.
+
+    Raises: ValueError (torch's) without waves.
+    """
+    ray, order = torch.cat([wave.ray for wave in waves]).sort(stable=True)
+    t, x = torch.cat([wave.t for wave in waves]), torch.cat([wave.x for wave in waves])
+    return PackedSamples(ray, t[order], x[order], dt)
 
 
 def box_intersection(
@@ -195,6 +206,13 @@ class OccupancyGrid(nn.Module):
             chosen = torch.randint(len(occupied), (n - n // 2,), device=occupied.device)
             cells = torch.cat((cells, occupied[chosen]))
         return cells[self.visible.view(-1)[cells]]
+
+    @torch.no_grad()
+    def restrict(self, visible: Bool[Tensor, "x y z"]) -> None:
+        """Only these cells may be occupied from now on."""
+        self.visible.copy_(visible)
+        self.occupied &= self.visible
+        self.blocks.copy_(block_occupancy(self.occupied))
 
     @torch.no_grad()
     def observe(self, cells: Int[Tensor, " n"], density: Float[Tensor, " n"]) -> None:

@@ -26,11 +26,18 @@ def load_script() -> ModuleType:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules["make_demo_scene"] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
+    sys.path.insert(0, str(SCRIPT.parent))  # as when it runs as a script
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(SCRIPT.parent))
     return module
 
 
 script = load_script()
+cameras, light, shapes, textures, village = (
+    sys.modules[f"demo_scene.{name}"] for name in ("cameras", "light", "shapes", "textures", "village")
+)
 
 
 @pytest.fixture(scope="module")
@@ -91,8 +98,8 @@ def test_alpha_has_object_and_background(settings):
 
 
 def test_known_points_project_onto_their_objects(settings):
-    tower, cap = (-0.2, 0.4, script.GROUND + 0.85), (-0.2, 0.4, script.GROUND + 1.02)
-    crown = (0.42, 0.72, script.GROUND + 0.5)
+    tower, cap = (-0.2, 0.4, village.GROUND + 0.85), (-0.2, 0.4, village.GROUND + 1.02)
+    crown = (0.42, 0.72, village.GROUND + 0.5)
     n_red = n_green = 0
     for pose, picture, focal in frames_of(settings.out):
         for point in (tower, cap, crown):
@@ -169,7 +176,7 @@ def test_numbers_out_of_range_are_refused(settings, change, tmp_path):
 @pytest.mark.parametrize("n_views", [8, 12, 25, 50, 100])
 def test_evenly_spaced_subsets_are_well_spread(n_views):
     """Mean angle to the nearest neighbour, against that of a regular layout on the same cap."""
-    poses = np.stack(script.spiral_poses(100))[np.round(np.linspace(0, 99, n_views)).astype(int)]
+    poses = np.stack(cameras.spiral_poses(100))[np.round(np.linspace(0, 99, n_views)).astype(int)]
     cosine = poses[:, :3, 2] @ poses[:, :3, 2].T
     np.fill_diagonal(cosine, -1)
     nearest = np.arccos(cosine.max(1))
@@ -183,11 +190,11 @@ def test_intersection_and_shading_of_a_lone_square():
     import trimesh
 
     mesh = trimesh.Trimesh([[-1, -1, 0], [1, -1, 0], [1, 1, 0], [-1, 1, 0]], [[0, 1, 2], [0, 2, 3]])
-    scene = script.Scene([script.Part(mesh, script.plain("ffffff"), gloss=0.0)])
+    scene = light.Scene([shapes.Part(mesh, textures.plain("ffffff"), gloss=0.0)])
     o, d = np.array([[0.2, 0.3, 4.0], [3.0, 0.0, 4.0]]), np.array([[0.0, 0.0, -1.0]] * 2)
-    light = np.array([0.2, 0.3, 5.0])
-    rgb, hit = scene.radiance(o, d, light)
-    fill = script.FILL_DIRECTION[2] / np.linalg.norm(script.FILL_DIRECTION)
+    lamp = np.array([0.2, 0.3, 5.0])
+    rgb, hit = scene.radiance(o, d, lamp)
+    fill = light.FILL_DIRECTION[2] / np.linalg.norm(light.FILL_DIRECTION)
     np.testing.assert_array_equal(hit, [True, False])
-    np.testing.assert_allclose(rgb[0], script.KEY_COLOUR + script.FILL_COLOUR * fill + script.SKY_COLOUR, rtol=1e-6)
+    np.testing.assert_allclose(rgb[0], light.KEY_COLOUR + light.FILL_COLOUR * fill + light.SKY_COLOUR, rtol=1e-6)
     assert not rgb[1].any()

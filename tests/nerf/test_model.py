@@ -7,6 +7,8 @@ import torch
 from nerfstudio.cameras.rays import RayBundle
 from runs import start, tiny_config, train
 
+from peak_nerf.core.field import FieldConfig, HashGridConfig
+from peak_nerf.nerf.field import PeakRadianceField, padding
 from peak_nerf.nerf.rendering import accumulate, packed_weights
 
 
@@ -45,13 +47,30 @@ def test_waves_render_what_one_pass_does(trained) -> None:
     origins, directions = model._normalised(camera.generate_rays(camera_indices=0).flatten())
     rendered = model._render(origins, directions)
     with torch.no_grad():
-        samples = model._marcher(origins, directions).next()
+        samples = model.renderer.marcher(origins, directions).next()
         density, geometry = model.field.density(samples.x)
-        weights, _ = packed_weights(density * model.dt, samples.ray, len(origins))
+        weights, _ = packed_weights(density * model.renderer.dt, samples.ray, len(origins))
         rgb = accumulate(weights, model.field.colour(geometry, directions, samples.ray), samples.ray, len(origins))
         accumulation = accumulate(weights, torch.ones(len(samples), 1), samples.ray, len(origins))
     assert torch.allclose(rendered["accumulation"], accumulation, atol=3e-3)
     assert torch.allclose(rendered["rgb"], rgb + 1 - accumulation, atol=2e-2)
+
+
+def test_samples_that_training_leaves_out_are_hidden(trained) -> None:
+    """What is left composites to what all samples do, and is in the order that compositing needs."""
+    model = trained.pipeline.model.eval()
+    renderer = model.renderer
+    camera = trained.pipeline.datamanager.eval_dataset.cameras[0:1]
+    origins, directions = model._normalised(camera.generate_rays(camera_indices=0).flatten())
+    every = renderer.marcher(origins, directions).next()
+    kept = renderer._unhidden(renderer.marcher(origins, directions))
+    assert 0 < len(kept) < len(every)
+    assert (kept.ray.diff() >= 0).all()
+    assert (kept.t.diff()[kept.ray.diff() == 0] > 0).all()
+    with torch.no_grad():
+        whole, left = renderer.composite(every, directions), renderer.composite(kept, directions)
+    assert torch.allclose(whole[0], left[0], atol=2e-3)
+    assert torch.allclose(whole[1], left[1], atol=2e-3)
 
 
 def test_kar_residual_is_drawn_where_the_ball_is(trained) -> None:
@@ -148,3 +167,34 @@ def test_ray_count_follows_the_sample_budget(trained) -> None:
     samples = trained.pipeline.model.n_samples
     assert samples == pytest.approx(6000, rel=0.35)
     assert rays > 512 or samples > 4000
+
+
+def test_rows_are_padded_to_few_different_numbers() -> None:
+    assert [padding(n) for n in (0, 1, 32, 33, 1000, 32768, 32769)] == [0, 31, 0, 31, 24, 0, 2047]
+    assert all(padding(n) <= max(31, n / 15) for n in range(1, 5000))
+    assert len({n + padding(n) for n in range(1, 65537)}) < 200
+
+
+def test_bfloat16_networks_agree_with_float32() -> None:
+    """In value and gradient, with a number of rows that needs padding."""
+    torch.manual_seed(0)
+    field = PeakRadianceField(FieldConfig(HashGridConfig(n_levels=2), bias=False, n_hidden=1), bfloat16=True)
+    x, directions = torch.rand(45, 3) * 2 - 1, torch.nn.functional.normalize(torch.randn(45, 3), dim=-1)
+    results = []
+    for field.in_bfloat16 in (False, True):
+        field.zero_grad()
+        density, geometry = field.density(x)
+        colour = field.colour(geometry, directions)
+        (density.sum() + colour.sum()).backward()
+        weight = field.colour_network.hidden[0].weight.grad
+        results.append((density.detach(), colour.detach(), weight))
+    for plain, reduced, tolerance in zip(*results, (1e-3, 1e-3, 0.15), strict=True):
+        assert reduced.dtype == torch.float32
+        # A gradient jumps where rounding turns a hidden unit on or off.
+        assert (plain - reduced).norm() < tolerance * plain.norm()
+    # Weights learn also after a pass without gradient, whose casts must not be kept.
+    with torch.no_grad():
+        field.density(x)
+    field.zero_grad()
+    field.density(x)[0].sum().backward()
+    assert field.base.backbone.output.weight.grad.abs().sum() > 0

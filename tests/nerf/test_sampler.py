@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from peak_nerf.nerf.sampler import OccupancyGrid, RayMarcher, block_occupancy, box_intersection, march_torch
+from peak_nerf.nerf.sampler import OccupancyGrid, RayMarcher, block_occupancy, box_intersection, join_waves, march_torch
 
 
 def random_rays(n: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -50,9 +50,10 @@ def test_waves_add_up_to_one_march() -> None:
     while len(part := waves.next(5)):
         assert torch.bincount(part.ray).max() <= 5
         parts.append(part)
-    order = torch.argsort(torch.cat([p.ray for p in parts]), stable=True)
-    assert torch.equal(torch.cat([p.ray for p in parts])[order], whole.ray)
-    assert torch.equal(torch.cat([p.t for p in parts])[order], whole.t)
+    joined = join_waves(parts, whole.dt)
+    assert torch.equal(joined.ray, whole.ray)
+    assert torch.equal(joined.t, whole.t)
+    assert torch.equal(joined.x, whole.x)
 
 
 def test_stopped_rays_give_no_more() -> None:
@@ -116,7 +117,10 @@ def test_occupancy_follows_density() -> None:
 
 def test_invisible_cells_stay_empty() -> None:
     grid = OccupancyGrid(8)
-    grid.visible[:4] = False
+    visible = torch.ones(8, 8, 8, dtype=torch.bool)
+    visible[:4] = False
+    grid.restrict(visible)
+    assert torch.equal(grid.occupied, visible)
     cells = grid.random_cells(400)
     assert len(cells)
     assert (cells >= 4 * 64).all()

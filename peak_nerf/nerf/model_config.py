@@ -1,0 +1,100 @@
+"""What a user can choose about the model of `peak` and `peak-lite`."""
+
+# No `from __future__ import annotations`: tyro reads this module's dataclass fields as types.
+from dataclasses import dataclass, field
+from typing import Literal
+
+from nerfstudio.models.base_model import ModelConfig
+
+from peak_nerf.core.hash_grid import Implementation
+
+
+def _model_class() -> type:
+    from peak_nerf.nerf.model import PeakModel  # which imports this module
+
+    return PeakModel
+
+
+@dataclass
+class PeakModelConfig(ModelConfig):
+    """PEAK: hash grid ++ polynomial encoding, and the Kernel Alignment Regularizer (KAR)."""
+
+    _target: type = field(default_factory=lambda: _model_class())
+    """target class to instantiate"""
+    enable_collider: bool = False
+    """Not used: rays begin and end at the scene box."""
+    eval_num_rays_per_chunk: int = 1 << 13
+    """Rays rendered at a time; on a CPU, few enough that a wave of samples stays in its cache."""
+
+    kar_weight: float = 1e-2
+    """Weight lambda of KAR; 0 trains the plain baseline."""
+    kar_warmup: float = 0.1
+    """Share of the training over which KAR's weight rises from 0."""
+    kar_queries: int = 256
+    """Query points a step, half from the batch's ray samples and half from rays of unseen views."""
+    kar_anchors: int = 8
+    """Anchors of each query (local), or of all queries (global)."""
+    kar_sampler: Literal["local", "global"] = "local"
+    """Anchors near each query, or a random subset of the batch's samples."""
+    kar_radius: float = 0.015
+    """Reach of local anchors; the scene box has side 2."""
+    kar_rank: int = 100
+    """Number r of features of the similarity network g."""
+    kar_residual_stride: int = 4
+    """The output `kar_residual` is computed on every so many pixels in each direction, and enlarged."""
+
+    n_levels: int = 16
+    """Levels of the hash grid."""
+    n_features: int = 2
+    """Features per level."""
+    log2_table_size: int = 19
+    """Rows of a hashed level, as a power of two."""
+    base_resolution: int = 16
+    """Cells per side of the coarsest level."""
+    finest_resolution: int = 2048
+    """Cells per side of the finest level."""
+    polynomial_degree: int | None = 1
+    """Degree of the learnable polynomial encoding of position; None leaves it out."""
+    hidden_dim: int = 64
+    """Width of the density network."""
+    n_hidden: int = 1
+    """Hidden layers of the density network."""
+    colour_hidden_dim: int = 64
+    """Width of the colour network."""
+    colour_n_hidden: int = 2
+    """Hidden layers of the colour network."""
+    sh_levels: int = 4
+    """Levels of the spherical harmonics of direction, 1 to 4; fewer make colour depend less on where one looks from."""
+    n_geometry: int = 15
+    """Features handed from the density to the colour network."""
+    implementation: Implementation = "auto"
+    """Who computes the hash grid: tcnn (CUDA), numba (CPU), torch, or auto."""
+    network_precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """What a CPU multiplies the networks in; auto takes bfloat16 where the CPU has instructions for it (AVX-512 BF16),
+    several times faster, and float32 elsewhere. On CUDA, nerfstudio's own --mixed-precision decides."""
+    density_bias: float = -2.0
+    """Density starts at exp(this) per unit of the box's half side: thin, or a scene may stay fog."""
+
+    steps_per_side: int = 256
+    """Ray steps along one side of the scene box."""
+    occupancy_resolution: int = 128
+    """Cells per side of the occupancy grid."""
+    occupancy_threshold: float = 0.002
+    """Opacity of one step below which a cell counts as empty; lower keeps thin parts and costs samples."""
+    cull_cells: bool = True
+    """Leave cells empty that no training camera sees, or that one sees through transparent pixels (RGBA images, random
+    training background)."""
+    occupancy_interval: int = 16
+    """Steps between refreshes of the occupancy grid."""
+    occupancy_probes: int = 1 << 15
+    """Random cells probed at a refresh, so that matter can appear where no ray samples."""
+    target_samples: int = 1 << 18
+    """Ray samples a step; the number of rays follows."""
+    coarse_steps: int = 200
+    """Over so many first steps the step length shrinks from four times its final value: fog clears sooner."""
+    near_plane: float = 0.05
+    """Rays begin no nearer to the camera than this, in world units."""
+    train_background: Literal["random", "white", "black"] = "random"
+    """What stands behind training rays; random teaches opacity. Evaluation uses the data parser's `background`."""
+    loss: Literal["huber", "mse"] = "huber"
+    """Colour loss."""

@@ -1,0 +1,49 @@
+"""Where a browser's camera stands when it opens the viewer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.viewer.viewer_elements import ViewerControl
+from torch import Tensor
+
+WORLD_UP = (0.0, 0.0, 1.0)
+"""Blender's scenes have it, and nerfstudio turns captures to it."""
+
+
+def first_view(cameras: Cameras, centre: Tensor) -> tuple[Tensor, Tensor]:
+    """Position (3,) of the first camera, and the point (3,) of its optical axis that is nearest to `centre`.
+
+    The viewer turns around that point. A camera that looks away from the centre looks one unit ahead.
+    """
+    pose = cameras.camera_to_worlds[0].to(centre)
+    position, forward = pose[:, 3], -pose[:, 2]
+    ahead = torch.dot(centre - position, forward)
+    return position, position + (ahead if ahead > 0 else 1.0) * forward
+
+
+class FirstView(ViewerControl):
+    """Puts the camera of every browser that connects where the first training camera stands.
+
+    nerfstudio leaves it to viser's default, which lies inside the box of a Blender scene. The pipeline holds one as an
+    attribute; the viewer finds it there and calls `_setup`.
+    """
+
+    def __init__(self, cameras: Cameras, centre: Tensor) -> None:
+        self.cameras, self.centre = cameras, centre
+
+    def _setup(self, viewer: Any) -> None:
+        super()._setup(viewer)
+        viewer.viser_server.on_client_connect(self.place)
+
+    def place(self, client: Any) -> None:
+        """Move the camera of a viser client."""
+        from nerfstudio.viewer.viewer import VISER_NERFSTUDIO_SCALE_RATIO  # it imports a lot, and only for viewers
+
+        position, target = (point.cpu().numpy() for point in first_view(self.cameras, self.centre))
+        with client.atomic():
+            client.camera.up_direction = WORLD_UP
+            client.camera.position = position * VISER_NERFSTUDIO_SCALE_RATIO
+            client.camera.look_at = target * VISER_NERFSTUDIO_SCALE_RATIO
