@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -30,6 +30,7 @@ from peak_nerf.core.hash_grid import HashGridEncoding
 from peak_nerf.errors import PeakError
 
 
+@runtime_checkable
 class LayerJacobian(Protocol):
     """J_l, one layer's columns of the Jacobian of f at n points."""
 
@@ -155,9 +156,13 @@ def _times_cotangents(
 
 
 def trainable_layers(module: nn.Module) -> list[tuple[str, nn.Module]]:
-    """The smallest submodules that own the module's trainable parameters, with their names ("" for itself)."""
+    """The smallest submodules that own the module's trainable parameters, each once, by name ("" for itself)."""
+    seen: set[nn.Module] = set()
 
     def search(name: str, part: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+        if part in seen:
+            return
+        seen.add(part)
         if any(p.requires_grad for p in part.parameters(recurse=False)):
             yield name, part
             return
@@ -188,6 +193,8 @@ def layer_jacobians(
     f = f.reshape(len(x), -1)
     if not bool(f.isfinite().all()):
         raise ValueError("the module's outputs are not finite")
+    if check:
+        _check_rows(module, x, f.detach())
     called = [layer for layer in layers if layer.calls]
     points = [call.perturbation for layer in called for call in layer.calls]
     v = torch.randn(f.shape, dtype=f.dtype, generator=torch.Generator().manual_seed(0)).to(f.device)
@@ -202,11 +209,9 @@ def layer_jacobians(
         for z, slope in zip(points, zip(*slopes, strict=True), strict=True)
     )
     jacobians = {layer.name: _layer_jacobian(layer, [next(deltas) for _ in layer.calls]) for layer in called}
-    f = f.detach()
     if found is not None:
-        _check_rows(module, x, f)
         _check_transposed(jacobians, v, dict(zip(parameters, found, strict=True)))
-    return f, jacobians
+    return f.detach(), jacobians
 
 
 @contextmanager
@@ -264,8 +269,11 @@ def _dense(module: nn.Module, parameters: dict[str, Tensor], call: _Call, delta:
 
 
 def _check_rows(module: nn.Module, x: Tensor, f: Tensor) -> None:
-    with torch.no_grad():
-        alone = module(x[:1]).reshape(1, -1)
+    try:
+        with torch.no_grad():
+            alone = module(x[:1]).reshape(1, -1)
+    except ValueError as error:  # batch norm in training mode, of a single row
+        raise ValueError(f"f of one row fails ({error}); put the module in eval mode") from error
     if not torch.allclose(alone, f[:1], rtol=1e-3, atol=1e-3 * float(f.abs().max())):
         raise ValueError("f of one row depends on the other rows, or on chance; put the module in eval mode")
 

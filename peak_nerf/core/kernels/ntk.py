@@ -90,8 +90,8 @@ def _mirrored(k: Float[Tensor, "n n ..."]) -> Float[Tensor, "n n ..."]:
     upper = torch.ones(k.shape[:2], dtype=torch.bool, device=k.device).triu()
     if k.ndim == 4:
         upper = upper[:, :, None, None]
-        # On the diagonal x = x', and outputs k and l change places.
-        mirror = torch.where(torch.eye(len(k), dtype=torch.bool, device=k.device)[:, :, None, None], k, mirror)
+        # On the diagonal x = x', and it is the outputs that change places.
+        k = torch.where(torch.eye(len(k), dtype=torch.bool, device=k.device)[:, :, None, None], (k + mirror) / 2, k)
     return torch.where(upper, k, mirror)
 
 
