@@ -80,10 +80,12 @@ def aligned_encoding(
             measured, and must be below eps, all the same.
 
     Raises: PeakError where K* is not finite and real on [-1, 1], B* is not in B, h has no power series, or one with
-        negative coefficients, or no degree allowed attains eps; ValueError on an eps that is not above 0.
+        negative coefficients, or no degree allowed attains eps; ValueError on eps, in_dim or max_degree out of range.
     """
     if not 0 < eps < math.inf:
         raise ValueError(f"eps must be above 0, got {eps}")
+    if in_dim < 1 or (max_degree is not None and max_degree < 0):
+        raise ValueError(f"in_dim must be at least 1 and max_degree at least 0, got {in_dim} and {max_degree}")
     dimension = in_dim * (2 if coordinate_map == "unit_sphere" else 1)
     allowed = _largest_degree(dimension) if max_degree is None else min(max_degree, _largest_degree(dimension))
     c = torch.linspace(math.pi, 0, N_GRID, dtype=torch.float64).cos()  # dense at both ends, where kernels are steep
@@ -112,7 +114,7 @@ def aligned_encoding(
             f"target kernel: the series of K^-1 o K* has negative coefficients (first a_{first} ="
             f" {float(series[first]):.3g}), so Theorem 3.3 gives no encoding for this base; without them the error is"
             f" {attained(allowed if degree is None else degree):.2g}. Choose a smoother base, another or a smaller"
-            " target, or drop them and accept that error"
+            " target, or drop them (drop_negative) with an eps above that"
         )
     if degree is None:
         raise PeakError(
@@ -193,7 +195,7 @@ def _truncated(series: Tensor, degree: int, q: float) -> Tensor:
 
 def _lowest(attained: Callable[[int], float], eps: float, allowed: int) -> int | None:
     """A degree with error below eps, the lowest as far as the error falls with the degree; None without one."""
-    high = 1
+    high = min(1, allowed)
     while attained(high) >= eps:
         if high == allowed:
             return None
