@@ -1,8 +1,8 @@
 """Time and memory of the empirical NTK beside the plain recipe, and wide training beside its limit.
 
-`python -m peak_nerf.bench.ntk` measures, in one run: K(x, x') of an MLP on two sets of points, by `empirical_ntk` and by
-`vmap(jacrev)` with one contraction per parameter, as torch's tutorial "Neural Tangent Kernels" writes it; and how far a
-network of finite width, trained to convergence, ends from regression with the infinite-width NTK.
+`python -m peak_nerf.bench.ntk` measures, in one run: K(x, x') of an MLP on two sets of points, by `empirical_ntk` and
+by `vmap(jacrev)` with one contraction per parameter, as torch's tutorial "Neural Tangent Kernels" writes it; and how
+far a network of finite width, trained to convergence, ends from regression with the infinite-width NTK.
 It is a benchmark, not a test: nothing passes or fails.
 """
 
@@ -14,6 +14,7 @@ import multiprocessing
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +108,7 @@ def ntk_figures(settings: Settings) -> dict[str, float]:
     figures: dict[str, float] = {"n_parameters": sum(p.numel() for p in module.parameters())}
     context = multiprocessing.get_context("spawn")
     for name, method in METHODS.items():
-        figures[f"{name}_s"] = median_seconds(lambda method=method: method(module, x1, x2), settings.repeats)
+        figures[f"{name}_s"] = median_seconds(partial(method, module, x1, x2), settings.repeats)
         result = context.SimpleQueue()
         child = context.Process(target=_memory_of, args=(name, settings, torch.get_num_threads(), result))
         child.start()

@@ -12,13 +12,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from peak_nerf import __version__
 from peak_nerf.core.files import write_atomically
 from peak_nerf.errors import PeakError
+
+if TYPE_CHECKING:
+    from peak_nerf.tasks.kernel_alignment import Course
 
 
 @dataclass
@@ -116,27 +119,11 @@ def run_figure2(options: Figure2) -> dict[str, Any]:
     from peak_nerf.tasks import kernel_alignment as task
     from peak_nerf.tasks import kernel_pictures as pictures
 
-    sizes = (options.steps, options.samples, options.points)
-    chosen, courses = dict(task.BEST), {}
-    with progress_bar() as show:
-        total = len(task.METHODS) * (1 + options.tune)
-        for i, method in enumerate(task.METHODS):
-            if options.tune:
-                chosen[method] = task.tune(method, *sizes, report=lambda f, i=i, m=method: show(f"tuning {m}", (i + f) / total))
-        start = len(task.METHODS) if options.tune else 0
-        for i, method in enumerate(task.METHODS, start=start):
-            settings = task.candidates(method)[chosen[method]]
-            courses[method] = []
-            for seed in range(options.seeds):
-
-                def report(f: float, i: int = i, m: str = method, seed: int = seed) -> None:
-                    show(f"{m}, seed {seed}", (i + (seed + f) / options.seeds) / total)
-
-                courses[method].append(task.run_alignment(method, seed, *sizes, settings=settings, report=report))
+    chosen, courses = _fit_all(options)
     kernels = {method: runs[0].kernel.numpy() for method, runs in courses.items()}
     kernels = {**kernels, "optimal": task.grid_and_optimal_kernel(options.points)[1].numpy()}
     kernels = {name: kernels[name] for name in ("mlp", "fourier", "optimal", "peak")}
-    methods = {}
+    methods: dict[str, dict[str, Any]] = {}
     for method, runs in courses.items():
         final = [run.cka[-1] for run in runs]
         settings = task.candidates(method)[chosen[method]]
@@ -172,6 +159,30 @@ def run_figure2(options: Figure2) -> dict[str, Any]:
         error = statistics.mean(methods[method]["mse"])
         print(f"{method:<8} {captions[method]}, mean squared error of the fit {error:.1e}")
     return numbers
+
+
+def _fit_all(options: Figure2) -> tuple[dict[str, int], dict[str, list[Course]]]:
+    """Which candidate of each method was taken, and a course for each seed."""
+    from peak_nerf.tasks import kernel_alignment as task
+
+    sizes = (options.steps, options.samples, options.points)
+    chosen = dict(task.BEST)
+    courses: dict[str, list[Course]] = {method: [] for method in task.METHODS}
+    runs = [("tune", method, 0) for method in task.METHODS] if options.tune else []
+    runs += [("fit", method, seed) for method in task.METHODS for seed in range(options.seeds)]
+    with progress_bar() as show:
+        for i, (what, method, seed) in enumerate(runs):
+            text = f"{method}: tuning" if what == "tune" else f"{method}: seed {seed}"
+
+            def report(fraction: float, i: int = i, text: str = text) -> None:
+                show(text, (i + fraction) / len(runs))
+
+            if what == "tune":
+                chosen[method] = task.tune(method, *sizes, report)
+            else:
+                settings = task.candidates(method)[chosen[method]]
+                courses[method].append(task.run_alignment(method, seed, *sizes, settings, report))
+    return chosen, courses
 
 
 def run_spectrum(options: Spectrum) -> dict[str, Any]:
@@ -228,7 +239,9 @@ def run_spectrum(options: Spectrum) -> dict[str, Any]:
     )
     pictures.save_figure(figure, options.out / "spectrum.png")
     write_json(options.out / "spectrum.json", numbers)
-    aligned = f", CKA with its own values {numbers['cka_with_own_values']:.3f}" if "cka_with_own_values" in numbers else ""
+    aligned = (
+        f", CKA with its own values {numbers['cka_with_own_values']:.3f}" if "cka_with_own_values" in numbers else ""
+    )
     print(f"{options.field}: {len(x)} points, effective rank {found.effective_rank:.1f}{aligned}")
     return numbers
 

@@ -6,7 +6,7 @@ import ast
 import math
 import operator
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -65,7 +65,7 @@ def parse_kernel(text: str, option: str = "--target") -> Callable[[Tensor], Tens
 
     def value(node: ast.AST, c: Tensor) -> Any:
         if isinstance(node, ast.Constant):
-            return c.new_full((), float(node.value))
+            return c.new_full((), float(cast(float, node.value)))
         if isinstance(node, ast.Name):
             return c if node.id == "c" else c.new_full((), CONSTANTS[node.id])
         if isinstance(node, ast.UnaryOp):

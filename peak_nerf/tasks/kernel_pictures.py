@@ -34,11 +34,17 @@ def save_figure(figure: Figure, path: Path) -> None:
         buffer = io.BytesIO()
         with matplotlib.rc_context({"svg.hashsalt": "peak_nerf", "svg.fonttype": "none"}):
             figure.savefig(buffer, format=suffix[1:], **options)
-        write_atomically(path.with_suffix(suffix), lambda file, data=buffer.getvalue(): file.write(data))
+        _write(path.with_suffix(suffix), buffer.getvalue())
+
+
+def _write(path: Path, data: bytes) -> None:
+    write_atomically(path, lambda file: file.write(data))
 
 
 def figure2(
-    kernels: Mapping[str, np.ndarray], captions: Mapping[str, str], courses: Mapping[str, tuple[Sequence[int], np.ndarray]]
+    kernels: Mapping[str, np.ndarray],
+    captions: Mapping[str, str],
+    courses: Mapping[str, tuple[Sequence[int], np.ndarray]],
 ) -> Figure:
     """Four kernels on [-1, 1]^2, each scaled to its largest entry, and the CKA over steps (mean, and least to most).
 
@@ -69,7 +75,7 @@ def figure2(
     axes.set(xlabel="step", ylabel="CKA of the NTK with $K^*$", ylim=(0, 1.02), title="(e) alignment through training")
     axes.set_xlim(0)
     axes.grid(alpha=0.3)
-    axes.legend(loc="lower right")
+    axes.legend(loc="center right")
     return figure
 
 
@@ -102,7 +108,9 @@ def spectrum(
     return figure
 
 
-def encoding(c: np.ndarray, wanted: np.ndarray, attained: np.ndarray, base: np.ndarray, coefficients: np.ndarray) -> Figure:
+def encoding(
+    c: np.ndarray, wanted: np.ndarray, attained: np.ndarray, base: np.ndarray, coefficients: np.ndarray
+) -> Figure:
     """K* and what the encoding attains over c, the error, and the coefficients a_k."""
     from matplotlib.figure import Figure
 

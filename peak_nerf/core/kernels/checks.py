@@ -15,7 +15,7 @@ def tolerance(x: Tensor) -> float:
     return TOLERANCE.get(x.dtype, 1e-2)
 
 
-def check_finite(x: Float[Tensor, "..."], name: str) -> None:
+def check_finite(x: Tensor, name: str) -> None:
     """Raises: ValueError on an empty tensor, or one with an entry that is not finite."""
     if x.numel() == 0:
         raise ValueError(f"{name} is empty (shape {tuple(x.shape)}); give at least one point")
@@ -49,6 +49,6 @@ def check_unit_norm(x: Float[Tensor, "n d"], name: str = "x") -> None:
     worst = int((norms - 1).abs().argmax())
     if abs(float(norms[worst]) - 1) > tolerance(x):
         raise ValueError(
-            f"{name} must lie on the unit sphere, but point {worst} has norm {float(norms[worst]):.6g}; normalise it, or"
-            " map coordinates with UnitSphereMap"
+            f"{name} must lie on the unit sphere, but point {worst} has norm {float(norms[worst]):.6g};"
+            " normalise it, or map coordinates with UnitSphereMap"
         )

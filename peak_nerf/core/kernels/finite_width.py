@@ -17,8 +17,8 @@ class FiniteNetwork(nn.Module):
 
         h_1 = s_w w_1 x + s_b beta_1,    h_{l+1} = s_w w_{l+1} phi(h_l) / sqrt(width) + s_b beta_{l+1}
 
-    with all of w and beta from N(0, 1). Its empirical NTK at the start has the limit's as its mean up to O(1/width), and
-    a spread of O(1/sqrt(width)).
+    with all of w and beta from N(0, 1). Its empirical NTK at the start has the limit's as its mean up to O(1/width),
+    and a spread of O(1/sqrt(width)).
 
     Input: (n, in_dim). Output: (n, out_dim). Draws from the global generator.
 
@@ -36,9 +36,10 @@ class FiniteNetwork(nn.Module):
         self.limit = limit
         # beta is one more column of w, for an input that is always 1.
         widths = [in_dim, *[width] * limit.n_hidden, out_dim]
-        self.layers = nn.ModuleList(nn.Linear(a + 1, b, bias=False) for a, b in pairwise(widths))
-        for layer in self.layers:
+        layers = [nn.Linear(a + 1, b, bias=False) for a, b in pairwise(widths)]
+        for layer in layers:
             nn.init.normal_(layer.weight)
+        self.layers = nn.ModuleList(layers)
 
     def forward(self, x: Float[Tensor, "n in_dim"]) -> Float[Tensor, "n out_dim"]:
         s_w, s_b = math.sqrt(self.limit.weight_variance), math.sqrt(self.limit.bias_variance)

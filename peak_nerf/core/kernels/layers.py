@@ -262,7 +262,7 @@ def _dense(module: nn.Module, parameters: dict[str, Tensor], call: _Call, delta:
     def row(inputs: tuple[Any, ...], slope: Tensor) -> Tensor:
         """(c, ...) cotangents of one row to (c, p)."""
         one = tuple(a if d is None else a[None] for a, d in zip(inputs, dims, strict=True))
-        _, pull = vjp(lambda p: functional_call(module, p, one, call.kwargs)[0], parameters)
+        pull = vjp(lambda p: functional_call(module, p, one, call.kwargs)[0], parameters)[1]
         return torch.cat([g.flatten(1) for g in vmap(pull)(slope)[0].values()], dim=1)
 
     return vmap(row, in_dims=(dims, 1))(call.inputs, delta).detach()
@@ -280,7 +280,9 @@ def _check_rows(module: nn.Module, x: Tensor, f: Tensor) -> None:
 
 def _check_transposed(jacobians: dict[str, LayerJacobian], v: Tensor, found: dict[str, Tensor | None]) -> None:
     ours = {
-        f"{layer}.{name}": g for layer, jacobian in jacobians.items() for name, g in jacobian.apply_transposed(v).items()
+        f"{layer}.{name}": g
+        for layer, jacobian in jacobians.items()
+        for name, g in jacobian.apply_transposed(v).items()
     }
     for name, gradient in found.items():
         mine = ours.get(name)

@@ -125,5 +125,7 @@ def ntk_vector_product(
     results = []
     for points in x1.split(chunk_size):
         f, jacobians = layer_jacobians(module, points)
-        results.append(sum((jacobian.apply(total[layer]) for layer, jacobian in jacobians.items()), torch.zeros_like(f)))
+        results.append(
+            sum((jacobian.apply(total[layer]) for layer, jacobian in jacobians.items()), torch.zeros_like(f))
+        )
     return torch.cat(results)

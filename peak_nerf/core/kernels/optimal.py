@@ -1,6 +1,6 @@
 r"""The kernel that predicts best, and regression with any kernel.
 
-    M_x = K(x, X) K(X, X)^+,    f(x) = M_x Y,    error(x) = E_{f*|D} (f(x) - f*(x))^2,    K*(x, x') = E_{f*|D} f*(x) f*(x')
+    f(x) = K(x, X) K(X, X)^+ Y,    error(x) = E_{f*|D} (f(x) - f*(x))^2,    K*(x, x') = E_{f*|D} f*(x) f*(x')
 
 Given the data, f*(X) = Y is certain, so K*(X, X) = Y Y^T has rank one and K*(x, X) = E[f*(x)] Y^T: regression with K*
 returns E[f*(x)], which no other kernel can beat (Theorem 3.1).

@@ -18,10 +18,10 @@ from torch import Tensor
 
 # h may be singular on |z| = 1, at c = 1 for ReLU kernels. Rounding in a_k is about 1e-15 RADIUS^-k.
 RADIUS = 0.99
-N_ANGLES = 4096
-N_RAY = 200
-N_NEWTON = 3
-"""Newton steps at each of the N_RAY points of a ray; the last ones start from the neighbour's solution."""
+N_ANGLES = 2048
+N_RAY = 80
+N_NEWTON, N_POLISH = 2, 5
+"""Newton steps at each of the N_RAY points of a ray, and at its end."""
 MAX_DEGREE = 1000
 
 Function = Callable[[Tensor], Tensor]
@@ -49,7 +49,7 @@ def inverse_series(
     step = 1e-5 * scale
     for i in range(1, N_RAY + 1):
         value = target(circle * (i / N_RAY))
-        for _ in range(N_NEWTON):
+        for _ in range(N_NEWTON if i < N_RAY else N_POLISH):
             slope = (kernel(h + step) - kernel(h - step)) / (2 * step)
             h = h - (kernel(h) - value) / slope
     coefficients = torch.fft.hfft(h, n=N_ANGLES)[: degree + 1] / N_ANGLES

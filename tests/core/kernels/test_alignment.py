@@ -78,7 +78,7 @@ def test_bad_input() -> None:
             spectrum(k)
     with pytest.raises(ValueError, match=r"aligned with nothing"):
         centered_kernel_alignment(torch.ones(3, 3), good)
-    with pytest.raises(Exception, match="size|Type-check"):
+    with pytest.raises(Exception, match=r"size|Type-check"):
         kernel_alignment(kernel(4, 0), good)
-    with pytest.raises(ValueError, match="targets are 0|targets y are 0"):
+    with pytest.raises(ValueError, match=r"targets are 0|targets y are 0"):
         spectrum(good).share_of(torch.zeros(3, 1))

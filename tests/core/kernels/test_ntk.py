@@ -13,7 +13,9 @@ from peak_nerf.core.kar import KernelAlignmentRegularizer
 from peak_nerf.core.kernels.layers import trainable_layers
 from peak_nerf.core.kernels.ntk import empirical_ntk, ntk_vector_product
 
-GRID = HashGridConfig(n_levels=4, n_features=2, log2_table_size=5, base_resolution=3, finest_resolution=12, init_scale=1.0)
+GRID = HashGridConfig(
+    n_levels=4, n_features=2, log2_table_size=5, base_resolution=3, finest_resolution=12, init_scale=1.0
+)
 
 
 def explicit_ntk(module: nn.Module, x1: Tensor, x2: Tensor) -> Tensor:
@@ -26,9 +28,7 @@ def explicit_ntk(module: nn.Module, x1: Tensor, x2: Tensor) -> Tensor:
         for i in range(len(x)):
             for k in range(f.shape[1]):
                 g = torch.autograd.grad(f[i, k], parameters, retain_graph=True, allow_unused=True)
-                flat = [
-                    torch.zeros_like(p) if one is None else one for p, one in zip(parameters, g, strict=True)
-                ]
+                flat = [torch.zeros_like(p) if one is None else one for p, one in zip(parameters, g, strict=True)]
                 rows.append(torch.cat([one.flatten() for one in flat]))
         return torch.stack(rows).reshape(len(x), f.shape[1], -1)
 
@@ -97,7 +97,7 @@ def test_chunks_do_not_change_it(n: int, m: int, chunk_size: int, seed: int) -> 
 
 
 def test_by_hand() -> None:
-    """f = a relu(w x): df/da = relu(w x), df/dw = a x 1[w x > 0]. At a = 3, w = 2: K(x, x') = (4 + 9) x x' for x, x' > 0."""
+    """f = a relu(w x): df/da = relu(w x), df/dw = a x [w x > 0]; at a = 3, w = 2, K(x, x') = (4 + 9) x x' above 0."""
     net = nn.Sequential(nn.Linear(1, 1, bias=False), nn.ReLU(), nn.Linear(1, 1, bias=False))
     with torch.no_grad():
         net[0].weight.fill_(2.0)
