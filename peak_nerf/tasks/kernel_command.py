@@ -187,8 +187,8 @@ def _fit_all(options: Figure2) -> tuple[dict[str, int], dict[str, list[Course]]]
 
 def run_spectrum(options: Spectrum) -> dict[str, Any]:
     """The spectrum of a saved field. Raises: PeakError on options out of range or a file that is no field."""
-    if not 4 <= options.points <= 20_000:
-        raise PeakError(f"--points {options.points}: must be 4 to 20000 (the kernel has points x points entries)")
+    if not 4 <= options.points <= 8192:
+        raise PeakError(f"--points {options.points}: must be 4 to 8192 (the kernel has points x points entries)")
     if options.chunk_size < 1:
         raise PeakError(f"--chunk-size {options.chunk_size}: must be at least 1")
     import torch
