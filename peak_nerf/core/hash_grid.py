@@ -13,7 +13,7 @@ from typing import Any, Literal, cast
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 
@@ -185,8 +185,24 @@ class HashGridEncoding(nn.Module):
             return cast(Tensor, _NumbaLookup.apply(x, self.table, self._grid))
         return self._torch_forward(x)
 
+    def corners(self, x: Float[Tensor, "n d"]) -> tuple[Int[Tensor, "n l k"], Float[Tensor, "n l k"]]:
+        """Table row and weight of each of the 2^d corners around x in [low, high]^d, per level.
+
+        The features of a level are sum_k weight_k table[row_k]. Not for tcnn, whose table is its own affair.
+        """
+        return self._unit_corners((x - self.low) / (self.high - self.low))
+
     def _torch_forward(self, x: Tensor) -> Tensor:
         """Reference implementation: every corner's row and weight, then one weighted embedding bag."""
+        rows, weights = self._unit_corners(x)
+        n_corners = rows.shape[-1]
+        features = nn.functional.embedding_bag(
+            rows.reshape(-1, n_corners), self.table, per_sample_weights=weights.reshape(-1, n_corners), mode="sum"
+        )
+        return features.reshape(x.shape[0], self.out_dim)
+
+    def _unit_corners(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """`corners` of x in [0, 1]^d."""
         offsets, resolutions, sizes, dense = (torch.as_tensor(part, device=x.device) for part in self._grid[:4])
         x = x.to(self.table.dtype)
         inside = torch.where((x >= 0) & (x <= 1), x, torch.where(x > 1, 1.0, 0.0).to(x.dtype))  # NaN becomes 0
@@ -202,12 +218,7 @@ class HashGridEncoding(nn.Module):
         for d in range(self.in_dim):
             hashed_row = hashed_row ^ (vertex[..., d] * PRIMES[d])
         rows = torch.where(dense[:, None], dense_row, hashed_row & (sizes[:, None] - 1)) + offsets[:, None]
-        weights = torch.where(bits.bool(), w[:, :, None, :], 1 - w[:, :, None, :]).prod(-1)
-        n_corners = corners.numel()
-        features = nn.functional.embedding_bag(
-            rows.reshape(-1, n_corners), self.table, per_sample_weights=weights.reshape(-1, n_corners), mode="sum"
-        )
-        return features.reshape(x.shape[0], self.out_dim)
+        return rows, torch.where(bits.bool(), w[:, :, None, :], 1 - w[:, :, None, :]).prod(-1)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
         recorded = state_dict.get(prefix + "layout")
