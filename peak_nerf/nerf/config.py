@@ -62,7 +62,7 @@ peak_lite_method = MethodSpecification(
                 steps_per_side=200,
                 occupancy_probes=1 << 15,
                 target_samples=1 << 15,
-                kar_queries=160,
+                kar_queries=128,
             ),
         ),
         optimizers=_optimizers(),
