@@ -13,19 +13,25 @@ WORLD_UP = (0.0, 0.0, 1.0)
 """Blender's scenes have it, and nerfstudio turns captures to it."""
 
 
-def first_view(cameras: Cameras, centre: Tensor) -> tuple[Tensor, Tensor]:
-    """Position (3,) of the first camera, and the point (3,) of its optical axis that is nearest to `centre`.
+AHEAD = 0.25
+"""How far towards the scene from the camera itself: from its very place its own frustum, drawn with its image, would
+hide the scene."""
 
-    The viewer turns around that point. A camera that looks away from the centre looks one unit ahead.
+
+def first_view(cameras: Cameras, centre: Tensor) -> tuple[Tensor, Tensor]:
+    """Position (3,) a little ahead of the first camera, and the point (3,) of its axis that is nearest to `centre`.
+
+    The viewer turns around that point, `AHEAD` of the way to which it stands. A camera that looks away from the centre looks one unit ahead.
     """
     pose = cameras.camera_to_worlds[0].to(centre)
     position, forward = pose[:, 3], -pose[:, 2]
     ahead = torch.dot(centre - position, forward)
-    return position, position + (ahead if ahead > 0 else 1.0) * forward
+    way = (ahead if ahead > 0 else 1.0) * forward
+    return position + AHEAD * way, position + way
 
 
 class FirstView(ViewerControl):
-    """Puts the camera of every browser that connects where the first training camera stands.
+    """Puts the camera of every browser that connects near the first training camera.
 
     nerfstudio leaves it to viser's default, which lies inside the box of a Blender scene. The pipeline holds one as an
     attribute; the viewer finds it there and calls `_setup`.
