@@ -26,6 +26,9 @@ COMMANDS = {
         "peak_nerf.tasks.inpaint_command", "inpaint_command", "reconstruct a picture from part of its pixels"
     ),
     "render-image": Command("peak_nerf.tasks.inpaint_command", "render_image", "render a fitted field at any size"),
+    "phase": Command(
+        "peak_nerf.tasks.phase_retrieval.command", "phase_command", "retrieve a picture from magnitudes alone"
+    ),
     "doctor": Command("peak_nerf.doctor", "doctor", "what this machine has, what is missing and how to mend it"),
     "bench": Command("peak_nerf.bench.bench_command", "bench", "run a suite of configs/, keeping every finished cell"),
     "report": Command("peak_nerf.bench.report", "report", "the tables and plots of finished suites"),

@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import platform
-import resource
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import tyro
 
-from peak_nerf import __version__
-from peak_nerf.core.files import write_atomically
 from peak_nerf.core.fit import Progress
 from peak_nerf.errors import PeakError
 from peak_nerf.tasks import classical, masks
 from peak_nerf.tasks.images import parse_size, read_picture, resize_picture, write_png
+from peak_nerf.tasks.record import check_folder, peak_memory_gib, plain, progress_bar, versions, write_metrics
 
 
 @dataclass
@@ -91,7 +85,7 @@ def run_inpainting(
         settings = with_overrides(settings_for(options.method, picture.size), **changes)
     elif save_field:
         raise PeakError(f"--save-field: {options.method} fits no field; leave the option out or choose method 'peak'")
-    _check_folder(out)
+    check_folder(out)
 
     from peak_nerf.tasks.inpainting import inpaint
 
@@ -130,13 +124,6 @@ def _check(options: InpaintOptions) -> None:
         raise PeakError(f"--missing: must be between 0 and 1, got {options.missing}")
 
 
-def _check_folder(out: Path) -> None:
-    """Find out now, not after the fit, whether results can be written."""
-    probe = out / ".probe"
-    write_atomically(probe, lambda file: file.write(b""))
-    probe.unlink()
-
-
 def _write(
     options: InpaintOptions,
     out: Path,
@@ -155,9 +142,7 @@ def _write(
         "method": options.method,
         "data": str(options.image),
         "seed": options.seed,
-        "settings": _plain(
-            {**dataclasses.asdict(options), "fit": None if result.settings is None else result.settings}
-        ),
+        "settings": plain({**dataclasses.asdict(options), "fit": None if result.settings is None else result.settings}),
         "partial": result.fit.partial,
         "missing_fraction": float(1 - observed.mean()),
         **scores(reconstruction, values, observed, known),
@@ -170,11 +155,7 @@ def _write(
             {k: v for k, v in dataclasses.asdict(p).items() if v is not None and k != "n_steps"}
             for p in result.fit.history
         ],
-        "versions": {
-            "python": platform.python_version(),
-            "peak_nerf": __version__,
-            **{name: version(name) for name in ("torch", "numpy", "scikit-image")},
-        },
+        "versions": versions("torch", "numpy", "scikit-image"),
     }
     write_png(out / "input.png", inpaint_pictures.input_picture(values, observed))
     write_png(out / "reconstruction.png", reconstruction)
@@ -191,28 +172,10 @@ def _write(
         from peak_nerf.tasks.field_file import save_field as write_field
 
         write_field(out / "field.safetensors", result)
-    text = json.dumps(metrics, indent=1, allow_nan=False)
-    write_atomically(out / "metrics.json", lambda file: file.write(text.encode()))
+    write_metrics(out, metrics)
     if not result.fit.partial:
         (out / "checkpoint.pt").unlink(missing_ok=True)
     return metrics
-
-
-def peak_memory_gib() -> float:
-    """Largest resident size of this process so far, in GiB."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
-
-
-def _plain(value: Any) -> Any:
-    """Dataclasses, paths and tuples as what JSON has."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        value = dataclasses.asdict(value)
-    if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
-    return str(value) if isinstance(value, Path) else value
 
 
 def inpaint_command(
@@ -233,19 +196,14 @@ def inpaint_command(
         resume: go on from a run that was interrupted in this folder.
     """
     from rich.console import Console
-    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
 
     console = Console()
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Bar(*columns, console=console, transient=True) as bar:
-        task = bar.add_task(f"{options.method}: starting", total=1.0)
+    with progress_bar(console, options.method) as show:
 
-        def show(p: Progress) -> None:
-            text = f"{options.method}: held-out pixels {p.psnr_validation:.2f} dB"
-            bar.update(task, completed=p.fraction, description=text)
+        def report(p: Progress) -> None:
+            show(p.fraction, f"held-out pixels {p.psnr_validation:.2f} dB")
 
-        metrics = run_inpainting(options, out, show, save_field, resume)
+        metrics = run_inpainting(options, out, report, save_field, resume)
     missing = f", {metrics['psnr_missing']:.2f} dB over the missing pixels" if "psnr_missing" in metrics else ""
     console.print(
         f"{options.method}: PSNR {metrics['psnr']:.2f} dB{missing}, {metrics['seconds']:.1f} s,"
