@@ -151,10 +151,7 @@ class ProjectionSearch:
 
 
 class AmplitudeFlow:
-    """Gradient descent on the amplitude loss with the step of steepest descent, kept within [0, 1].
-
-    steps: 0 leaves the start as it is ("spectral").
-    """
+    """Gradient descent on the amplitude loss, kept within [0, 1]; the step is steepest descent's for fixed signs."""
 
     def __init__(self, measurements: Measurements, start: Tensor) -> None:
         self.measurements, self.operator = measurements, measurements.operator

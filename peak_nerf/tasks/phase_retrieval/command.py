@@ -259,9 +259,9 @@ def phase_command(
 ) -> int:
     """Retrieve a square picture from Fourier or Gaussian magnitudes, with a field or a classical solver.
 
-    Leaves metrics.json, reconstruction.png, comparison.png and misfit.png in the folder. Magnitudes cannot tell a picture
-    from its negative, from itself turned by 180 degrees, or shifted: the pictures are shown aligned with the truth where
-    there is one, and metrics.json has psnr as it came out and psnr_aligned.
+    Leaves metrics.json, reconstruction.png, comparison.png and misfit.png in the folder. Magnitudes cannot tell a
+    picture from its negative, from itself turned by 180 degrees, or shifted: the pictures are shown aligned with the
+    truth where there is one, and metrics.json has psnr as it came out and psnr_aligned.
 
     Args:
         options: the picture or the measurements, and the method.

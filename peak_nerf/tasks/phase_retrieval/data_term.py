@@ -39,7 +39,7 @@ def expected_measurement(
 def data_error(
     z: Shaped[Tensor, "*m"], target: Shaped[Tensor, "*m"], weights: Float[Tensor, "*w"], n_pixels: int
 ) -> Float[Tensor, ""]:
-    """Sum of weights |z - target|^2 over n^2: with unitary A and right phases, the mean squared error of the picture."""
+    """Sum of weights |z - target|^2 over n^2: with a unitary A and right phases, the picture's mean squared error."""
     error = z - target
     squared = error.real.square() + error.imag.square() if error.is_complex() else error.square()
     return (squared * weights).sum() / n_pixels

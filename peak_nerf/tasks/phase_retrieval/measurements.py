@@ -15,7 +15,7 @@ from torch import Tensor
 
 from peak_nerf.core.files import write_atomically
 from peak_nerf.errors import PeakError
-from peak_nerf.tasks.phase_retrieval.operators import FourierOperator, GaussianOperator
+from peak_nerf.tasks.phase_retrieval.operators import FourierOperator, GaussianOperator, Operator
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ MIN_SIDE = 16
 class Measurements:
     """All that a solver is handed."""
 
-    operator: FourierOperator | GaussianOperator
+    operator: Operator
     magnitudes: Tensor
     """y of the operator's shape, float32, at least 0."""
 
@@ -81,6 +81,8 @@ def simulate(
         counts = operator.weights.expand(y.shape)
         power = float((y.square() * counts).sum() / counts.sum())
         noise = torch.randn(y.shape, generator=generator) * math.sqrt(power * 10 ** (-noise_snr / 10))
+        if isinstance(operator, FourierOperator):
+            noise = _full_plane(noise, operator.padded)[:, : noise.shape[1]]
         y = (y + noise).clamp_min(0)
     return Measurements(operator, y)
 
@@ -92,7 +94,7 @@ def make_operator(
     seed: int,
     complex_matrix: bool = False,
     storage: Literal["auto", "dense", "chunked"] = "auto",
-) -> FourierOperator | GaussianOperator:
+) -> Operator:
     """The operator of a ratio. Raises: PeakError when it leaves no measurement."""
     if problem == "fourier":
         if int(ratio * size) < size:
@@ -220,20 +222,21 @@ def _gaussian(path: Path, content: dict[str, np.ndarray], y: np.ndarray, size: i
 
 def _full_plane(half: Tensor, padded: int) -> Tensor:
     """(m, m) magnitudes from the half with k_2 >= 0: |X(-k)| = |X(k)|."""
-    full = torch.zeros(padded, padded)
-    full[:, : half.shape[1]] = half
-    rows, columns = -torch.arange(padded), torch.arange(half.shape[1], padded)
-    full[:, half.shape[1] :] = half[rows % padded][:, padded - columns]
-    return full
+    rows, columns = torch.arange(padded)[:, None], torch.arange(padded)
+    # Of k and -k the one in the half; of two in its first or middle column, the one with k_1 <= m / 2.
+    mirrored = (-columns) % padded
+    turn = (columns > mirrored) | ((columns == mirrored) & (rows > padded // 2))
+    return half[torch.where(turn, (-rows) % padded, rows), torch.where(turn, mirrored, columns)]
 
 
 def _load(path: Path) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise PeakError(f"{path}: no such file; give a .npz file with problem, size and magnitudes")
     try:
-        with np.load(path, allow_pickle=False) as file:
-            if isinstance(file, np.ndarray):
-                raise PeakError(f"{path}: holds a single array; save problem, size and magnitudes with numpy.savez")
+        file = np.load(path, allow_pickle=False)
+        if isinstance(file, np.ndarray):
+            raise PeakError(f"{path}: holds a single array; save problem, size and magnitudes with numpy.savez")
+        with file:
             return {name: file[name] for name in file.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise PeakError(f"{path}: cannot be read ({str(error).splitlines()[0]}); save it with numpy.savez") from error

@@ -4,14 +4,15 @@ Every operator has `apply` (A x), `adjoint` (A^H v), `size`, `n_measurements` an
 differentiable by autograd.
 """
 
-# n: side of the picture   m: side of the padded picture (Fourier), number of rows (Gaussian)   x: (n, n) real   y = |A x|
+# n: side of the picture   m: side of the padded picture (Fourier), rows (Gaussian)   x: (n, n) real   y = |A x|
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
@@ -24,29 +25,11 @@ DENSE_SHARE = 0.5
 """Of the memory that is free, what a dense matrix may take."""
 
 
-class Operator(Protocol):
-    """What the solvers need of an operator."""
-
-    size: int
-    name: str
-    weights: Tensor
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of A x."""
-
-    def apply(self, x: Float[Tensor, "n n"]) -> Shaped[Tensor, "..."]:
-        """A x."""
-
-    def adjoint(self, v: Shaped[Tensor, "..."]) -> Float[Tensor, "n n"]:
-        """Real part of A^H v: the adjoint of A on real pictures."""
-
-
 class FourierOperator:
     r"""A x = FFT2(P x) / m, P zero padding of (n, n) to (m, m) with m = int(ratio n): unitary apart from P.
 
     x is real, so A x has A x(-k) = conj(A x(k)), and only the half with k_2 >= 0 is kept: (m, m // 2 + 1). `weights`
-    counts each kept frequency once or twice, so that <u, v> = Re sum weights conj(u) v is the inner product over all m^2.
+    counts each kept frequency once or twice: <u, v> = Re sum weights conj(u) v is the inner product over all m^2.
     The adjoint is the inverse transform, cropped to n x n.
 
     The 1/m only scales: a file of magnitudes |FFT2(P x)| is divided by m when it is read.
@@ -55,7 +38,7 @@ class FourierOperator:
     Source: Li et al., ICML 2025, appendix B.2.
     """
 
-    name = "fourier"
+    name: Literal["fourier"] = "fourier"
 
     def __init__(self, size: int, padded: int) -> None:
         if size < 1 or padded < size:
@@ -86,7 +69,7 @@ class FourierOperator:
 class GaussianOperator:
     r"""A x = G vec(x), G of m rows with independent entries N(0, 1/m), or complex ones of the same variance.
 
-    Rows are drawn in blocks, each from a generator of its own that is seeded with (seed, block): a dense matrix and a
+    Rows are drawn in blocks, each from a generator of its own that is seeded by seed and block: a dense matrix and a
     chunked one, which draws a block whenever it is used and keeps none, are the same operator. Which it is, `auto`
     decides by the free memory.
 
@@ -101,7 +84,7 @@ class GaussianOperator:
     Source: Li et al., ICML 2025, appendix B.2.
     """
 
-    name = "gaussian"
+    name: Literal["gaussian"] = "gaussian"
 
     def __init__(
         self,
@@ -172,7 +155,9 @@ class GaussianOperator:
     def _rows(self, start: int) -> Tensor:
         """Rows start to start + block of G."""
         n = min(self.block, self.n_rows - start)
-        generator = torch.Generator().manual_seed((self.seed << 32) + start // self.block)
+        # torch's CPU generator takes 32 bits of a seed and drops the rest: mix both numbers into these.
+        mixed = np.random.SeedSequence([self.seed, start // self.block]).generate_state(1)[0]
+        generator = torch.Generator().manual_seed(int(mixed))
         dtype = torch.complex64 if self.complex_valued else torch.float32
         rows = torch.randn(n, self.size * self.size, dtype=dtype, generator=generator)
         return rows.mul_(self.n_rows**-0.5)
@@ -193,6 +178,9 @@ class _MatrixProduct(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         return ctx.operator._adjoint(grad), None
+
+
+Operator = FourierOperator | GaussianOperator
 
 
 def free_memory() -> int:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
@@ -20,8 +21,8 @@ from peak_nerf.tasks.phase_retrieval.classical import (
     FOURIER_SOLVERS,
     AmplitudeFlow,
     FourierSolver,
-    ProjectionSearch,
     Projections,
+    ProjectionSearch,
     Search,
 )
 from peak_nerf.tasks.phase_retrieval.measurements import Measurements
@@ -52,7 +53,7 @@ class Retrieval:
     """Everything, scoring excluded."""
     iterations: int
     """Of the search; `fit.steps` come on top."""
-    history: list[Point] = field(default_factory=list)
+    history: list[Point] = dataclasses.field(default_factory=list)
     partial: bool = False
     """Ended by Ctrl-C, with the best so far."""
 
@@ -114,8 +115,8 @@ class _Run:
         counts = float(measurements.weights.expand(measurements.magnitudes.shape).sum())
         self.mean_square = measurements.energy / counts
         self.signature = (
-            f"{method}, {measurements.operator.name}, side {measurements.operator.size}, {counts:.0f} magnitudes of energy"
-            f" {measurements.energy:.6g}, {restarts} restarts, seed {seed}"
+            f"{method}, {measurements.operator.name}, side {measurements.operator.size}, {counts:.0f} magnitudes of"
+            f" energy {measurements.energy:.6g}, {restarts} restarts, seed {seed}"
         )
 
     def classical(self) -> Retrieval:
@@ -258,7 +259,7 @@ class _Run:
 
 
 class Polish:
-    """HIO from a picture, without the held-out magnitudes, by which the best of all its pictures and the first is kept."""
+    """HIO from a picture, without the held-out magnitudes: by these the best of all its pictures is kept."""
 
     def __init__(self, measurements: Measurements, start: Tensor, known: Tensor) -> None:
         self.projections = Projections(measurements, known)

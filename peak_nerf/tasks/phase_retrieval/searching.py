@@ -58,7 +58,7 @@ def run_search(
 
     Args:
         report: called after each round with the best so far and the fraction of the run.
-        checkpoint, resume: the search's state, written now and then, at the end and on Ctrl-C; `resume` goes on from it.
+        checkpoint, resume: where its state is written, now and then, at the end and on Ctrl-C; `resume` goes on there.
         signature: what the search is of; a checkpoint of another one is refused.
         start_seconds: added to the points' seconds.
 

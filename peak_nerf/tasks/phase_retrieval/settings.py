@@ -24,7 +24,7 @@ class PhaseSettings:
     kar: KarSettings | None = None
     """The regulariser, or None."""
     kar_fall: float = 0.03
-    """KAR's weight falls geometrically to this fraction: the better the measurements are explained, the less it says."""
+    """KAR's weight falls geometrically to this fraction: the better the magnitudes are explained, the less it says."""
     learning_rate: float = 1e-2
     """Adam's rate for the field."""
     prefit: float = 0.15
@@ -69,7 +69,10 @@ def check_method(method: str, problem: Problem) -> None:
 
 
 def settings_for(method: str, problem: Problem, size: int) -> PhaseSettings:
-    """Our settings of a field method for a picture of side `size`. Raises: PeakError on a name that is no field method."""
+    """Our settings of a field method for a picture of side `size`.
+
+    Raises: PeakError on a name that is no field method.
+    """
     grid = HashGridConfig(
         n_levels=8,
         n_features=2,

@@ -32,7 +32,7 @@ class GuidedSearch:
     where they do not. A generation holds the vote itself, the best run so far, and blurred, noisy copies of the best,
     each after `LENGTH` iterations of HIO; a run that is the twin image, turned by 180 degrees, is turned back first.
 
-    Source: the idea of voting, Fienup and Wackerman, J. Opt. Soc. Am. A 1986; of guiding, Chen et al., Phys. Rev. B 2007.
+    Sources: voting, Fienup and Wackerman, J. Opt. Soc. Am. A 1986; guiding, Chen et al., Phys. Rev. B 2007.
     Args: as `Projections`; restarts: random pictures, at least 1, and runs of a generation, then at least 3.
     """
 
