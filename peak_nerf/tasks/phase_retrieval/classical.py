@@ -55,43 +55,38 @@ class Search(Protocol):
 class Projections:
     """P_M and P_S, and the three iterations made of them, on padded pictures v (m, m).
 
-    known: (m, m // 2 + 1) bool, where magnitudes are used; elsewhere P_M leaves the transform as it is. None: all.
+    Args:
+        y: magnitudes (m, m // 2 + 1) of the unitary transform of v.
+        ceiling: (m, m); P_S clips v to [0, ceiling]: 1 on the picture and 0 around it.
+        known: of y's shape, bool, where magnitudes are used; elsewhere P_M changes nothing. None: everywhere.
+        beta: of HIO and RAAR.
     """
 
-    def __init__(self, measurements: Measurements, known: Tensor | None = None, beta: float = 0.9) -> None:
-        if not isinstance(measurements.operator, FourierOperator):
-            raise ValueError("projections are for Fourier magnitudes")
-        self.operator, self.y, self.known, self.beta = measurements.operator, measurements.magnitudes, known, beta
-        self.n = measurements.operator.size
-
-    def pad(self, x: Tensor) -> Tensor:
-        """P x."""
-        v = torch.zeros(self.operator.padded, self.operator.padded)
-        v[: self.n, : self.n] = x
-        return v
+    def __init__(self, y: Tensor, ceiling: Tensor, known: Tensor | None = None, beta: float = 0.9) -> None:
+        self.y, self.ceiling, self.known, self.beta = y, ceiling, known, beta
+        self.side = len(ceiling)
 
     def to_measured(self, v: Tensor) -> Tensor:
         """P_M v."""
         z = torch.fft.rfft2(v, norm="ortho")
         target = expected_measurement(z, self.y, 0.0)
-        return self.operator.adjoint_padded(target if self.known is None else torch.where(self.known, target, z))
+        if self.known is not None:
+            target = torch.where(self.known, target, z)
+        return torch.fft.irfft2(target, s=(self.side, self.side), norm="ortho")
 
-    def crop(self, v: Tensor) -> Tensor:
-        """The n x n pixels of P_S v."""
-        return v[: self.n, : self.n].clamp(0, 1)
+    def to_allowed(self, v: Tensor) -> Tensor:
+        """P_S v."""
+        return torch.minimum(v.clamp_min(0), self.ceiling)
 
     def step(self, v: Tensor, solver: FourierSolver) -> Tensor:
         """One iteration."""
         p = self.to_measured(v)
         if solver == "error-reduction":
-            return self.pad(self.crop(p))
+            return self.to_allowed(p)
         if solver == "hio":
-            inside = p[: self.n, : self.n]
-            v = v - self.beta * p
-            v[: self.n, : self.n] = torch.where((inside >= 0) & (inside <= 1), inside, v[: self.n, : self.n])
-            return v
+            return torch.where((p >= 0) & (p <= self.ceiling), p, v - self.beta * p)
         reflected = 2 * p - v
-        return self.beta / 2 * (2 * self.pad(self.crop(reflected)) - reflected + v) + (1 - self.beta) * p
+        return self.beta / 2 * (2 * self.to_allowed(reflected) - reflected + v) + (1 - self.beta) * p
 
     def run(self, v: Tensor, solver: FourierSolver, n: int) -> Tensor:
         """n iterations."""
@@ -100,8 +95,24 @@ class Projections:
         return v
 
     def clean(self, v: Tensor, n: int = CLEANING) -> Tensor:
-        """The picture that an iterate stands for: P_M v cropped, after n steps of error reduction."""
-        return self.crop(self.run(self.pad(self.crop(self.to_measured(v))), "error-reduction", n))
+        """The picture that an iterate stands for: P_S P_M v, after n more steps of error reduction."""
+        return self.run(v, "error-reduction", n + 1)
+
+
+def padded(x: Tensor, side: int) -> Tensor:
+    """P x: (n, n) in the corner of (side, side) zeros."""
+    v = torch.zeros(side, side)
+    v[: len(x), : len(x)] = x
+    return v
+
+
+def projections_for(measurements: Measurements, known: Tensor | None = None, beta: float = 0.9) -> Projections:
+    """The projections of Fourier magnitudes. Raises: ValueError on Gaussian ones."""
+    operator = measurements.operator
+    if not isinstance(operator, FourierOperator):
+        raise ValueError("projections are for Fourier magnitudes")
+    ceiling = padded(torch.ones(operator.size, operator.size), operator.padded)
+    return Projections(measurements.magnitudes, ceiling, known, beta)
 
 
 def random_picture(n: int, generator: torch.Generator) -> Tensor:
@@ -112,20 +123,21 @@ def random_picture(n: int, generator: torch.Generator) -> Tensor:
 class ProjectionSearch:
     """ER, HIO or RAAR from several random pictures: all take turns for half of the budget, then the best goes on alone.
 
-    Raises: ValueError when there are no restarts.
+    Raises: ValueError when there are no restarts, or on Gaussian magnitudes.
     """
 
     def __init__(self, measurements: Measurements, solver: FourierSolver, restarts: int, seed: int) -> None:
         if restarts < 1:
             raise ValueError(f"restarts must be at least 1, got {restarts}")
         self.measurements, self.solver = measurements, solver
-        self.projections = Projections(measurements)
+        self.projections = projections_for(measurements)
+        self.n = measurements.operator.size
         generator = torch.Generator().manual_seed(seed)
-        n = self.projections.n
-        self.iterates = [self.projections.pad(random_picture(n, generator)) for _ in range(restarts)]
+        starts = [random_picture(self.n, generator) for _ in range(restarts)]
+        self.iterates = [padded(start, self.projections.side) for start in starts]
         self.misfits = [math.inf] * restarts
         self.turn, self.iterations = 0, 0
-        self.picture, self.misfit = self.projections.crop(self.iterates[0]), math.inf
+        self.picture, self.misfit = starts[0], math.inf
 
     def round(self, fraction: float) -> None:
         if fraction >= 0.5:
@@ -133,7 +145,7 @@ class ProjectionSearch:
         v = self.projections.run(self.iterates[self.turn], self.solver, ROUND)
         self.iterates[self.turn] = v
         self.iterations += ROUND + CLEANING
-        picture = self.projections.clean(v)
+        picture = self.projections.clean(v)[: self.n, : self.n]
         misfit = self.measurements.misfit(picture)
         self.misfits[self.turn] = min(misfit, self.misfits[self.turn])
         if misfit < self.misfit:
@@ -141,9 +153,8 @@ class ProjectionSearch:
         self.turn = (self.turn + 1) % len(self.iterates)
 
     def state(self) -> dict[str, Any]:
-        return {
-            name: getattr(self, name) for name in ("iterates", "misfits", "turn", "iterations", "picture", "misfit")
-        }
+        names = ("iterates", "misfits", "turn", "iterations", "picture", "misfit")
+        return {name: getattr(self, name) for name in names}
 
     def restore(self, state: dict[str, Any]) -> None:
         for name, value in state.items():

@@ -18,19 +18,22 @@ from peak_nerf.core.field import PeakField
 from peak_nerf.core.fit import FitResult, FitSettings, Progress, fit
 from peak_nerf.tasks.inpainting import build_field
 from peak_nerf.tasks.phase_retrieval.classical import (
+    CLEANING,
     FOURIER_SOLVERS,
+    ROUND,
     AmplitudeFlow,
     FourierSolver,
-    Projections,
     ProjectionSearch,
     Search,
+    padded,
+    projections_for,
 )
 from peak_nerf.tasks.phase_retrieval.measurements import Measurements
 from peak_nerf.tasks.phase_retrieval.nets import NetADM, NetGD, Splitting, held_out_mask
 from peak_nerf.tasks.phase_retrieval.operators import FourierOperator
 from peak_nerf.tasks.phase_retrieval.searching import Point, SearchRun, run_search
 from peak_nerf.tasks.phase_retrieval.settings import FIELD_METHODS, PhaseSettings, check_method, settings_for
-from peak_nerf.tasks.phase_retrieval.starts import GuidedSearch, gaussian_start
+from peak_nerf.tasks.phase_retrieval.starts import FULL_BETA, CoarseToFine, gaussian_start
 
 CLASSICAL_ROUNDS = {"error-reduction": 60, "hio": 120, "raar": 120, "amplitude-flow": 8, "spectral": 1}
 """Without a budget, in rounds of `classical.ROUND` iterations."""
@@ -138,14 +141,15 @@ class _Run:
         known = held_out_mask(self.measurements, generator)
         fourier = isinstance(self.measurements.operator, FourierOperator)
         if fourier:
-            search = GuidedSearch(self.measurements, self.restarts, self.seed, known)
+            search = CoarseToFine(self.measurements, self.restarts, self.seed, known)
             budget = None if self.budget is None else self.budget * settings.search
             run = self._search(
                 search, budget, None if self.budget is not None else settings.search_rounds, 0.0, settings.search
             )
-            start, seconds, iterations = search.picture, run.seconds, search.iterations
+            seconds, iterations = run.seconds, search.iterations
             if run.partial:
-                return self._result(search.best, FitResult(0, 0.0, partial=True), seconds, iterations, True)
+                return self._result(search.picture, FitResult(0, 0.0, partial=True), seconds, iterations, True)
+            start = min(search.candidates(), key=lambda picture: held_out_misfit(self.measurements, picture, known))
         else:
             begin = time.perf_counter()
             start, iterations = gaussian_start(self.measurements), 0
@@ -171,7 +175,7 @@ class _Run:
         if fourier and not fitted.partial:
             picture, polishing = self._polish(picture, known, settings, seconds)
             seconds += polishing.seconds
-            iterations += sum(1 for _ in polishing.history)
+            iterations += polishing.rounds * (ROUND + CLEANING)
             fitted.partial = polishing.partial
         return self._result(picture, fitted, seconds, iterations, fitted.partial, module.field, settings)
 
@@ -262,28 +266,30 @@ class Polish:
     """HIO from a picture, without the held-out magnitudes: by these the best of all its pictures is kept."""
 
     def __init__(self, measurements: Measurements, start: Tensor, known: Tensor) -> None:
-        self.projections = Projections(measurements, known)
         self.measurements, self.known = measurements, known
-        self.v = self.projections.pad(start)
-        self.picture, self.misfit, self.iterations = start, self._held_out(start), 0
+        self.projections = projections_for(measurements, known, FULL_BETA)
+        self.v = padded(start, self.projections.side)
+        self.picture, self.misfit, self.iterations = start, held_out_misfit(measurements, start, known), 0
 
     def round(self, fraction: float) -> None:
-        self.v = self.projections.run(self.v, "hio", 50)
-        picture = self.projections.clean(self.v, 20)
-        misfit = self._held_out(picture)
-        self.iterations += 70
+        self.v = self.projections.run(self.v, "hio", ROUND)
+        n = len(self.picture)
+        picture = self.projections.clean(self.v)[:n, :n]
+        misfit = held_out_misfit(self.measurements, picture, self.known)
+        self.iterations += ROUND + CLEANING
         if misfit < self.misfit:
             self.picture, self.misfit = picture, misfit
-
-    def _held_out(self, picture: Tensor) -> float:
-        error = self.projections.operator.apply(picture).abs() - self.measurements.magnitudes
-        counts = self.measurements.weights * ~self.known
-        return math.sqrt(
-            float((error.square() * counts).sum() / (self.measurements.magnitudes.square() * counts).sum())
-        )
 
     def state(self) -> dict[str, Tensor]:
         return {}
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """Nothing: a polish is short and starts anew."""
+
+
+def held_out_misfit(measurements: Measurements, picture: Tensor, known: Tensor) -> float:
+    """The misfit over the magnitudes that are not known."""
+    with torch.no_grad():
+        error = (measurements.operator.apply(picture).abs() - measurements.magnitudes).square()
+    counts = measurements.weights * ~known
+    return math.sqrt(float((error * counts).sum() / (measurements.magnitudes.square() * counts).sum()))

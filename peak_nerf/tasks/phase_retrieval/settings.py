@@ -31,9 +31,9 @@ class PhaseSettings:
     """Fraction of the run in which the field is fitted to the start."""
     steps: int = 400
     """Steps on theta when there is no budget."""
-    search_rounds: int = 45
-    """HIO runs of the search when there is no budget (Fourier)."""
-    polish_rounds: int = 10
+    search_rounds: int = 200
+    """Rounds of the search when there is no budget (Fourier)."""
+    polish_rounds: int = 20
     """Rounds of the polish when there is no budget (Fourier)."""
     search: float = 0.5
     """Fraction of the budget for the search of a start (Fourier)."""

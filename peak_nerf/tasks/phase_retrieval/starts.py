@@ -1,6 +1,6 @@
 """Where a field starts from, by the measurements alone.
 
-Fourier: `GuidedSearch`, HIO runs that vote on every phase. Gaussian: `gaussian_start`, spectral on a coarse grid of
+Fourier: `CoarseToFine`, HIO on few frequencies first. Gaussian: `gaussian_start`, spectral on a coarse grid of
 pixels, then finer and finer ones.
 """
 
@@ -14,122 +14,173 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from peak_nerf.tasks.phase_retrieval.classical import Projections, random_picture
+from peak_nerf.tasks.phase_retrieval.classical import CLEANING, ROUND, Projections, padded, projections_for
 from peak_nerf.tasks.phase_retrieval.data_term import expected_measurement
 from peak_nerf.tasks.phase_retrieval.measurements import Measurements
 from peak_nerf.tasks.phase_retrieval.operators import FourierOperator, GaussianOperator
 
+LEVELS = (0.13, 0.27, 0.53)
+"""Of `CoarseToFine`: sides of the coarse spectra, of the full one's."""
+LEVEL_ENDS = (0.15, 0.25, 0.4)
+"""Fractions of the run at which these levels end."""
+LEAST_SIDE = 24
+"""Pixels that a picture has at least on a coarse level."""
+LEAST_CEILING = 0.02
+"""Below, the blurred support counts as 0: ringing of the cut spectrum."""
+FULL_BETA = 0.3
 COARSEST, FINEST = 6, 48
 """Grid sides of `gaussian_start`; never finer than half the picture."""
 
 
-class GuidedSearch:
-    r"""HIO from random pictures, then generations of HIO runs whose phases are averaged.
+class CoarseToFine:
+    r"""HIO on blurred magnitudes of few low frequencies first, then on more and more of them.
 
-    A HIO run that has stagnated is right but for stripes, whose frequencies have wrong phases, and other runs are wrong
-    at other frequencies. The vote of runs i with misfits e_i is the mean phase factor p = sum w_i exp(i phi_i),
-    w_i ~ 1 / e_i^2: its size tells how far they agree, and y p is the transform of a better picture, with little energy
-    where they do not. A generation holds the vote itself, the best run so far, and blurred, noisy copies of the best,
-    each after `LENGTH` iterations of HIO; a run that is the twin image, turned by 180 degrees, is turned back first.
+    Magnitudes times g(k) = exp(-log(20) |k|^2 / K^2) are those of the picture blurred. Of these the side x side lowest
+    frequencies, K = side / 2, are kept: a small padded picture whose constraint is known exactly, 0 <= v <= ceiling,
+    the ceiling being the blurred support. There HIO takes no time, from several random pictures, of which the misfit
+    chooses; what it finds is the start of the next level. On all frequencies, without blur, a small beta keeps what the
+    levels before have found, where the usual 0.9 wanders off.
 
-    Sources: voting, Fienup and Wackerman, J. Opt. Soc. Am. A 1986; guiding, Chen et al., Phys. Rev. B 2007.
-    Args: as `Projections`; restarts: random pictures, at least 1, and runs of a generation, then at least 3.
+    There the phases of the iterates also vote: where they have not settled, as with noise, the mean phase factor is
+    small, and y times it is the transform of a better picture, with little energy where nothing is known.
+
+    Sources: HIO, Fienup, Appl. Opt. 1982; voting, Fienup and Wackerman, J. Opt. Soc. Am. A 1986; the levels are ours.
+    Args: known as in `Projections`. Raises: ValueError when there are no restarts, or on Gaussian magnitudes.
     """
-
-    LENGTH = 300
-    BLUR, BLUR_FALL = 0.02, 0.85
-    """Of the copies: standard deviation in sides of the picture, and its factor per generation."""
-    NOISE = 0.3
 
     def __init__(self, measurements: Measurements, restarts: int, seed: int, known: Tensor | None = None) -> None:
         if restarts < 1:
             raise ValueError(f"restarts must be at least 1, got {restarts}")
         self.measurements = measurements
-        self.projections = Projections(measurements, known)
-        self.known = torch.ones_like(measurements.magnitudes, dtype=torch.bool) if known is None else known
-        self.generator = torch.Generator().manual_seed(seed)
-        self.size = max(restarts, 3)
-        n = self.projections.n
-        self.waiting = [random_picture(n, self.generator) for _ in range(restarts)]
-        self.done: list[Tensor] = []
-        self.misfits: list[float] = []
-        self.best, self.best_misfit = self.waiting[0], math.inf
-        self.picture, self.misfit = self.best, math.inf
-        self.generation, self.iterations = 0, 0
+        self.full = projections_for(measurements, known, FULL_BETA)
+        self.known = torch.ones_like(self.full.y, dtype=torch.bool) if known is None else known
+        self.n, m = measurements.operator.size, self.full.side
+        sides = [2 * round(m * share / 2) for share in LEVELS if self.n * share >= LEAST_SIDE]
+        self.levels = [self._coarse(side) for side in sides] + [self.full]
+        # Fractions of the run at which a level ends.
+        self.ends = [*LEVEL_ENDS[len(LEVELS) - len(sides) :], 1.0]
+        generator = torch.Generator().manual_seed(seed)
+        first = self.levels[0]
+        self.iterates = [
+            torch.rand(first.side, first.side, generator=generator) * first.ceiling for _ in range(restarts)
+        ]
+        self.misfits = [math.inf] * restarts
+        self.level, self.turn, self.iterations = 0, 0, 0
+        self.picture, self.misfit = self._spread(self.iterates[0], first), math.inf
+        self.votes = torch.zeros_like(self.full.y, dtype=torch.complex64)
+        self.total = 0.0
 
     def round(self, fraction: float) -> None:
-        """One HIO run; after the last of a generation, the vote and the next generation."""
-        v = self.projections.run(self.projections.pad(self.waiting.pop(0)), "hio", self.LENGTH)
-        picture = self.projections.clean(v, 20)
-        self.iterations += self.LENGTH + 20
-        self.done.append(picture)
-        self.misfits.append(self._misfit(picture))
-        if self.misfits[-1] < self.best_misfit:
-            self.best, self.best_misfit = picture, self.misfits[-1]
-            if self.generation == 0:
-                self.picture, self.misfit = picture, self.misfits[-1]
-        if not self.waiting:
-            self._vote()
-            self._breed()
+        """About as long at every level."""
+        while self.level + 1 < len(self.levels) and fraction >= self.ends[self.level]:
+            self._refine()
+        level = self.levels[self.level]
+        n = min(round(ROUND * (self.full.side / level.side) ** 2), 400)
+        v = level.run(self.iterates[self.turn], "hio", n)
+        self.iterates[self.turn] = v
+        self.iterations += n + CLEANING
+        cleaned = level.clean(v)
+        self.misfits[self.turn] = _misfit(level, cleaned)
+        if level is self.full:
+            self._look(cleaned[: self.n, : self.n])
+        elif self.misfits[self.turn] <= min(self.misfits):
+            self.picture = self._spread(cleaned, level)
+            self.misfit = _misfit(self.full, padded(self.picture, self.full.side))
+        self.turn = (self.turn + 1) % len(self.iterates)
 
-    def _misfit(self, picture: Tensor) -> float:
-        """Of the known magnitudes only."""
-        error = (self.projections.operator.apply(picture).abs() - self.projections.y).square()
-        counts = self.measurements.weights * self.known
-        return math.sqrt(float((error * counts).sum() / (self.projections.y.square() * counts).sum()))
+    def candidates(self) -> list[Tensor]:
+        """The iterate of least misfit, and the vote."""
+        if self.total == 0:
+            return [self.picture]
+        operator = self.measurements.operator
+        y = torch.where(self.known, self.full.y, operator.apply(self.picture).abs())
+        vote = torch.fft.irfft2(y * self.votes / self.total, s=(self.full.side,) * 2, norm="ortho")
+        return [self.picture, vote[: self.n, : self.n].clamp(0, 1)]
 
-    def _vote(self) -> None:
-        total = torch.zeros_like(self.projections.y, dtype=torch.complex64)
-        if self.generation == 0:  # random starts: most are no kin of the best
-            runs = [(self.best, self.best_misfit)]
-        else:
-            runs = [*zip(self.done, self.misfits, strict=True), (self.best, self.best_misfit)]
-        weights = [1 / max(misfit, 1e-7) ** 2 for _, misfit in runs]
-        for (picture, _), weight in zip(runs, weights, strict=True):
-            z = self.projections.operator.apply(turned_like(picture, self.best))
-            total += weight / sum(weights) * z / z.abs().clamp_min(1e-12)
-        y = torch.where(self.known, self.projections.y, self.projections.operator.apply(self.best).abs())
-        self.picture = self.projections.crop(self.projections.operator.adjoint_padded(y * total))
-        self.misfit = self._misfit(self.picture)
+    def _look(self, picture: Tensor) -> None:
+        misfit = self.misfits[self.turn]
+        if misfit < self.misfit:
+            self.picture, self.misfit = picture, misfit
+        z = self.measurements.operator.apply(picture)
+        weight = max(misfit, 1e-7) ** -2
+        self.votes += weight * z / z.abs().clamp_min(1e-12)
+        self.total += weight
 
-    def _breed(self) -> None:
-        sigma = max(self.BLUR * self.projections.n * self.BLUR_FALL**self.generation, 0.5)
-        self.waiting = [self.picture, self.best]
-        while len(self.waiting) < self.size:
-            noise = self.NOISE * (random_picture(self.projections.n, self.generator) - 0.5)
-            self.waiting.append(blurred(self.best, sigma) + noise)
-        self.done, self.misfits = [], []
-        self.generation += 1
+    def _refine(self) -> None:
+        """The best iterate of this level on the next."""
+        old, new = self.levels[self.level], self.levels[self.level + 1]
+        best = min(range(len(self.misfits)), key=self.misfits.__getitem__)
+        spectrum = self._unblurred(old.clean(self.iterates[best]), old)
+        if new is not self.full:
+            spectrum = _low(spectrum, new.side) * _blur(new.side) * (new.side / self.full.side)
+        self.iterates = [torch.fft.irfft2(spectrum, s=(new.side, new.side), norm="ortho")]
+        self.misfits, self.turn = [math.inf], 0
+        self.level += 1
+        if new is self.full:
+            self.misfit = math.inf  # that of a coarse picture is no match for a full one's
 
-    @property
-    def solved(self) -> bool:
-        """Whether the magnitudes are explained to rounding."""
-        return self.best_misfit < 1e-5
+    def _coarse(self, side: int) -> Projections:
+        scale = _blur(side) * (side / self.full.side)
+        support = torch.fft.rfft2(self.full.ceiling, norm="ortho")
+        ceiling = torch.fft.irfft2(_low(support, side) * scale, s=(side, side), norm="ortho")
+        ceiling = torch.where(ceiling < LEAST_CEILING, torch.zeros(()), ceiling)
+        known = _low(self.known.float(), side) > 0
+        known[side // 2] = known[:, side // 2] = True  # their blurred magnitudes are taken for 0
+        return Projections(_low(self.full.y, side) * scale, ceiling, known)
 
-    _NAMES = ("waiting", "done", "misfits", "best", "best_misfit", "picture", "misfit", "generation", "iterations")
+    def _unblurred(self, v: Tensor, level: Projections) -> Tensor:
+        """The spectrum of a level's picture in the full frame, without blur, cut where that would divide too far."""
+        if level is self.full:
+            return torch.fft.rfft2(v, norm="ortho")
+        blur = _blur(level.side)
+        spectrum = torch.fft.rfft2(v, norm="ortho") / blur * (self.full.side / level.side)
+        return _high(torch.where(blur > 20**-0.81, spectrum, torch.zeros(())), self.full.side)
+
+    def _spread(self, v: Tensor, level: Projections) -> Tensor:
+        """A level's picture as an (n, n) one."""
+        spectrum = self._unblurred(v, level)
+        return torch.fft.irfft2(spectrum, s=(self.full.side,) * 2, norm="ortho")[: self.n, : self.n].clamp(0, 1)
+
+    _NAMES = ("iterates", "misfits", "level", "turn", "iterations", "picture", "misfit", "votes", "total")
 
     def state(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in self._NAMES} | {"generator": self.generator.get_state()}
+        return {name: getattr(self, name) for name in self._NAMES}
 
     def restore(self, state: dict[str, Any]) -> None:
-        self.generator.set_state(state.pop("generator"))
         for name, value in state.items():
             setattr(self, name, value)
 
 
-def turned_like(picture: Float[Tensor, "n n"], reference: Float[Tensor, "n n"]) -> Float[Tensor, "n n"]:
-    """The picture, or the picture turned by 180 degrees, whichever is nearer to the reference."""
-    turned = picture.flip(0, 1)
-    return turned if (turned - reference).square().sum() < (picture - reference).square().sum() else picture
+def _misfit(level: Projections, v: Tensor) -> float:
+    """|| |FFT v| - y || / ||y|| over the known magnitudes of a level."""
+    weights = FourierOperator(1, level.side).weights
+    counts = weights if level.known is None else weights * level.known
+    error = (torch.fft.rfft2(v, norm="ortho").abs() - level.y).square()
+    return math.sqrt(float((error * counts).sum() / (level.y.square() * counts).sum()))
 
 
-def blurred(picture: Float[Tensor, "n n"], sigma: float) -> Float[Tensor, "n n"]:
-    """Convolved with a Gaussian of `sigma` pixels, the border repeated."""
-    reach = max(math.ceil(3 * sigma), 1)
-    kernel = torch.exp(-0.5 * (torch.arange(-reach, reach + 1) / sigma).square())
-    kernel = kernel / kernel.sum()
-    padded = F.pad(picture[None, None], (reach, reach, reach, reach), mode="replicate")
-    return F.conv2d(F.conv2d(padded, kernel.view(1, 1, -1, 1)), kernel.view(1, 1, 1, -1))[0, 0]
+def _blur(side: int) -> Float[Tensor, "side half"]:
+    """g on the lowest side x side frequencies: 1 in the middle, 1/20 at |k| = side / 2."""
+    rows, columns = torch.fft.fftfreq(side)[:, None] * 2, torch.fft.rfftfreq(side) * 2
+    return torch.exp(-math.log(20) * (rows.square() + columns.square()))
+
+
+def _low(spectrum: Tensor, side: int) -> Tensor:
+    """The lowest frequencies of a half spectrum (m, m // 2 + 1) as one of an even side; those at side / 2 are 0."""
+    half = side // 2
+    low = torch.zeros(side, half + 1, dtype=spectrum.dtype)
+    low[:half, :half] = spectrum[:half, :half]
+    low[1 - half :, :half] = spectrum[1 - half :, :half]
+    return low
+
+
+def _high(low: Tensor, side: int) -> Tensor:
+    """The other way round: frequencies that a smaller spectrum does not have are 0."""
+    half = len(low) // 2
+    spectrum = torch.zeros(side, side // 2 + 1, dtype=low.dtype)
+    spectrum[:half, :half] = low[:half, :half]
+    spectrum[1 - half :, :half] = low[1 - half :, :half]
+    return spectrum
 
 
 def gaussian_start(measurements: Measurements) -> Float[Tensor, "n n"]:

@@ -89,9 +89,9 @@ def test_a_chunked_matrix_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_ratio_without_measurements_is_refused() -> None:
-    with pytest.raises(PeakError, match="--ratio 0.9: the padded picture would be smaller"):
+    with pytest.raises(PeakError, match=r"--ratio 0\.9: the padded picture would be smaller"):
         simulate(PICTURE, "fourier", 0.9)
-    with pytest.raises(PeakError, match="--ratio 0.001: leaves no measurement"):
+    with pytest.raises(PeakError, match=r"--ratio 0\.001: leaves no measurement"):
         simulate(PICTURE, "gaussian", 0.001)
 
 
