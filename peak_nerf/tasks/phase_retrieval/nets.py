@@ -24,6 +24,8 @@ from peak_nerf.tasks.scores import psnr
 
 HELD_OUT = 0.02
 """Fraction of the magnitudes by which the stopping point is found."""
+EARLIEST = 0.7
+"""Fraction of the run from which the held-out magnitudes choose: before, sigma and KAR blur on purpose."""
 MIN_PREFIT = 60
 """Steps of the fit to the start, at the least."""
 ANNEALED = 0.8
@@ -102,6 +104,7 @@ class NetGD:
             known,
         )
         self.n = measurements.operator.size
+        self.sigma_end, self.kar_fall = settings.sigma_end, settings.kar_fall
         self.x = torch.cartesian_prod(*pixel_coordinates((self.n, self.n)))
 
     def parameter_groups(self) -> list[dict[str, Any]]:
@@ -133,7 +136,7 @@ class NetGD:
 
     def sigma(self, late: float) -> float:
         """sigma of `data_term`, falling geometrically."""
-        return self.settings.sigma_start * (self.settings.sigma_end / self.settings.sigma_start) ** late
+        return self.settings.sigma_start * (self.sigma_end / self.settings.sigma_start) ** late
 
     def data_loss(self, picture: Tensor, late: float, everything: bool) -> Tensor:
         z = self.measurements.operator.apply(picture)
@@ -148,13 +151,17 @@ class NetGD:
         side = min(kar.window, self.n)
         corner = torch.randint(self.n - side + 1, (2,), generator=generator).tolist()
         loss = window_kar(self.module.field, kar, picture, (corner[0], corner[1]), side)
-        return kar.weight * self.settings.kar_fall**late * loss
+        return kar.weight * self.kar_fall**late * loss
 
     def validate(self) -> float:
         """-10 log10 of the mean squared error of the held-out magnitudes, in dB."""
-        error = self.measurements.operator.apply(self.picture()).abs() - self.measurements.magnitudes
+        return psnr(float(self._held_out_error(self.picture()).square()))
+
+    def _held_out_error(self, picture: Tensor) -> Tensor:
+        """Root of the mean square, over the held-out magnitudes."""
+        error = self.measurements.operator.apply(picture).abs() - self.measurements.magnitudes
         counts = self.measurements.weights.expand(error.shape)[~self.known]
-        return psnr(float((error[~self.known].square() * counts).sum() / counts.sum()))
+        return ((error[~self.known].square() * counts).sum() / counts.sum()).sqrt()
 
     def score(self) -> float | None:
         return None
@@ -170,6 +177,12 @@ class NetADM(NetGD):
     all per pixel, A unitary, so that B.2's 1/(2 m) and 1/2 are the same. f is zero outside the picture by P, so u is
     needed only within it. [0, 1] is all that a user knows of the picture beside its support.
     """
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        noise = float(self._held_out_error(self.start))
+        self.sigma_end = min(max(self.sigma_end, noise / 2), self.settings.sigma_start)
+        self.kar_fall = min(max(self.kar_fall, noise / self.settings.sigma_start), 1.0)
 
     def loss(self, progress: float, everything: bool, generator: torch.Generator) -> Tensor:
         if not self.fits_start(progress) and int(self.module.steps) % self.settings.inner_steps == 0:

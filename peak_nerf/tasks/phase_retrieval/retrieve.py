@@ -29,7 +29,7 @@ from peak_nerf.tasks.phase_retrieval.classical import (
     projections_for,
 )
 from peak_nerf.tasks.phase_retrieval.measurements import Measurements
-from peak_nerf.tasks.phase_retrieval.nets import NetADM, NetGD, Splitting, held_out_mask
+from peak_nerf.tasks.phase_retrieval.nets import EARLIEST, NetADM, NetGD, Splitting, held_out_mask
 from peak_nerf.tasks.phase_retrieval.operators import FourierOperator
 from peak_nerf.tasks.phase_retrieval.searching import Point, SearchRun, run_search
 from peak_nerf.tasks.phase_retrieval.settings import FIELD_METHODS, PhaseSettings, check_method, settings_for
@@ -162,7 +162,7 @@ class _Run:
         fitted = fit(
             module,
             problem,
-            FitSettings(settings.steps, None) if left is None else FitSettings(None, left),
+            FitSettings(settings.steps if left is None else None, left, earliest=EARLIEST),
             generator,
             lambda progress: self._fit_report(progress, seconds, first, 1 - first - polish),
             None if self.folder is None else self.folder / "checkpoint.pt",

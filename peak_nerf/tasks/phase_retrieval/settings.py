@@ -31,18 +31,19 @@ class PhaseSettings:
     """Fraction of the run in which the field is fitted to the start."""
     steps: int = 400
     """Steps on theta when there is no budget."""
-    search_rounds: int = 200
+    search_rounds: int = 500
     """Rounds of the search when there is no budget (Fourier)."""
-    polish_rounds: int = 20
+    polish_rounds: int = 40
     """Rounds of the polish when there is no budget (Fourier)."""
     search: float = 0.5
     """Fraction of the budget for the search of a start (Fourier)."""
     polish: float = 0.1
     """Fraction of the budget in which z goes on from the field's picture without it (Fourier)."""
-    sigma_start: float = 0.1
+    sigma_start: float = 0.2
     """How far off A x is believed to be at first; see `data_term`."""
     sigma_end: float = 0.002
-    """And at the end."""
+    """And at the end; Net-ADM's is no smaller than half of what the start is off the held-out magnitudes, in the root
+    of the mean square: these are noise then. Nor does KAR's weight fall below that over sigma_start."""
     rho: float = 1.0
     """Penalty of Net-ADM."""
     epsilon: float = 1e-3

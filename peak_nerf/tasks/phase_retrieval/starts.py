@@ -21,12 +21,14 @@ from peak_nerf.tasks.phase_retrieval.operators import FourierOperator, GaussianO
 
 LEVELS = (0.13, 0.27, 0.53)
 """Of `CoarseToFine`: sides of the coarse spectra, of the full one's."""
-LEVEL_ENDS = (0.15, 0.25, 0.4)
+LEVEL_ENDS = (0.2, 0.3, 0.45)
 """Fractions of the run at which these levels end."""
 LEAST_SIDE = 24
 """Pixels that a picture has at least on a coarse level."""
 LEAST_CEILING = 0.02
 """Below, the blurred support counts as 0: ringing of the cut spectrum."""
+COARSE_STARTS = 4
+"""Random pictures on the coarsest level per restart: there most of them end up half the picture, half its twin."""
 FULL_BETA = 0.3
 COARSEST, FINEST = 6, 48
 """Grid sides of `gaussian_start`; never finer than half the picture."""
@@ -37,9 +39,9 @@ class CoarseToFine:
 
     Magnitudes times g(k) = exp(-log(20) |k|^2 / K^2) are those of the picture blurred. Of these the side x side lowest
     frequencies, K = side / 2, are kept: a small padded picture whose constraint is known exactly, 0 <= v <= ceiling,
-    the ceiling being the blurred support. There HIO takes no time, from several random pictures, of which the misfit
-    chooses; what it finds is the start of the next level. On all frequencies, without blur, a small beta keeps what the
-    levels before have found, where the usual 0.9 wanders off.
+    the ceiling being the blurred support. There HIO takes no time, from many random pictures, of which the misfit
+    chooses a few for the second half, then one; what it finds is the start of the next level. On all frequencies,
+    without blur, a small beta keeps what the levels before have found, where the usual 0.9 wanders off.
 
     There the phases of the iterates also vote: where they have not settled, as with noise, the mean phase factor is
     small, and y times it is the transform of a better picture, with little energy where nothing is known.
@@ -61,10 +63,9 @@ class CoarseToFine:
         self.ends = [*LEVEL_ENDS[len(LEVELS) - len(sides) :], 1.0]
         generator = torch.Generator().manual_seed(seed)
         first = self.levels[0]
-        self.iterates = [
-            torch.rand(first.side, first.side, generator=generator) * first.ceiling for _ in range(restarts)
-        ]
-        self.misfits = [math.inf] * restarts
+        n, self.kept = restarts * COARSE_STARTS, restarts
+        self.iterates = [torch.rand(first.side, first.side, generator=generator) * first.ceiling for _ in range(n)]
+        self.misfits = [math.inf] * n
         self.level, self.turn, self.iterations = 0, 0, 0
         self.picture, self.misfit = self._spread(self.iterates[0], first), math.inf
         self.votes = torch.zeros_like(self.full.y, dtype=torch.complex64)
@@ -75,6 +76,8 @@ class CoarseToFine:
         while self.level + 1 < len(self.levels) and fraction >= self.ends[self.level]:
             self._refine()
         level = self.levels[self.level]
+        if self.level == 0 and fraction >= self.ends[0] / 2 and len(self.iterates) > self.kept:
+            self._drop_all_but_the_best(self.kept)
         n = min(round(ROUND * (self.full.side / level.side) ** 2), 400)
         v = level.run(self.iterates[self.turn], "hio", n)
         self.iterates[self.turn] = v
@@ -83,7 +86,7 @@ class CoarseToFine:
         self.misfits[self.turn] = _misfit(level, cleaned)
         if level is self.full:
             self._look(cleaned[: self.n, : self.n])
-        elif self.misfits[self.turn] <= min(self.misfits):
+        elif self.misfits[self.turn] <= min(self.misfits) and math.isfinite(self.misfits[self.turn]):
             self.picture = self._spread(cleaned, level)
             self.misfit = _misfit(self.full, padded(self.picture, self.full.side))
         self.turn = (self.turn + 1) % len(self.iterates)
@@ -105,6 +108,11 @@ class CoarseToFine:
         weight = max(misfit, 1e-7) ** -2
         self.votes += weight * z / z.abs().clamp_min(1e-12)
         self.total += weight
+
+    def _drop_all_but_the_best(self, n: int) -> None:
+        best = sorted(range(len(self.misfits)), key=self.misfits.__getitem__)[:n]
+        self.iterates = [self.iterates[i] for i in best]
+        self.misfits, self.turn = [self.misfits[i] for i in best], 0
 
     def _refine(self) -> None:
         """The best iterate of this level on the next."""

@@ -124,7 +124,7 @@ def test_the_weight_of_kar_falls() -> None:
     problem = make(NetGD, method="peak")
     picture = torch.from_numpy(TRUTH)
     early, late = (float(problem.kar_loss(picture, late, torch.Generator().manual_seed(0))) for late in (0.0, 1.0))
-    assert late == pytest.approx(early * problem.settings.kar_fall, rel=1e-5)
+    assert late == pytest.approx(early * problem.kar_fall, rel=1e-5)
 
 
 def test_validation_is_the_error_of_the_held_out_magnitudes() -> None:
