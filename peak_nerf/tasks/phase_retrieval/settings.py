@@ -112,11 +112,10 @@ def settings_for(method: str, problem: Problem, size: int) -> PhaseSettings:
     if method not in presets:
         raise PeakError(f"method {method!r}: not one of {', '.join(FIELD_METHODS)}; choose one of these")
     settings = presets[method]()
-    return (
-        settings
-        if problem == "gaussian"
-        else replace(settings, sigma_start=0.02, learning_rate=settings.learning_rate / 3)
-    )
+    if problem == "gaussian":
+        return settings
+    # The start is close already: no great steps, no great doubt.
+    return replace(settings, sigma_start=0.02, learning_rate=settings.learning_rate / 3, steps=200)
 
 
 def with_kar_weight(settings: PhaseSettings, weight: float | None) -> PhaseSettings:
