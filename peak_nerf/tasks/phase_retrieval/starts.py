@@ -78,7 +78,7 @@ class CoarseToFine:
         level = self.levels[self.level]
         if self.level == 0 and fraction >= self.ends[0] / 2 and len(self.iterates) > self.kept:
             self._drop_all_but_the_best(self.kept)
-        n = min(round(ROUND * (self.full.side / level.side) ** 2), 400)
+        n = min(round(ROUND * (self.full.side / level.side) ** 2), 1500)
         v = level.run(self.iterates[self.turn], "hio", n)
         self.iterates[self.turn] = v
         self.iterations += n + CLEANING
