@@ -11,6 +11,9 @@ from typing import NamedTuple
 from peak_nerf import __version__
 from peak_nerf.errors import PeakError, exit_on_peak_error
 
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it."""
+
 
 class Command(NamedTuple):
     """Where a command's function is; tyro makes its options from the signature, an int it returns is the exit code."""
@@ -76,10 +79,14 @@ def main(args: Sequence[str] | None = None) -> int:
         return 0
     with exit_on_peak_error():
         command = find_command(args[0])
-        import tyro
+        try:
+            import tyro
 
-        function = getattr(import_module(command.module), command.function)
-        return tyro.cli(function, prog=f"peak {args[0]}", args=args[1:]) or 0
+            function = getattr(import_module(command.module), command.function)
+            return tyro.cli(function, prog=f"peak {args[0]}", args=args[1:]) or 0
+        except KeyboardInterrupt:
+            print("peak_nerf: interrupted", file=sys.stderr, flush=True)
+            return INTERRUPTED
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ th { font-weight: 600; } th.axis, td.text { text-align: left; }
 tr.foot td, tr.foot th { background: var(--shade); }
 td img { display: block; margin-left: auto; width: 96px; height: auto; image-rendering: auto; }
 .faint { color: var(--faint); font-size: .85em; } .bad { color: var(--bad); }
+td > .faint, td > .bad { white-space: nowrap; }
 svg { max-width: 100%; height: auto; } svg * { stroke-linejoin: round; stroke-linecap: butt; }
 """
 
@@ -119,9 +120,13 @@ def _markdown_place(place: Place) -> str:
 
 def _markdown_grid(grid: Grid) -> str:
     rows = [list(map(_markdown_place, row)) for row in [*grid.rows, *grid.foot]]
-    left = [i < grid.n_axes or all(row[i].left for row in grid.rows) for i in range(len(grid.head))]
-    lines = [list(map(_markdown_text, grid.head)), ["---" if at_left else "---:" for at_left in left], *rows]
+    rule = ["---" if left else "---:" for left in _left_columns(grid)]
+    lines = [list(map(_markdown_text, grid.head)), rule, *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _left_columns(grid: Grid) -> list[bool]:
+    return [i < grid.n_axes or all(row[i].left for row in grid.rows) for i in range(len(grid.head))]
 
 
 def _html_block(block: Block) -> str:
@@ -131,7 +136,8 @@ def _html_block(block: Block) -> str:
         return f"<p>{escape(block.text)}</p>"
     if isinstance(block, Drawing):
         return f"<figure>{block.svg}<figcaption>{escape(block.caption)}</figcaption></figure>"
-    head = "".join(f"<th{' class=axis' if i < block.n_axes else ''}>{escape(h)}</th>" for i, h in enumerate(block.head))
+    columns = zip(block.head, _left_columns(block), strict=True)
+    head = "".join(f"<th{' class=axis' if left else ''}>{escape(name)}</th>" for name, left in columns)
     rows = "\n".join(_html_row(row, block.n_axes, "") for row in block.rows)
     foot = "\n".join(_html_row(row, block.n_axes, " class=foot") for row in block.foot)
     return f'<div class="scroll"><table>\n<tr>{head}</tr>\n{rows}\n{foot}\n</table></div>'

@@ -28,11 +28,13 @@ def load_task(target: str) -> tuple[Callable[..., Any], type[Any]]:
 
 
 class OptionTypes:
-    """The options of a task by name, and what values each takes."""
+    """The options of a task by name, and what values each takes: its type, or what its field's metadata gives as
+    `choices`."""
 
     def __init__(self, options: type[Any]) -> None:
         hints = get_type_hints(options)
         self.types = {field.name: hints[field.name] for field in dataclasses.fields(options)}
+        self.choices = {field.name: field.metadata.get("choices") for field in dataclasses.fields(options)}
 
     def __contains__(self, name: str) -> bool:
         return name in self.types
@@ -44,6 +46,9 @@ class OptionTypes:
         """
         if name not in self.types:
             raise ValueError(f"the task has no option {name!r}; {near(name, self.types)}")
+        choices = self.choices[name]
+        if choices is not None and value is not None and value not in choices:
+            raise ValueError(f"{value!r} is not known; {near(str(value), choices)}")
         if self.types[name] is Path or Path in get_args(self.types[name]):
             return Path(str(value))
         adapter = TypeAdapter(self.types[name])

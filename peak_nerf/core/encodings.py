@@ -36,10 +36,13 @@ class PolynomialEncoding(nn.Module):
 
         gamma(x)^T gamma(x') = sum_k a_k (x^T x')^k,    x, x' after the coordinate map.
 
+    Without `cross_terms`, m_k(x) = x^k element by element: D features a degree, sum_k a_k sum_i (x_i x'_i)^k instead,
+    and high degrees within reach. That is what the authors' code does; at degree 1 both are the same.
+
     a_k = softplus(raw_k), so no step of an optimiser can make it negative.
 
-    Input: (n, in_dim), any real (raw powers explode outside [-1, 1]). Output: (n, out_dim), out_dim = C(D + N, N),
-    with D = in_dim for "raw" and 2 * in_dim for "unit_sphere".
+    Input: (n, in_dim), any real (raw powers explode outside [-1, 1]). Output: (n, out_dim), out_dim = C(D + N, N), or
+    1 + D N without cross terms, with D = in_dim for "raw" and 2 * in_dim for "unit_sphere".
 
     Args:
         in_dim: input dimension d, at least 1.
@@ -47,6 +50,7 @@ class PolynomialEncoding(nn.Module):
         coordinate_map: "unit_sphere" as in the theorem (`UnitSphereMap`), or "raw".
         init: starting a_k: "ones"; "normalized" for a_k = 1 / (N + 1), so that ||gamma|| = 1 on the sphere; or N + 1
             positive numbers.
+        cross_terms: all monomials, or only the powers of single variables.
 
     Raises: ValueError on a bad in_dim, degree, map or init; PeakError above `MAX_POLYNOMIAL_FEATURES` features.
     Source: Li et al., ICML 2025, Theorem 3.3, Remark 3.4 and Algorithm 1.
@@ -62,6 +66,7 @@ class PolynomialEncoding(nn.Module):
         degree: int = 1,
         coordinate_map: CoordinateMap = "unit_sphere",
         init: CoefficientInit | Sequence[float] = "ones",
+        cross_terms: bool = True,
     ) -> None:
         super().__init__()
         if degree < 0:
@@ -71,16 +76,19 @@ class PolynomialEncoding(nn.Module):
         self.coordinates = UnitSphereMap(in_dim) if coordinate_map == "unit_sphere" else RawCoordinates(in_dim)
         self.in_dim, self.degree = in_dim, degree
         n_variables = self.coordinates.out_dim
-        self.out_dim = math.comb(n_variables + degree, degree)
+        self.cross_terms = cross_terms
+        self.out_dim = math.comb(n_variables + degree, degree) if cross_terms else 1 + n_variables * degree
         if self.out_dim > MAX_POLYNOMIAL_FEATURES:
             raise PeakError(
                 f"polynomial encoding: degree {degree} in {n_variables} variables makes {self.out_dim:,} features, more"
-                f" than {MAX_POLYNOMIAL_FEATURES:,}; lower the degree, or use coordinate_map 'raw' (half as many)"
+                f" than {MAX_POLYNOMIAL_FEATURES:,}; lower the degree, or leave the cross terms out"
             )
 
         self.raw_coefficients = nn.Parameter(_softplus_inverse(_starting_coefficients(init, degree)))
 
-        self._block_sizes, parents, variables, exponents = _monomial_recursion(n_variables, degree)
+        self._block_sizes, parents, variables, exponents = (
+            _monomial_recursion(n_variables, degree) if cross_terms else _power_recursion(n_variables, degree)
+        )
         self.register_buffer("_parent", torch.from_numpy(parents), persistent=False)
         self.register_buffer("_variable", torch.from_numpy(variables), persistent=False)
         self.register_buffer("_exponent", torch.from_numpy(exponents), persistent=False)
@@ -94,7 +102,8 @@ class PolynomialEncoding(nn.Module):
     @property
     def degree_slices(self) -> list[slice]:
         """For each degree k, where its block stands among the `out_dim` features."""
-        ends = [math.comb(self.coordinates.out_dim + k, k) for k in range(self.degree + 1)]
+        n = self.coordinates.out_dim
+        ends = [math.comb(n + k, k) if self.cross_terms else 1 + n * k for k in range(self.degree + 1)]
         return [slice(start, end) for start, end in zip([0, *ends[:-1]], ends, strict=True)]
 
     def forward(self, x: Float[Tensor, "n in_dim"]) -> Float[Tensor, "n out_dim"]:
@@ -159,6 +168,13 @@ def _monomial_recursion(n_variables: int, degree: int) -> tuple[list[int], np.nd
         exponents.append(exponent)
         last, last_exponent = variable, exponent
     return sizes, np.concatenate(parents), np.concatenate(variables), np.concatenate(exponents)
+
+
+def _power_recursion(n_variables: int, degree: int) -> tuple[list[int], np.ndarray, np.ndarray, np.ndarray]:
+    """As `_monomial_recursion`, of the powers x_i^k alone: x_i^(k - 1) by x_i."""
+    n_degrees = max(degree - 1, 0)
+    own = np.tile(np.arange(n_variables), n_degrees)
+    return [n_variables] * n_degrees, own, own, np.repeat(np.arange(2, n_degrees + 2), n_variables)
 
 
 class FourierEncoding(nn.Module):

@@ -43,6 +43,8 @@ class FieldConfig:
     """Multi-resolution grid, or None for none."""
     polynomial_degree: int | None = 1
     """Degree N of the learnable polynomial encoding (paper, section 3.4: 1 is often enough), or None for none."""
+    polynomial_cross_terms: bool = True
+    """All monomials, or powers of single variables only; the same at degree 1."""
     coordinate_map: Literal["unit_sphere", "raw"] = "unit_sphere"
     """What the polynomial encoding sees: F(x) = [cos x, sin x] / sqrt(d), or x itself."""
     polynomial_init: float = 1e-2
@@ -148,7 +150,11 @@ def build_encoding(in_dim: int, config: FieldConfig, device: torch.device | str 
         )
     if config.polynomial_degree is not None:
         init = [config.polynomial_init] * (config.polynomial_degree + 1)
-        parts.append(PolynomialEncoding(in_dim, config.polynomial_degree, config.coordinate_map, init))
+        parts.append(
+            PolynomialEncoding(
+                in_dim, config.polynomial_degree, config.coordinate_map, init, config.polynomial_cross_terms
+            )
+        )
     if config.n_frequencies is not None:
         parts.append(FourierEncoding(in_dim, config.n_frequencies, scale=config.frequency_scale))
     return ConcatEncoding(parts or [IdentityEncoding(in_dim)])

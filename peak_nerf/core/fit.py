@@ -12,6 +12,8 @@ The stopping rule, the same for every method:
 from __future__ import annotations
 
 import math
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -163,6 +165,7 @@ def fit(
     report: Callable[[Progress], None] | None = None,
     checkpoint: Path | None = None,
     resume: bool = False,
+    identity: str = "",
 ) -> FitResult:
     """Fit `module` in place; afterwards it holds the averaged weights of the run's end.
 
@@ -170,8 +173,10 @@ def fit(
         module: everything that trains; its parameters are those of `problem.parameter_groups()`.
         checkpoint: where the state is kept during the run, for `resume`; deleted by nobody.
         resume: go on from `checkpoint`, which must be of the same module and settings; without the file, start anew.
+        identity: names the problem, data included; a checkpoint of another one is refused.
 
-    KeyboardInterrupt ends the fit with the best weights so far and `partial` set, the checkpoint on disk.
+    KeyboardInterrupt ends the fit with the best weights so far and `partial` set, the checkpoint on disk. Ctrl-C waits
+    for the end of the step, so that a resumed run equals one that was never interrupted; a second one does not wait.
 
     Raises: ValueError unless exactly one of steps and budget_seconds is given and above 0; PeakError on a loss that is
         not finite, a checkpoint that does not fit, or a disk that cannot take it.
@@ -180,22 +185,25 @@ def fit(
         raise ValueError("give either steps or budget_seconds")
     if not (settings.steps or settings.budget_seconds or 0) > 0:
         raise ValueError("steps and budget_seconds must be above 0")
-    run = _Run(module, problem, settings, generator, checkpoint)
+    run = _Run(module, problem, settings, generator, identity)
     if resume and checkpoint is not None and checkpoint.exists():
         run.load(checkpoint)
     clock = _Clock(run.seconds)
     saved = time.perf_counter()
     try:
-        while run.fraction < 1:
-            run.step(clock)
-            if run.at_check():
-                with clock.paused():
-                    progress = run.check()
-                    if report is not None:
-                        report(progress)
-                    if checkpoint is not None and time.perf_counter() - saved > CHECKPOINT_SECONDS:
-                        run.save(checkpoint)
-                        saved = time.perf_counter()
+        with _interrupts_deferred() as raise_if_interrupted:
+            while run.fraction < 1:
+                run.step(clock)
+                if run.at_check():
+                    with clock.paused():
+                        progress = run.check()
+                        if report is not None:
+                            report(progress)
+                        if checkpoint is not None and time.perf_counter() - saved > CHECKPOINT_SECONDS:
+                            run.save(checkpoint)
+                            saved = time.perf_counter()
+                if run.fraction < 1:
+                    raise_if_interrupted()
     except KeyboardInterrupt:
         if checkpoint is not None:
             run.save(checkpoint)
@@ -205,13 +213,44 @@ def fit(
     return run.result(partial=False)
 
 
+@contextmanager
+def _interrupts_deferred() -> Iterator[Callable[[], None]]:
+    """Inside, Ctrl-C is noted only, and raised by the function that is yielded; a second one is raised at once.
+
+    Python tells signals to the main thread alone; in others nothing is deferred.
+    """
+    noted = False
+
+    def note(number: int, frame: Any) -> None:
+        nonlocal noted
+        if noted:
+            raise KeyboardInterrupt
+        noted = True
+
+    def raise_if_noted() -> None:
+        if noted:
+            raise KeyboardInterrupt
+
+    in_charge = threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGINT)
+    if not in_charge or before is not signal.default_int_handler:
+        yield raise_if_noted
+        return
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield raise_if_noted
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 class _Run:
     """The state of one fit: weights, their average, the best so far, Adam, the counters."""
 
     def __init__(
-        self, module: nn.Module, problem: Problem, settings: FitSettings, generator: torch.Generator, path: Path | None
+        self, module: nn.Module, problem: Problem, settings: FitSettings, generator: torch.Generator, identity: str
     ) -> None:
         self.module, self.problem, self.settings, self.generator = module, problem, settings, generator
+        self.identity = identity
         groups = problem.parameter_groups()
         # fused: one pass over the parameters, where the default makes a dozen.
         self.optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99), eps=1e-15, fused=True)
@@ -295,6 +334,7 @@ class _Run:
             "numbers": {name: getattr(self, name) for name in _NUMBERS},
             "history": [asdict(p) for p in self.history],
             "settings": asdict(self.settings),
+            "identity": self.identity,
         }
         write_atomically(path, lambda file: torch.save(state, file))
 
@@ -304,6 +344,11 @@ class _Run:
             if state["settings"] != asdict(self.settings):
                 raise PeakError(
                     f"{path}: was written with other settings ({state['settings']}); resume with the same, or start"
+                    " anew without --resume"
+                )
+            if state["identity"] != self.identity:
+                raise PeakError(
+                    f"{path}: belongs to other data, another method or another seed; resume with the same, or start"
                     " anew without --resume"
                 )
             self.module.load_state_dict(state["module"])

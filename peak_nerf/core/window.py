@@ -3,11 +3,11 @@ r"""KAR on a window of a pixel grid: f and g once per pixel, every pixel a query
 A query with k anchors would cost 1 + k evaluations of g. Here it costs one, and no gathering either.
 """
 
-# x: query pixel   s: offset in pixels, k of them   P(s): prior of A   f: (h, w, c)   g: (h, w, r)   m: largest offset
+# x: query pixel   s: offset in pixels, k of them   P(s): prior of A   f: (h, w, c)   g: (h, w, r)
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
 from itertools import product
 
 import torch
@@ -15,15 +15,15 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 
-def symmetric_offsets(dilations: Sequence[int]) -> Int[Tensor, "k 2"]:
-    """One of each pair {s, -s} of the 8 grid neighbours, 4 per dilation, in pixels.
+def symmetric_offsets(reach: float) -> Int[Tensor, "k 2"]:
+    """One of each pair {s, -s} of the offsets with 0 < |s| <= reach, in pixels: 4 at reach 1.5, 14 at reach 3.
 
-    Raises: ValueError on no dilations or one below 1.
+    Raises: ValueError on a reach below 1, within which no pixel lies.
     """
-    if len(dilations) == 0 or min(dilations) < 1:
-        raise ValueError(f"dilations must be at least 1, got {dilations}")
-    half = [step for step in product((-1, 0, 1), repeat=2) if step > (0, 0)]
-    return torch.cat([dilation * torch.tensor(half) for dilation in dilations])
+    if not 1 <= reach < math.inf:
+        raise ValueError(f"reach must be finite and at least 1 pixel, got {reach}")
+    span = range(-int(reach), int(reach) + 1)
+    return torch.tensor([s for s in product(span, repeat=2) if s > (0, 0) and math.hypot(*s) <= reach])
 
 
 def locality_prior(offsets: Int[Tensor, "k 2"], locality: float) -> Float[Tensor, " k"]:
@@ -74,20 +74,15 @@ def _pair_means(image: Float[Tensor, "h w c"], offsets: Int[Tensor, "k 2"]) -> l
     h, w = image.shape[:2]
     if len(offsets) == 0 or bool((offsets.abs() >= torch.tensor([h, w])).any()):
         raise ValueError(f"offsets must exist and stay below the window's {h} x {w} pixels, got {offsets.tolist()}")
-    m = int(offsets.abs().max())
-    padded = _mirrored(image, m)
+    m_row, m_column = offsets.abs().amax(dim=0).tolist()
+    padded = image.index_select(0, _mirrored(h, m_row)).index_select(1, _mirrored(w, m_column))
 
     def shifted(row: int, column: int) -> Tensor:
-        return padded[m + row : m + row + h, m + column : m + column + w]
+        return padded[m_row + row : m_row + row + h, m_column + column : m_column + column + w]
 
     return [(shifted(row, column) + shifted(-row, -column)) / 2 for row, column in offsets.tolist()]
 
 
-def _mirrored(image: Float[Tensor, "h w c"], m: int) -> Float[Tensor, "h_padded w_padded c"]:
-    """m pixels more on each side, mirrored without repeating the border."""
-    rows = _folded(image.shape[0], m)
-    return image.index_select(0, rows).index_select(1, _folded(image.shape[1], m))
-
-
-def _folded(n: int, m: int) -> Int[Tensor, " n_padded"]:
+def _mirrored(n: int, m: int) -> Int[Tensor, " n_padded"]:
+    """Indices of n pixels and m < n more on each side, mirrored without repeating the border."""
     return (n - 1) - ((n - 1) - torch.arange(-m, n + m).abs()).abs()

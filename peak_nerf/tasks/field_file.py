@@ -53,11 +53,13 @@ def load_field(path: Path) -> tuple[PeakField, tuple[int, int]]:
             FieldConfig(hash_grid=None if grid is None else HashGridConfig(**grid), **config),
             None if stored["kar"] is None else KarSettings(**stored["kar"]),
         )
-        module = build_field(settings, tuple(shape))
+        height, width, n_channels = shape
+        with torch.random.fork_rng(devices=[]):  # its draws are overwritten
+            module = build_field(settings, (height, width, n_channels))
         module.load_state_dict(state)
-    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError, OSError) as error:
         raise PeakError(f"{path}: cannot be read ({str(error).splitlines()[0]}); fit the picture again") from error
-    return module, (shape[0], shape[1])
+    return module, (height, width)
 
 
 def render_field(module: PeakField, fitted: tuple[int, int], size: tuple[int, int]) -> np.ndarray:

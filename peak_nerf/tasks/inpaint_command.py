@@ -2,20 +2,41 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import difflib
+import json
+import platform
+import resource
+import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import numpy as np
 import tyro
 
+from peak_nerf import __version__
+from peak_nerf.core.files import write_atomically
 from peak_nerf.core.fit import Progress
 from peak_nerf.errors import PeakError
 from peak_nerf.tasks import classical, masks
 from peak_nerf.tasks.images import parse_size, read_picture, resize_picture, write_png
-from peak_nerf.tasks.record import check_folder, peak_memory_gib, plain, progress_bar, versions, write_metrics
+from peak_nerf.tasks.inpainting import Method, inpaint, settings_for, with_overrides
+
+# What a run leaves in its folder.
+PICTURES = ("input.png", "reconstruction.png", "comparison.png", "residual.png", "psnr.png", "similarity.png")
+METRICS, CHECKPOINT, FIELD = "metrics.json", "checkpoint.pt", "field.safetensors"
+
+OVERRIDES = (
+    *("kar_weight", "kar_features", "kar_activation", "polynomial_degree", "polynomial_cross_terms"),
+    *("hidden_dim", "n_hidden", "learning_rate"),
+)
+METHODS: tuple[str, ...] = get_args(Method)
+ACTIVATIONS = ("cosine", "softmax")
+PROC_STATUS = Path("/proc/self/status")
 
 
 @dataclass
@@ -27,7 +48,7 @@ class InpaintOptions:
     mask: str = "random"
     """random, patch, textural, none (only what the picture itself lacks), or a file whose white pixels are observed;
     several joined by +, such as random+patch, for what is missing in any."""
-    method: str = "peak"
+    method: str = field(default="peak", metadata={"choices": METHODS})
     """peak, peak-siren, or a baseline: mlp, fourier, siren, hash; biharmonic, telea, navier-stokes, linear."""
     missing: float = 0.5
     """Fraction of pixels missing in the random mask."""
@@ -43,10 +64,13 @@ class InpaintOptions:
     """Weight lambda of KAR; 0 for none. Default: the method's own."""
     kar_features: int | None = None
     """Features r of g."""
-    kar_activation: str | None = None
+    kar_activation: str | None = field(default=None, metadata={"choices": ACTIVATIONS})
     """What follows g: cosine (unit length, learned temperature) or softmax (the paper's)."""
     polynomial_degree: int | None = None
     """Degree of the polynomial encoding."""
+    polynomial_cross_terms: bool | None = None
+    """All monomials up to that degree, of which there are C(4 + degree, degree), or with False only powers of single
+    variables, 1 + 4 degree, as in the authors' code; the same at degree 1."""
     hidden_dim: int | None = None
     """Width of the backbone."""
     n_hidden: int | None = None
@@ -66,33 +90,32 @@ def run_inpainting(
 
     Raises: PeakError on bad input, before anything is written.
     """
+    _reset_peak_memory()
     _check(options)
     picture = read_picture(options.image)
     picture = resize_picture(picture, parse_size(options.size, picture.size))
     if options.mask == "none":
         observed = picture.observed
+        masks.check_mask(observed, str(options.image))
     else:
         observed = picture.observed & masks.make_mask(options.mask, picture.size, options.missing, options.seed)
-    masks.check_mask(observed, str(options.image))
-    if float(np.ptp(picture.values[observed])) == 0:
-        raise PeakError(f"{options.image}: all observed pixels have the same value, there is nothing to fit")
+        masks.check_mask(observed, f"{options.image} with --mask {options.mask}")
+    if float(np.ptp(picture.values[observed], axis=0).max()) == 0:
+        raise PeakError(
+            f"{options.image}: all observed pixels have the same value, so there is nothing to fit; choose another"
+            " picture or mask"
+        )
     settings = None
     if options.method not in classical.CLASSICAL:
-        from peak_nerf.tasks.inpainting import settings_for, with_overrides
-
-        names = ("kar_weight", "kar_features", "kar_activation", "polynomial_degree", "hidden_dim", "n_hidden")
-        changes = {name: getattr(options, name) for name in (*names, "learning_rate")}
+        changes = {name: getattr(options, name) for name in OVERRIDES}
         settings = with_overrides(settings_for(options.method, picture.size), **changes)
     elif save_field:
         raise PeakError(f"--save-field: {options.method} fits no field; leave the option out or choose method 'peak'")
-    check_folder(out)
-
-    from peak_nerf.tasks.inpainting import inpaint
+    _check_folder(out, options)
 
     # A known pixel is one with a truth to score against; the fit is handed the observed ones alone.
     known = picture.observed
     truth = np.where(known[..., None], picture.values, np.nan) if (known & ~observed).any() else None
-    checkpoint = out / "checkpoint.pt"
     result = inpaint(
         np.where(observed[..., None], picture.values, np.nan),
         observed,
@@ -103,7 +126,7 @@ def run_inpainting(
         seed=options.seed,
         truth=truth,
         report=report,
-        checkpoint=checkpoint,
+        checkpoint=out / CHECKPOINT,
         resume=resume,
     )
     return _write(options, out, picture.values, observed, known, result, save_field)
@@ -112,16 +135,37 @@ def run_inpainting(
 def _check(options: InpaintOptions) -> None:
     if options.steps is not None and options.budget_seconds is not None:
         raise PeakError("--steps and --budget-seconds: give one of them, not both")
-    for name in ("steps", "budget_seconds", "kar_features", "hidden_dim", "learning_rate"):
+    if not 0 <= options.seed <= masks.MAX_SEED:
+        raise PeakError(f"--seed: must be from 0 to {masks.MAX_SEED}, got {options.seed}")
+    for name, least in {"steps": 1, "kar_features": 1, "polynomial_degree": 0, "hidden_dim": 1, "n_hidden": 1}.items():
         value = getattr(options, name)
-        if value is not None and not value > 0:
-            raise PeakError(f"--{name.replace('_', '-')}: must be above 0, got {value}")
+        if value is not None and value < least:
+            raise PeakError(f"--{name.replace('_', '-')}: must be at least {least}, got {value}")
+    for name in ("budget_seconds", "learning_rate"):
+        value = getattr(options, name)
+        if value is not None and not 0 < value < float("inf"):
+            raise PeakError(f"--{name.replace('_', '-')}: must be above 0 and finite, got {value}")
     if options.kar_weight is not None and not 0 <= options.kar_weight < float("inf"):
         raise PeakError(f"--kar-weight: must be finite and not negative, got {options.kar_weight}")
-    if options.kar_activation not in (None, "cosine", "softmax"):
-        raise PeakError(f"--kar-activation: {options.kar_activation!r} is neither cosine nor softmax")
     if not 0 < options.missing < 1:
         raise PeakError(f"--missing: must be between 0 and 1, got {options.missing}")
+    for name, choices in (("method", METHODS), ("kar_activation", ACTIVATIONS)):
+        value = getattr(options, name)
+        if value is not None and value not in choices:
+            near = difflib.get_close_matches(value, choices, n=1)
+            meant = f" (did you mean {near[0]}?)" if near else ""
+            raise PeakError(f"--{name.replace('_', '-')} {value}: not known{meant}; give one of {', '.join(choices)}")
+
+
+def _check_folder(out: Path, options: InpaintOptions) -> None:
+    """Find out now, not after the fit, whether results can be written, and that they replace no input."""
+    ours = {(out / name).resolve() for name in (*PICTURES, METRICS, CHECKPOINT, FIELD)}
+    for given in (options.image, *map(Path, options.mask.split("+"))):
+        if given.resolve() in ours and given.exists():
+            raise PeakError(f"--out {out}: a result there would replace {given}; choose another folder")
+    probe = out / ".probe"
+    write_atomically(probe, lambda file: file.write(b""))
+    probe.unlink()
 
 
 def _write(
@@ -142,7 +186,9 @@ def _write(
         "method": options.method,
         "data": str(options.image),
         "seed": options.seed,
-        "settings": plain({**dataclasses.asdict(options), "fit": None if result.settings is None else result.settings}),
+        "settings": _plain(
+            {**dataclasses.asdict(options), "fit": None if result.settings is None else result.settings}
+        ),
         "partial": result.fit.partial,
         "missing_fraction": float(1 - observed.mean()),
         **scores(reconstruction, values, observed, known),
@@ -150,13 +196,19 @@ def _write(
         "steps": result.fit.steps,
         "stopping_step": result.fit.best_step,
         "n_parameters": result.n_parameters,
-        "peak_memory_gib": peak_memory_gib(),
         "history": [
             {k: v for k, v in dataclasses.asdict(p).items() if v is not None and k != "n_steps"}
             for p in result.fit.history
         ],
-        "versions": versions("torch", "numpy", "scikit-image"),
+        "versions": {
+            "python": platform.python_version(),
+            "peak_nerf": __version__,
+            **{name: version(name) for name in ("torch", "numpy", "scikit-image")},
+        },
     }
+    # What stood here belongs to another run; without metrics.json nobody takes a half-written folder for a result.
+    for name in (METRICS, *PICTURES):
+        (out / name).unlink(missing_ok=True)
     write_png(out / "input.png", inpaint_pictures.input_picture(values, observed))
     write_png(out / "reconstruction.png", reconstruction)
     panels = [inpaint_pictures.input_picture(values, observed), reconstruction]
@@ -171,11 +223,41 @@ def _write(
     if save_field:
         from peak_nerf.tasks.field_file import save_field as write_field
 
-        write_field(out / "field.safetensors", result)
-    write_metrics(out, metrics)
+        write_field(out / FIELD, result)
+    metrics["peak_memory_gib"] = peak_memory_gib()
+    text = json.dumps(metrics, indent=1, allow_nan=False)
+    write_atomically(out / METRICS, lambda file: file.write(text.encode()))
     if not result.fit.partial:
-        (out / "checkpoint.pt").unlink(missing_ok=True)
+        (out / CHECKPOINT).unlink(missing_ok=True)
     return metrics
+
+
+def peak_memory_gib() -> float:
+    """Largest resident size of this process since `_reset_peak_memory`, in GiB; where Linux's /proc is not, ever."""
+    if PROC_STATUS.exists():
+        lines = dict(line.split(":", 1) for line in PROC_STATUS.read_text().splitlines() if ":" in line)
+        if "VmHWM" in lines:
+            return int(lines["VmHWM"].split()[0]) / 2**20
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+
+
+def _reset_peak_memory() -> None:
+    """So that a worker of `peak bench` reports the memory of each cell, not of the largest so far."""
+    # Not every container allows it; the figure is then that of the whole process.
+    with contextlib.suppress(OSError):
+        (PROC_STATUS.parent / "clear_refs").write_text("5")
+
+
+def _plain(value: Any) -> Any:
+    """Dataclasses, paths and tuples as what JSON has."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = dataclasses.asdict(value)
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    return str(value) if isinstance(value, Path) else value
 
 
 def inpaint_command(
@@ -187,7 +269,7 @@ def inpaint_command(
     """Reconstruct a picture from part of its pixels, with an implicit neural representation or a classical tool.
 
     Leaves metrics.json, reconstruction.png, comparison.png, residual.png, psnr.png (PSNR over time) and, with KAR,
-    similarity.png in the folder.
+    similarity.png in the folder. Ctrl-C ends a fit early: what it has is written and marked partial.
 
     Args:
         options: the picture, what is missing, and the method.
@@ -196,14 +278,19 @@ def inpaint_command(
         resume: go on from a run that was interrupted in this folder.
     """
     from rich.console import Console
+    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
 
     console = Console()
-    with progress_bar(console, options.method) as show:
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Bar(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(f"{options.method}: starting", total=1.0)
 
-        def report(p: Progress) -> None:
-            show(p.fraction, f"held-out pixels {p.psnr_validation:.2f} dB")
+        def show(p: Progress) -> None:
+            text = f"{options.method}: held-out pixels {p.psnr_validation:.2f} dB"
+            bar.update(task, completed=p.fraction, description=text)
 
-        metrics = run_inpainting(options, out, report, save_field, resume)
+        metrics = run_inpainting(options, out, show, save_field, resume)
     missing = f", {metrics['psnr_missing']:.2f} dB over the missing pixels" if "psnr_missing" in metrics else ""
     console.print(
         f"{options.method}: PSNR {metrics['psnr']:.2f} dB{missing}, {metrics['seconds']:.1f} s,"
@@ -211,7 +298,9 @@ def inpaint_command(
         soft_wrap=True,
     )
     if metrics["partial"]:
-        console.print(f"Interrupted: this result is partial. Go on with the same command and --resume (in {out}).")
+        console.print(
+            f"Interrupted: this result is partial. Go on with the same command and --resume (in {out}).", soft_wrap=True
+        )
         return 130
     return 0
 
@@ -226,6 +315,8 @@ def render_image(field: tyro.conf.Positional[Path], size: str = "original", out:
     """
     from peak_nerf.tasks.field_file import load_field, render_field
 
+    if out.suffix.lower() != ".png":
+        raise PeakError(f"--out {out}: the picture is a PNG; give a name that ends in .png")
     module, fitted = load_field(field)
     height, width = parse_size(size, fitted)
     write_png(out, render_field(module, fitted, (height, width)))

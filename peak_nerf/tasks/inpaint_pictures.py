@@ -104,7 +104,7 @@ def write_similarity(path: Path, field: PeakField, values: np.ndarray, n_pixels:
         for panel in axes[:, i]:
             panel.plot(reach, reach, "+", color="cyan", markersize=8)
             panel.set_axis_off()
-    figure.suptitle("learned similarity A(x, .) around four pixels x (+); bright: f(x) should resemble f there")
+    figure.suptitle("learned similarity A(x, .) = softmax(g(x)$^T$g(.)) around four pixels x (+); bright: alike")
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
     write_atomically(path, lambda file: file.write(buffer.getvalue()))

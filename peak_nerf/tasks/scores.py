@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,10 @@ import numpy as np
 MAX_PSNR = 100.0
 """dB; stands for two equal images, whose PSNR is infinite, so that JSON stays strict."""
 SSIM_WINDOW = 11
-LPIPS_MIN_SIDE = 64
-"""AlexNet's poolings leave nothing of much smaller pictures."""
+BAND = 2**16
+"""Pixels that are scored at once."""
+LPIPS_MIN_SIDE, LPIPS_MAX_PIXELS = 64, 2**22
+"""AlexNet's poolings leave nothing of much smaller pictures, and larger ones take gigabytes."""
 
 
 def psnr(mse: float) -> float:
@@ -25,7 +28,7 @@ def scores(
     """PSNR in dB over all pixels and over the missing ones, SSIM in [-1, 1], LPIPS; all finite.
 
     A score that cannot be had is absent: `psnr_missing` when no missing pixel has a truth, `ssim` below 11 pixels a
-    side, `lpips` without its weights or below 64 pixels a side.
+    side, `lpips` without its weights, below 64 pixels a side or above 4 megapixels.
 
     Args:
         reconstruction, truth: (h, w, c) in [0, 1], c 1 or 3; c is 1 or 3 in both.
@@ -43,43 +46,64 @@ def scores(
         raise ValueError("there is no truth at any pixel")
     if not (np.isfinite(reconstruction[known]).all() and np.isfinite(truth[known]).all()):
         raise ValueError("values must be finite")
-    a, b = (np.where(known[..., None], image, 0).astype(np.float64) for image in (reconstruction, truth))
-    squared = ((a - b) ** 2).mean(axis=2)
-    result = {"psnr": psnr(float(squared[known].mean()))}
     missing = known & ~observed
+    squared, squared_missing = 0.0, 0.0
+    for rows in _bands(*known.shape):
+        a, b = (_zeroed(image[rows], known[rows]) for image in (reconstruction, truth))
+        error = ((a - b) ** 2).mean(axis=2)
+        squared += float(error[known[rows]].sum())
+        squared_missing += float(error[missing[rows]].sum())
+    result = {"psnr": psnr(squared / np.count_nonzero(known))}
     if missing.any():
-        result["psnr_missing"] = psnr(float(squared[missing].mean()))
+        result["psnr_missing"] = psnr(squared_missing / np.count_nonzero(missing))
     if min(truth.shape[:2]) >= SSIM_WINDOW:
-        ssim = _ssim(a, b, known)
+        ssim = _ssim(reconstruction, truth, known)
         if ssim is not None:
             result["ssim"] = ssim
-    lpips = _lpips(a, b)
+    lpips = _lpips(reconstruction, truth, known)
     if lpips is not None:
         result["lpips"] = lpips
     return result
 
 
-def _ssim(a: np.ndarray, b: np.ndarray, known: np.ndarray) -> float | None:
+def _bands(h: int, w: int) -> Iterator[slice]:
+    """Rows of about `BAND` pixels each: what is made of a picture at once, in float64, is a multiple of its size."""
+    n_rows = max(BAND // w, 1)
+    return (slice(start, min(start + n_rows, h)) for start in range(0, h, n_rows))
+
+
+def _ssim(reconstruction: np.ndarray, truth: np.ndarray, known: np.ndarray) -> float | None:
     """Mean of the SSIM map over known pixels away from the border, as torchmetrics takes it."""
     from torchmetrics.functional.image import structural_similarity_index_measure
 
-    _, ssim_map = structural_similarity_index_measure(
-        _to_tensor(a), _to_tensor(b), data_range=1.0, return_full_image=True
-    )
     border = SSIM_WINDOW // 2
     inside = known[border : known.shape[0] - border, border : known.shape[1] - border]
-    ssim_map = ssim_map[0, :, border : known.shape[0] - border, border : known.shape[1] - border].numpy()
-    return float(ssim_map[:, inside].mean()) if inside.any() else None
+    if not inside.any():
+        return None
+    total = 0.0
+    for rows in _bands(*inside.shape):
+        around = slice(rows.start, rows.stop + 2 * border)
+        a, b = (_to_tensor(_zeroed(image[around], known[around])) for image in (reconstruction, truth))
+        _, ssim_map = structural_similarity_index_measure(a, b, data_range=1.0, return_full_image=True)
+        ssim_map = ssim_map[0, :, border:-border, border:-border].numpy()
+        total += float(ssim_map[:, inside[rows]].sum())
+    return total / (np.count_nonzero(inside) * truth.shape[2])
 
 
-def _lpips(a: np.ndarray, b: np.ndarray) -> float | None:
+def _lpips(reconstruction: np.ndarray, truth: np.ndarray, known: np.ndarray) -> float | None:
     # Of nerf's rooms the one module that needs no nerfstudio; where the weights lie is known there only.
     from peak_nerf.nerf.metrics import lpips_weights
 
-    if lpips_weights() is None or min(a.shape[:2]) < LPIPS_MIN_SIDE:
+    if lpips_weights() is None or min(known.shape) < LPIPS_MIN_SIDE or known.size > LPIPS_MAX_PIXELS:
         return None
-    rgb, truth = (_to_tensor(np.repeat(image, 3 // image.shape[2], axis=2)).float() for image in (a, b))
-    return float(_lpips_network()(rgb, truth))
+    both = (_zeroed(image, known) for image in (reconstruction, truth))
+    rgb = [_to_tensor(np.repeat(image, 3 // image.shape[2], axis=2)).float() for image in both]
+    return float(_lpips_network()(*rgb))
+
+
+def _zeroed(image: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """float64, 0 where nobody knows the truth."""
+    return np.where(known[..., None], image, 0).astype(np.float64)
 
 
 @functools.lru_cache(maxsize=1)

@@ -160,3 +160,30 @@ def test_concat_puts_the_parts_side_by_side() -> None:
 def test_concat_needs_parts_of_one_input(parts: list[nn.Module]) -> None:
     with pytest.raises(ValueError, match="share one in_dim"):
         ConcatEncoding(parts)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(1, 3), st.integers(0, 9), st.sampled_from(["unit_sphere", "raw"]), st.integers(0, 2**16))
+def test_without_cross_terms_the_kernel_is_that_of_each_variable(d: int, degree: int, map_: str, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    x, y = (2 * torch.rand(2, 5, d, generator=generator, dtype=torch.float64) - 1).unbind()
+    encoding = PolynomialEncoding(d, degree, map_, "ones", cross_terms=False).double()  # type: ignore[arg-type]
+    with torch.no_grad():
+        encoding.raw_coefficients.copy_(torch.randn(degree + 1, generator=generator))
+    a = encoding.coefficients
+    u, v = encoding.coordinates(x), encoding.coordinates(y)
+    expected = a[0] + sum(a[k] * (u * v).pow(k).sum(dim=1) for k in range(1, degree + 1))
+    assert torch.allclose((encoding(x) * encoding(y)).sum(dim=1), expected, atol=1e-9)
+    assert encoding(x).shape == (5, encoding.out_dim) == (5, 1 + u.shape[1] * degree)
+    for k, part in enumerate(encoding.degree_slices):
+        block = a[k].sqrt() * (u.pow(k) if k else torch.ones(5, 1, dtype=torch.float64))
+        assert torch.allclose(encoding(x)[:, part], block, atol=1e-9)
+
+
+def test_degree_128_without_cross_terms_stays_finite() -> None:
+    encoding = PolynomialEncoding(2, 128, cross_terms=False)
+    x = (2 * torch.rand(64, 2) - 1).requires_grad_()
+    encoding(x).sum().backward()
+    assert x.grad is not None
+    assert x.grad.isfinite().all()
+    assert encoding.out_dim == 513

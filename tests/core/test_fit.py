@@ -1,5 +1,8 @@
 import itertools
 import math
+import os
+import signal
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -119,6 +122,7 @@ def test_the_same_seed_gives_the_same_weights() -> None:
 
 def test_a_time_budget_is_kept() -> None:
     problem = Line()
+    problem.validation = float  # ever better, so that nothing ends early
     result = run(problem, FitSettings(budget_seconds=0.3))
     assert 0.3 <= result.seconds < 0.4
     assert result.history[-1].fraction == 1
@@ -139,6 +143,56 @@ def test_interrupted_and_resumed_is_the_same_as_never_interrupted(tmp_path: Path
     assert len(resumed.asked) == 300 - 137
     assert torch.equal(resumed.module.weight, whole.module.weight)
     assert [p.step for p in result.history] == [p.step for p in run(Line()).history]
+
+
+def test_ctrl_c_waits_for_the_end_of_the_step_so_that_resuming_changes_nothing(tmp_path: Path) -> None:
+    whole, broken = Line(), Line()
+    run(whole)
+    path = tmp_path / "checkpoint.pt"
+    backward = torch.Tensor.backward
+
+    def pressed(self: Tensor) -> None:
+        # In the middle of a step: its random numbers are drawn, its update is not made.
+        if len(broken.asked) == 137:
+            os.kill(os.getpid(), signal.SIGINT)
+        backward(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.Tensor, "backward", pressed)
+        result = run(broken, checkpoint=path)
+    assert result.partial
+    assert result.steps == 137
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    resumed = Line()
+    run(resumed, checkpoint=path, resume=True)
+    assert torch.equal(resumed.module.weight, whole.module.weight)
+
+
+def test_a_second_ctrl_c_does_not_wait(tmp_path: Path) -> None:
+    problem = Line()
+    path = tmp_path / "checkpoint.pt"
+    reached: list[bool] = []
+    loss = problem.loss
+
+    def pressed_twice(progress: float, everything: bool, generator: torch.Generator) -> Tensor:
+        if len(problem.asked) == 50:
+            for _ in range(2):
+                os.kill(os.getpid(), signal.SIGINT)
+            reached.append(True)
+        return loss(progress, everything, generator)
+
+    problem.loss = pressed_twice  # type: ignore[method-assign]
+    assert run(problem, checkpoint=path).partial
+    assert not reached
+    assert path.exists()
+
+
+def test_a_fit_in_another_thread_is_left_alone_by_signals() -> None:
+    results: list[FitResult] = []
+    thread = threading.Thread(target=lambda: results.append(run(Line(), FitSettings(steps=20))))
+    thread.start()
+    thread.join()
+    assert results[0].steps == 20
 
 
 def test_interrupted_leaves_the_best_weights_so_far() -> None:
@@ -163,6 +217,8 @@ def test_a_checkpoint_of_other_settings_or_a_broken_one_is_refused(tmp_path: Pat
     run(problem, checkpoint=path)
     with pytest.raises(PeakError, match=r"checkpoint\.pt: was written with other settings"):
         run(Line(), FitSettings(steps=400), checkpoint=path, resume=True)
+    with pytest.raises(PeakError, match=r"checkpoint\.pt: belongs to other data"):
+        run(Line(), checkpoint=path, resume=True, identity="another")
     path.write_bytes(path.read_bytes()[:500])
     with pytest.raises(PeakError, match=r"checkpoint\.pt: cannot be resumed"):
         run(Line(), checkpoint=path, resume=True)

@@ -101,6 +101,17 @@ def test_ssim_leaves_unknown_pixels_out() -> None:
     assert "ssim" not in scores(noisy, truth, known, known)
 
 
+@pytest.mark.parametrize("band", [1, 97, 40 * 31])
+def test_scores_in_bands_are_those_at_once(band: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(3)
+    a, b = rng.random((2, 40, 31, 3)).astype(np.float32)
+    known, observed = rng.random((2, 40, 31)) > 0.3
+    b[~known] = np.nan
+    at_once = scores(a, b, observed, known)
+    monkeypatch.setattr("peak_nerf.tasks.scores.BAND", band)
+    assert scores(a, b, observed, known) == pytest.approx(at_once, abs=1e-9)
+
+
 def test_lpips_only_with_weights(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
     truth = np.random.default_rng(0).random((64, 64, 1)).astype(np.float32)
     observed = np.ones((64, 64), dtype=bool)

@@ -232,6 +232,8 @@ def _write(
         "history": [dataclasses.asdict(point) for point in result.history],
         "versions": versions("torch", "numpy"),
     }
+    # Without metrics.json nobody takes a half-written folder for a result.
+    (out / "metrics.json").unlink(missing_ok=True)
     write_png(out / "reconstruction.png", shown)
     pictures.write_comparison_of(out / "comparison.png", measurements, shown, truth)
     if result.history:

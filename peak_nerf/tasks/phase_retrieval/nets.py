@@ -59,7 +59,7 @@ def window_kar(
     part = slice(corner[0], corner[0] + side), slice(corner[1], corner[1] + side)
     x = torch.cartesian_prod(rows[part[0]], columns[part[1]])
     g = module.kar.similarity_features(x).reshape(side, side, -1)
-    offsets = symmetric_offsets(settings.dilations)
+    offsets = symmetric_offsets(settings.reach)
     offsets = offsets[(offsets.abs() < side).all(dim=1)]
     log_prior = locality_prior(offsets, settings.locality)
     log_attention = window_attention(g, offsets, log_prior)

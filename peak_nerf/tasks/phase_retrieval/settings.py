@@ -91,7 +91,7 @@ def settings_for(method: str, problem: Problem, size: int) -> PhaseSettings:
         locality=0.15,
         divergence=1e-4,
         learning_rate=1e-3,
-        dilations=(1, 2),
+        reach=2.9,
         window=64,
     )
     presets: dict[str, Callable[[], PhaseSettings]] = {

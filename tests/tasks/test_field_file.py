@@ -1,0 +1,104 @@
+"""Fields in files: what comes back is what was saved, and what is no field is said so."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from pictures import smooth_picture, some_missing
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from peak_nerf.errors import PeakError
+from peak_nerf.tasks.field_file import FORMAT, load_field, render_field, save_field
+from peak_nerf.tasks.inpainting import Inpainting, inpaint, settings_for, with_overrides
+
+H, W = 12, 18
+
+
+def fitted(method: str = "peak", n_channels: int = 1) -> Inpainting:
+    return inpaint(smooth_picture(H, W, n_channels), some_missing(H, W), method, steps=3)
+
+
+@pytest.mark.parametrize("n_channels", [1, 3])
+@pytest.mark.parametrize("method", ["peak", "peak-siren", "mlp", "fourier", "siren", "hash"])
+def test_a_field_comes_back_as_it_was(method: str, n_channels: int, tmp_path: Path) -> None:
+    result = fitted(method, n_channels)
+    save_field(tmp_path / "field.safetensors", result)
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    module, size = load_field(tmp_path / "field.safetensors")
+    assert torch.equal(torch.get_rng_state(), before)
+    assert size == (H, W)
+    assert np.array_equal(render_field(module, size, size), result.reconstruction)
+
+
+def test_overridden_settings_and_two_dimensional_grey_come_back(tmp_path: Path) -> None:
+    settings = with_overrides(
+        settings_for("peak", (H, W)), kar_features=9, kar_activation="softmax", polynomial_degree=3, hidden_dim=20
+    )
+    result = inpaint(smooth_picture(H, W)[..., 0], some_missing(H, W), settings=settings, steps=2)
+    save_field(tmp_path / "f.safetensors", result)
+    module, size = load_field(tmp_path / "f.safetensors")
+    assert np.array_equal(render_field(module, size, size)[..., 0], result.reconstruction)
+    assert module.kar is not None
+    assert module.kar.r == 9
+
+
+def test_any_resolution_covers_the_same_picture(tmp_path: Path) -> None:
+    result = fitted("siren")
+    assert result.field is not None
+    finer = render_field(result.field, (H, W), (2 * H - 1, 3 * W - 2))
+    assert finer.shape == (2 * H - 1, 3 * W - 2, 1)
+    assert np.allclose(finer[::2, ::3], result.reconstruction, atol=1e-4)
+    assert render_field(result.field, (H, W), (1, 1)).shape == (1, 1, 1)
+
+
+def test_a_classical_result_has_no_field(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no field"):
+        save_field(tmp_path / "f", inpaint(smooth_picture(H, W), some_missing(H, W), "linear"))
+    assert not (tmp_path / "f").exists()
+
+
+def test_what_is_no_field_is_said_in_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "field.safetensors"
+
+    def refused(message: str) -> None:
+        with pytest.raises(PeakError, match=message) as error:
+            load_field(path)
+        assert str(error.value).startswith(f"{path}: ")
+        assert "\n" not in str(error.value)
+
+    refused("no such file")
+    path.mkdir()
+    refused("no such file")
+    path.rmdir()
+    path.write_bytes(b"not tensors")
+    refused("cannot be read")
+    path.write_bytes(b"")
+    refused("cannot be read")
+    save_file({"a": torch.zeros(2)}, path)
+    refused("is not a field of `peak inpaint`")
+
+    save_field(path, fitted())
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    refused("cannot be read")
+    path.write_bytes(whole)
+    with safe_open(path, framework="pt") as file:
+        metadata, state = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    assert metadata["format"] == FORMAT
+    settings = json.loads(metadata["settings"])
+    settings["field"]["hidden_dim"] += 1
+    for change, tensors in (
+        ({"settings": json.dumps(settings)}, state),
+        ({"settings": "{"}, state),
+        ({"settings": "{}"}, state),
+        ({"shape": "[12]"}, state),
+        ({}, dict(list(state.items())[1:])),
+    ):
+        save_file(tensors, path, {**metadata, **change})
+        refused("cannot be read")

@@ -1,0 +1,444 @@
+"""`peak inpaint` and `peak render-image`, through the command line."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from pictures import smooth_picture, some_missing
+from PIL import Image
+
+from peak_nerf import cli
+from peak_nerf.core import fit as fit_module
+from peak_nerf.errors import PeakError
+from peak_nerf.tasks import inpaint_command
+from peak_nerf.tasks.inpaint_command import InpaintOptions, peak_memory_gib, run_inpainting
+
+H, W = 24, 32
+SAME = {"steps": 6, "size": "original"}
+
+
+def write_image(path: Path, values: np.ndarray, alpha: np.ndarray | None = None, deep: bool = False) -> Path:
+    """As an 8- or 16-bit PNG, or a .npy."""
+    if alpha is not None:
+        values = np.concatenate([values, alpha[..., None].astype(values.dtype)], axis=2)
+    if path.suffix == ".npy":
+        np.save(path, values)
+    else:
+        scaled = np.rint(values * (65535 if deep else 255)).astype(np.uint16 if deep else np.uint8)
+        order = [2, 1, 0, 3][: scaled.shape[2]] if scaled.shape[2] > 2 else [0]
+        assert cv2.imwrite(str(path), scaled[..., order])
+    return path
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    """A grey picture, 32 x 24."""
+    return write_image(tmp_path / "picture.png", smooth_picture(H, W))
+
+
+def peak(*arguments: object) -> int:
+    return cli.main([str(argument) for argument in arguments])
+
+
+def read_metrics(out: Path) -> dict[str, Any]:
+    def refuse(name: str) -> None:
+        raise AssertionError(f"{name} is no strict JSON")
+
+    metrics: dict[str, Any] = json.loads((out / "metrics.json").read_text(), parse_constant=refuse)
+    return metrics
+
+
+def size_of(path: Path) -> tuple[int, int]:
+    with Image.open(path) as opened:
+        return opened.size
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+# ------------------------------------------------------------------------------------------------------- results
+
+
+def test_everything_that_is_promised_is_there(image: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "a" / "out"
+    assert peak("inpaint", image, "--out", out, "--steps", 6, "--size", "original", "--seed", 7) == 0
+    pictures = {"input.png", "reconstruction.png", "comparison.png", "residual.png", "psnr.png", "similarity.png"}
+    assert names(out) == {*pictures, "metrics.json"}
+    metrics = read_metrics(out)
+    promised = ("task", "method", "data", "seed", "settings", "psnr", "psnr_missing", "ssim", "seconds")
+    assert {*promised, "n_parameters", "versions", "steps", "partial", "history", "peak_memory_gib"} <= set(metrics)
+    assert (metrics["task"], metrics["method"], metrics["seed"]) == ("inpaint", "peak", 7)
+    assert metrics["data"] == str(image)
+    assert metrics["settings"]["fit"]["kar"]["weight"] >= 0
+    assert metrics["steps"] == 6
+    assert metrics["partial"] is False
+    assert 0.4 < metrics["missing_fraction"] < 0.6
+    assert metrics["history"][-1]["psnr"] == pytest.approx(metrics["psnr"], abs=0.02)
+    assert 0.05 < metrics["peak_memory_gib"] < 16
+    assert size_of(out / "reconstruction.png") == (W, H)
+    printed = capsys.readouterr().out
+    assert f"PSNR {metrics['psnr']:.2f} dB" in printed
+    assert str(out) in printed
+
+
+def test_scores_are_those_of_the_picture_that_is_left(image: Path, tmp_path: Path) -> None:
+    metrics = run_inpainting(InpaintOptions(image, **SAME), tmp_path / "out")  # type: ignore[arg-type]
+    values = smooth_picture(H, W)[..., 0]
+    left = np.asarray(Image.open(tmp_path / "out" / "reconstruction.png")) / 255
+    observed = np.random.RandomState(88).rand(H, W) > 0.5
+    for name, chosen in (("psnr", np.ones_like(observed)), ("psnr_missing", ~observed)):
+        by_hand = -10 * np.log10(((left - values)[chosen] ** 2).mean())
+        assert metrics[name] == pytest.approx(by_hand, abs=0.1)
+
+
+@pytest.mark.parametrize("method", ["biharmonic", "telea", "navier-stokes", "linear"])
+def test_classical_tools_leave_their_results_and_nothing_of_a_field(method: str, image: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run_inpainting(InpaintOptions(image, **SAME), out)  # type: ignore[arg-type]
+    assert {"similarity.png", "psnr.png"} <= names(out)
+    assert peak("inpaint", image, "--method", method, "--size", "original", "--out", out) == 0
+    assert names(out) == {"input.png", "reconstruction.png", "comparison.png", "residual.png", "metrics.json"}
+    metrics = read_metrics(out)
+    assert metrics["method"] == method
+    assert metrics["n_parameters"] == 0
+    # A smooth picture: half of the pixels suffice.
+    assert metrics["psnr_missing"] > 25
+
+
+@pytest.mark.parametrize(
+    ("n_channels", "deep", "alpha", "suffix"),
+    [
+        (1, False, False, ".png"),
+        (1, True, False, ".png"),
+        (3, False, True, ".png"),
+        (3, True, False, ".png"),
+        (3, True, True, ".png"),
+        (1, False, False, ".npy"),
+        (3, False, True, ".npy"),
+    ],
+)
+def test_kinds_of_pictures(n_channels: int, deep: bool, alpha: bool, suffix: str, tmp_path: Path) -> None:
+    values, opaque = smooth_picture(H, W, n_channels), some_missing(H, W, 0.2)
+    if suffix == ".npy" and not alpha:
+        values[~opaque] = np.nan
+    path = write_image(tmp_path / f"picture{suffix}", values, opaque if alpha else None, deep)
+    holes = alpha or suffix == ".npy"
+    mask = "none" if holes else "random"
+    metrics = run_inpainting(InpaintOptions(path, mask=mask, **SAME), tmp_path / "out")  # type: ignore[arg-type]
+    with Image.open(tmp_path / "out" / "reconstruction.png") as opened:
+        assert opened.size == (W, H)
+        assert opened.mode == ("L" if n_channels == 1 else "RGB")
+    if holes:
+        assert metrics["missing_fraction"] == pytest.approx(np.mean(~opaque))
+        assert "psnr_missing" not in metrics  # nobody knows what is there
+        assert all("psnr" not in p for p in metrics["history"])
+        assert size_of(tmp_path / "out" / "comparison.png") == (2 * W + 2, H)  # no truth to show
+        # With a mask on top there is something to score.
+        more = run_inpainting(InpaintOptions(path, **SAME), tmp_path / "more")  # type: ignore[arg-type]
+        assert more["missing_fraction"] > metrics["missing_fraction"]
+        assert "psnr_missing" in more
+
+
+def test_what_stands_at_missing_pixels_changes_nothing_but_the_scores(image: Path, tmp_path: Path) -> None:
+    observed = np.random.RandomState(88).rand(H, W) > 0.5
+    other = write_image(tmp_path / "other.png", np.where(observed[..., None], smooth_picture(H, W), 1.0))
+    for path, out in ((image, "a"), (other, "b")):
+        run_inpainting(InpaintOptions(path, **SAME), tmp_path / out)  # type: ignore[arg-type]
+    one, two = ((tmp_path / out / "reconstruction.png").read_bytes() for out in "ab")
+    assert one == two
+    assert read_metrics(tmp_path / "a")["psnr"] != read_metrics(tmp_path / "b")["psnr"]
+
+
+@pytest.mark.parametrize("mask", ["patch", "textural", "random+patch", "FILE", "FILE+random"])
+def test_masks(mask: str, tmp_path: Path) -> None:
+    image = write_image(tmp_path / "p.png", smooth_picture(64, 64))
+    drawn = some_missing(64, 64, 0.1)
+    file = write_image(tmp_path / "m.png", drawn[..., None].astype(np.float32))
+    options = InpaintOptions(image, mask=mask.replace("FILE", str(file)), method="linear", size="original")
+    share = run_inpainting(options, tmp_path / "out")["missing_fraction"]
+    if mask == "FILE":
+        assert share == pytest.approx(np.mean(~drawn))
+    elif mask == "FILE+random":
+        assert share == pytest.approx(np.mean(~(drawn & (np.random.RandomState(88).rand(64, 64) > 0.5))))
+    else:
+        assert 0.02 < share < 0.6
+
+
+@pytest.mark.parametrize(("size", "expected"), [("16", (16, 12)), ("20x10", (20, 10)), ("original", (32, 24))])
+def test_sizes(size: str, expected: tuple[int, int], image: Path, tmp_path: Path) -> None:
+    run_inpainting(InpaintOptions(image, method="telea", size=size), tmp_path / "out")
+    assert size_of(tmp_path / "out" / "reconstruction.png") == expected
+
+
+def test_options_reach_the_fit(image: Path, tmp_path: Path) -> None:
+    options = "--kar-weight 0.25 --kar-features 8 --kar-activation softmax --polynomial-degree 2 --hidden-dim 12"
+    more = "--n-hidden 1 --learning-rate 0.02 --missing 0.3 --steps 2 --size original"
+    assert peak("inpaint", image, "--out", tmp_path / "out", *options.split(), *more.split()) == 0
+    fit = read_metrics(tmp_path / "out")["settings"]["fit"]
+    assert (fit["kar"]["weight"], fit["kar"]["n_features"], fit["kar"]["activation"]) == (0.25, 8, "softmax")
+    assert (fit["field"]["polynomial_degree"], fit["field"]["hidden_dim"], fit["field"]["n_hidden"]) == (2, 12, 1)
+    assert fit["learning_rate"] == 0.02
+
+
+# ---------------------------------------------------------------------------------------------------- interrupted
+
+
+@pytest.fixture
+def interrupt(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Ctrl-C in the middle of the n-th step of the next fit."""
+    step = fit_module._Run.step
+
+    def at(n: int) -> None:
+        count = 0
+
+        def counted(self: Any, clock: Any) -> None:
+            nonlocal count
+            count += 1
+            if count == n:
+                os.kill(os.getpid(), signal.SIGINT)
+            step(self, clock)
+
+        monkeypatch.setattr(fit_module._Run, "step", counted)
+
+    return at
+
+
+def test_ctrl_c_saves_a_partial_result_and_resume_finishes_it(
+    image: Path, tmp_path: Path, interrupt: Callable[[int], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["inpaint", image, "--size", "original", "--steps", "30", "--save-field"]
+    assert peak(*command, "--out", tmp_path / "whole") == 0
+    out = tmp_path / "out"
+    capsys.readouterr()
+    interrupt(13)
+    assert peak(*command, "--out", out) == 130
+    assert "Interrupted: this result is partial" in capsys.readouterr().out
+    metrics = read_metrics(out)
+    assert metrics["partial"] is True
+    assert metrics["steps"] == 13
+    assert {"checkpoint.pt", "reconstruction.png", "field.safetensors"} <= names(out)
+    assert peak(*command, "--out", out, "--resume") == 0
+    assert "Interrupted" not in capsys.readouterr().out
+    assert read_metrics(out)["partial"] is False
+    assert names(out) == names(tmp_path / "whole")
+    for name in ("reconstruction.png", "residual.png", "similarity.png"):
+        assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_resuming_another_picture_is_refused_and_loses_nothing(
+    image: Path, tmp_path: Path, interrupt: Callable[[int], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    interrupt(5)
+    assert peak("inpaint", image, "--size", "original", "--steps", 30, "--out", out) == 130
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    other = write_image(tmp_path / "other.png", 1 - smooth_picture(H, W))
+    with pytest.raises(SystemExit) as exit_:
+        peak("inpaint", other, "--size", "original", "--steps", 30, "--out", out, "--resume")
+    assert exit_.value.code == 2
+    assert "checkpoint.pt: belongs to other data" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+def test_resume_without_a_checkpoint_starts_anew(image: Path, tmp_path: Path) -> None:
+    metrics = run_inpainting(InpaintOptions(image, **SAME), tmp_path / "out", resume=True)  # type: ignore[arg-type]
+    assert metrics["steps"] == 6
+
+
+def test_ctrl_c_outside_the_fit_ends_without_a_traceback(
+    image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def pressed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(inpaint_command, "read_picture", pressed)
+    assert peak("inpaint", image, "--out", tmp_path / "out") == 130
+    assert capsys.readouterr().err == "peak_nerf: interrupted\n"
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_is_half_written_is_no_result(
+    image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    run_inpainting(InpaintOptions(image, **SAME), out)  # type: ignore[arg-type]
+
+    def full(path: Path, *_: object) -> None:
+        raise PeakError(f"{path}: cannot be written")
+
+    monkeypatch.setattr("peak_nerf.tasks.inpaint_pictures.write_residual", full)
+    with pytest.raises(PeakError, match="cannot be written"):
+        run_inpainting(InpaintOptions(image, **SAME), out)  # type: ignore[arg-type]
+    assert not (out / "metrics.json").exists()
+
+
+# ---------------------------------------------------------------------------------------------------------- errors
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    """The one line of a command that ends with exit code 2."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as exit_:
+        peak(*arguments)
+    assert exit_.value.code == 2
+    answer = capsys.readouterr()
+    assert answer.err.startswith("peak_nerf: error: ")
+    assert answer.err.count("\n") == 1
+    assert "Traceback" not in answer.err + answer.out
+    return answer.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--method", "peek"], "--method peek: not known (did you mean peak?)"),
+        (["--method", "zzz"], "give one of peak, peak-siren, mlp"),
+        (["--mask", "randum"], "--mask randum: no such mask or file (did you mean random?)"),
+        (["--mask", "none"], "picture.png: no pixel is missing"),
+        (["--missing", "0"], "--missing: must be between 0 and 1, got 0.0"),
+        (["--missing", "nan"], "--missing: must be between 0 and 1"),
+        (["--missing", "0.9999"], "with --mask random: "),
+        (["--size", "big"], "--size big: not a size"),
+        (["--size", "4"], "--size 4: gives 4 x 3 pixels"),
+        (["--size", "9000"], "12 megapixels is the most"),
+        (["--steps", "0"], "--steps: must be at least 1, got 0"),
+        (["--steps", "3", "--budget-seconds", "4"], "give one of them, not both"),
+        (["--budget-seconds", "-1"], "--budget-seconds: must be above 0"),
+        (["--budget-seconds", "inf"], "--budget-seconds: must be above 0 and finite"),
+        (["--learning-rate", "nan"], "--learning-rate: must be above 0"),
+        (["--seed", "-1"], "--seed: must be from 0"),
+        (["--seed", str(2**70)], "--seed: must be from 0"),
+        (["--n-hidden", "0"], "--n-hidden: must be at least 1"),
+        (["--hidden-dim", "0"], "--hidden-dim: must be at least 1"),
+        (["--polynomial-degree", "-1"], "--polynomial-degree: must be at least 0"),
+        (["--kar-features", "0"], "--kar-features: must be at least 1"),
+        (["--kar-weight", "-1"], "--kar-weight: must be finite and not negative"),
+        (["--kar-weight", "inf"], "--kar-weight: must be finite"),
+        (["--kar-activation", "relu"], "--kar-activation relu: not known; give one of cosine, softmax"),
+        (["--method", "siren", "--kar-weight", "1"], "kar-weight: this method has no KAR"),
+        (["--method", "hash", "--polynomial-degree", "1"], "this method has no polynomial encoding"),
+        (["--method", "linear", "--save-field"], "--save-field: linear fits no field"),
+        (["--learning-rate", "1e30", "--steps", "50"], "the loss is"),
+    ],
+)
+def test_bad_options_end_in_one_line_and_write_nothing(
+    arguments: list[str], message: str, image: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert message in refused(capsys, "inpaint", image, "--size", "original", "--out", tmp_path / "out", *arguments)
+    assert not (tmp_path / "out").exists() or names(tmp_path / "out") == set()
+
+
+def test_bad_pictures_and_masks_end_in_one_line_and_write_nothing(
+    image: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    values = smooth_picture(H, W)
+    (tmp_path / "text.png").write_text("no picture")
+    (tmp_path / "cut.png").write_bytes(image.read_bytes()[:200])
+    (tmp_path / "empty.png").touch()
+    constant = write_image(tmp_path / "constant.png", np.full((H, W, 3), [0.2, 0.4, 0.6]))
+    nothing = write_image(tmp_path / "nothing.npy", np.full((H, W, 1), np.nan))
+    infinite = write_image(tmp_path / "infinite.npy", np.where(np.arange(W)[:, None] < 0, values, np.inf))
+    loud = write_image(tmp_path / "loud.npy", values * 300)
+    masks = {
+        "small": np.ones((H, W - 1, 1)),
+        "white": np.ones((H, W, 1)),
+        "black": np.zeros((H, W, 1)),
+    }
+    for name, mask in masks.items():
+        write_image(tmp_path / f"{name}.png", mask)
+    for picture, mask, message in (
+        ("gone.png", "random", "gone.png: no such file"),
+        (".", "random", "is a folder"),
+        ("text.png", "random", "text.png: not a picture"),
+        ("cut.png", "random", "cut.png: cannot be read"),
+        ("empty.png", "random", "empty.png: is empty"),
+        (constant.name, "random", "constant.png: all observed pixels have the same value"),
+        (nothing.name, "none", "nothing.npy: no pixels observed"),
+        (infinite.name, "none", "infinite.npy: no pixels observed"),
+        (loud.name, "random", "loud.npy: values from"),
+        (image.name, "small.png", f"small.png: the mask is {W - 1} x {H} pixels and the picture {W} x {H}"),
+        (image.name, "white.png", "white.png: no pixel is missing"),
+        (image.name, "black.png", "black.png: no pixels observed"),
+        (image.name, "text.png", "text.png: not a picture"),
+    ):
+        mask = mask if mask in ("random", "none") else str(tmp_path / mask)
+        line = refused(
+            capsys, "inpaint", tmp_path / picture, "--mask", mask, "--size", "original", "--steps", 2, "--out", out
+        )
+        assert message in line
+        assert not out.exists()
+
+
+def test_a_folder_that_cannot_be_written_is_said_before_the_fit(
+    image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("kept")
+    monkeypatch.setattr(inpaint_command, "inpaint", None)  # never reached
+    for out in (tmp_path / "file", tmp_path / "file" / "below", Path("/proc/nothing")):
+        assert f"{out}" in refused(capsys, "inpaint", image, "--out", out)
+    assert (tmp_path / "file").read_text() == "kept"
+
+
+def test_no_result_replaces_what_it_was_made_from(
+    image: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    mine = write_image(out / "input.png", smooth_picture(H, W))
+    mask = write_image(out / "residual.png", some_missing(H, W)[..., None].astype(np.float32))
+    before = mine.read_bytes(), mask.read_bytes()
+    assert f"would replace {mine}" in refused(capsys, "inpaint", mine, "--out", out)
+    line = refused(capsys, "inpaint", image, "--mask", mask, "--size", "original", "--out", out)
+    assert f"would replace {mask}" in line
+    assert (mine.read_bytes(), mask.read_bytes()) == before
+
+
+# ----------------------------------------------------------------------------------------------------- render-image
+
+
+def test_a_field_renders_at_any_size(image: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, field = tmp_path / "out", tmp_path / "out" / "field.safetensors"
+    assert peak("inpaint", image, "--size", "original", "--steps", 4, "--save-field", "--out", out) == 0
+    assert peak("render-image", field, "--out", tmp_path / "same.png") == 0
+    assert (tmp_path / "same.png").read_bytes() == (out / "reconstruction.png").read_bytes()
+    for size, expected in (("64", (64, 48)), ("50x9", (50, 9)), ("8x120", (8, 120))):
+        assert peak("render-image", field, "--size", size, "--out", tmp_path / "r.png") == 0
+        assert size_of(tmp_path / "r.png") == expected
+    assert "8 x 120 pixels" in capsys.readouterr().out
+    kept = (tmp_path / "r.png").read_bytes()
+    for arguments, message in (
+        ([field, "--size", "0x5"], "--size 0x5: gives"),
+        ([field, "--size", "99999"], "megapixels"),
+        ([field, "--size", "wide"], "not a size"),
+        ([image], "picture.png: cannot be read"),
+        ([tmp_path / "no.safetensors"], "no such file"),
+    ):
+        assert message in refused(capsys, "render-image", *arguments, "--out", tmp_path / "r.png")
+    assert ".png" in refused(capsys, "render-image", field, "--out", tmp_path / "r.jpg")
+    assert "cannot be written" in refused(capsys, "render-image", field, "--out", image / "below.png")
+    assert (tmp_path / "r.png").read_bytes() == kept
+
+
+def test_memory_is_linuxs_high_water_mark_set_back_at_the_start_of_a_run(
+    image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    proc = tmp_path / "proc"
+    proc.mkdir()
+    monkeypatch.setattr(inpaint_command, "PROC_STATUS", proc / "status")
+    assert 0.05 < peak_memory_gib() < 64  # elsewhere than on Linux
+    (proc / "status").write_text("Name:\tpeak\nVmHWM:\t 3145728 kB\nVmRSS:\t 1 kB\n")
+    assert run_inpainting(InpaintOptions(image, method="linear"), tmp_path / "out")["peak_memory_gib"] == 3.0
+    assert (proc / "clear_refs").read_text() == "5"
+    (proc / "clear_refs").unlink()
+    (proc / "clear_refs").mkdir()  # not allowed
+    assert run_inpainting(InpaintOptions(image, method="linear"), tmp_path / "out")["peak_memory_gib"] == 3.0
