@@ -29,6 +29,9 @@ COMMANDS = {
         "peak_nerf.tasks.inpaint_command", "inpaint_command", "reconstruct a picture from part of its pixels"
     ),
     "render-image": Command("peak_nerf.tasks.inpaint_command", "render_image", "render a fitted field at any size"),
+    "phase": Command(
+        "peak_nerf.tasks.phase_retrieval.command", "phase_command", "retrieve a picture from magnitudes alone"
+    ),
     "kernel": Command(
         "peak_nerf.tasks.kernel_command", "kernel", "the kernels behind PEAK: Figure 2, spectra, encodings"
     ),

@@ -94,6 +94,8 @@ class FitSettings:
     """Fraction of the run in which the learning rates rise from 0."""
     final_rate: float = 0.02
     """Learning rates fall along a cosine to this fraction."""
+    earliest: float = 0.0
+    """Fraction of the run before which no stopping point is sought: for losses that are annealed."""
     average: float = 0.02
     """Weights are averaged over about this fraction of the run; 0 for none."""
 
@@ -301,7 +303,7 @@ class _Run:
         self.history.append(progress)
         if self.finishing:
             return progress
-        if score > self.best_score:
+        if score > self.best_score or self.fraction < self.settings.earliest:
             self.best_score, self.best_step, self.best_fraction = score, self.steps, self.fraction
             torch._foreach_copy_(self.best, self.average.mean)
         if self.fraction >= FINISH or self.fraction - self.best_fraction >= PATIENCE:

@@ -1,0 +1,293 @@
+"""`peak phase`: simulate magnitudes of a picture, or read measured ones, retrieve, leave results in a folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+import tyro
+
+from peak_nerf.core.fit import Progress
+from peak_nerf.errors import PeakError
+from peak_nerf.tasks.images import parse_size, read_picture, resize_picture, write_png
+from peak_nerf.tasks.record import check_folder, peak_memory_gib, plain, progress_bar, versions, write_metrics
+
+if TYPE_CHECKING:
+    from peak_nerf.tasks.phase_retrieval.measurements import Measurements
+    from peak_nerf.tasks.phase_retrieval.retrieve import Retrieval
+
+DEFAULT_RATIO = {"fourier": 1.9, "gaussian": 1.0}
+DEFAULT_SIZE = {"fourier": 256, "gaussian": 64}
+MATRICES = ("real", "complex")
+
+
+@dataclass
+class PhaseOptions:
+    """Retrieve a square picture from magnitudes alone."""
+
+    image: Annotated[Path | None, tyro.conf.Positional] = None
+    """The picture whose magnitudes are simulated, and against which the result is scored; square, colours become grey.
+    None with --measurements."""
+    measurements: Path | None = None
+    """A .npz file of magnitudes instead of a picture: arrays problem (fourier or gaussian), size, magnitudes, and for
+    gaussian the matrix."""
+    problem: str = "fourier"
+    """fourier or gaussian; fourier@1.8 is short for --problem fourier --ratio 1.8."""
+    ratio: float | None = None
+    """Fourier: side of the zero-padded picture over its side (default 1.9). Gaussian: magnitudes over pixels (1.0)."""
+    method: str = "peak"
+    """peak, or a baseline: mlp, fourier, siren, hash; error-reduction, hio, raar (fourier); spectral, amplitude-flow
+    (gaussian)."""
+    size: int | None = None
+    """Side in pixels to which the picture is resized; by default 256 (fourier) or 64 (gaussian)."""
+    seed: int = 0
+    """Of matrix, noise and solver."""
+    noise_snr: float | None = None
+    """Signal-to-noise ratio of the simulated magnitudes in dB; by default no noise."""
+    matrix: str = "real"
+    """real or complex (gaussian)."""
+    restarts: int = 3
+    """Random starts of a Fourier search, of which the misfit chooses."""
+    budget_seconds: float | None = None
+    """Time for everything, instead of numbers of steps."""
+    kar_weight: float | None = None
+    """Weight lambda of KAR; 0 for none. Default: the method's own."""
+
+
+def run_phase_retrieval(
+    options: PhaseOptions,
+    out: Path,
+    report: Callable[[Progress], None] | None = None,
+    save_field: bool = False,
+    save_measurements: bool = False,
+    resume: bool = False,
+) -> dict[str, Any]:
+    """Do what the options ask and leave everything in `out`, metrics.json last; returns the metrics.
+
+    Raises: PeakError on bad input, before anything is written.
+    """
+    _check(options)
+    from peak_nerf.tasks.phase_retrieval.measurements import read_measurements, simulate, warnings_for
+    from peak_nerf.tasks.phase_retrieval.settings import FIELD_METHODS, check_method, settings_for, with_kar_weight
+
+    truth = None
+    if options.measurements is not None:
+        measurements = read_measurements(options.measurements)
+    else:
+        problem, ratio = _problem(options)
+        check_method(options.method, problem)
+        truth = _truth(options, problem)
+        measurements = simulate(
+            truth, problem, ratio, options.seed, options.noise_snr, complex_matrix=options.matrix == "complex"
+        )
+    problem, size = measurements.operator.name, measurements.operator.size
+    check_method(options.method, problem)
+    settings = None
+    if options.method in FIELD_METHODS:
+        settings = with_kar_weight(settings_for(options.method, problem, size), options.kar_weight)
+    elif options.kar_weight is not None:
+        raise PeakError(f"--kar-weight: {options.method} has no KAR; leave the option out or choose method 'peak'")
+    elif save_field:
+        raise PeakError(f"--save-field: {options.method} fits no field; leave the option out or choose method 'peak'")
+    check_folder(out)
+    warnings = warnings_for(measurements)
+    for warning in warnings:
+        print(f"peak_nerf: warning: {warning}", file=sys.stderr, flush=True)
+
+    from peak_nerf.tasks.phase_retrieval.retrieve import retrieve
+
+    result = retrieve(
+        measurements,
+        options.method,
+        settings=settings,
+        restarts=options.restarts,
+        budget_seconds=options.budget_seconds,
+        seed=options.seed,
+        report=report,
+        folder=out,
+        resume=resume,
+    )
+    if save_measurements:
+        from peak_nerf.tasks.phase_retrieval.measurements import write_measurements
+
+        write_measurements(out / "measurements.npz", measurements)
+    return _write(options, out, measurements, truth, result, warnings, save_field)
+
+
+def _check(options: PhaseOptions) -> None:
+    if (options.image is None) == (options.measurements is None):
+        raise PeakError("peak phase: give either a picture or --measurements FILE.npz")
+    for name in ("ratio", "size", "budget_seconds", "restarts"):
+        value = getattr(options, name)
+        if value is not None and not 0 < value < math.inf:
+            raise PeakError(f"--{name.replace('_', '-')}: must be above 0 and finite, got {value}")
+    if options.noise_snr is not None and not math.isfinite(options.noise_snr):
+        raise PeakError(f"--noise-snr: must be a number of dB, got {options.noise_snr}")
+    if options.matrix not in MATRICES:
+        raise PeakError(f"--matrix {options.matrix}: is neither real nor complex")
+    if not 0 <= options.seed < 2**31:
+        raise PeakError(f"--seed: must be from 0 to {2**31 - 1}, got {options.seed}")
+    if options.measurements is not None:
+        given = [name for name in ("ratio", "size", "noise_snr") if getattr(options, name) is not None]
+        if given:
+            raise PeakError(
+                f"--{given[0].replace('_', '-')}: belongs to a simulation; with --measurements the file says it all"
+            )
+
+
+def _problem(options: PhaseOptions) -> tuple[Any, float]:
+    """Problem and ratio that the options name."""
+    problem, at, text = options.problem.partition("@")
+    if problem not in DEFAULT_RATIO:
+        raise PeakError(f"--problem {options.problem}: is neither fourier nor gaussian")
+    if not at:
+        return problem, DEFAULT_RATIO[problem] if options.ratio is None else options.ratio
+    try:
+        ratio = float(text)
+    except ValueError:
+        ratio = math.nan
+    if not 0 < ratio < math.inf or options.ratio is not None:
+        raise PeakError(
+            f"--problem {options.problem}: give the ratio once, above 0, such as fourier@1.8 or --ratio 1.8"
+        )
+    return problem, ratio
+
+
+def _truth(options: PhaseOptions, problem: str) -> np.ndarray:
+    """The picture, grey and square, (n, n)."""
+    from peak_nerf.tasks.phase_retrieval.measurements import MIN_SIDE
+
+    assert options.image is not None  # _check
+    picture = read_picture(options.image)
+    height, width = picture.size
+    if height != width:
+        raise PeakError(
+            f"{options.image}: is {width} x {height} pixels; phase retrieval takes square pictures, crop it first"
+        )
+    if not picture.observed.all():
+        raise PeakError(f"{options.image}: has transparent or NaN pixels; fill them first")
+    side = DEFAULT_SIZE[problem] if options.size is None else options.size
+    if side < MIN_SIDE:
+        raise PeakError(f"--size {side}: {MIN_SIDE} is the least; ask for more")
+    picture = resize_picture(picture, parse_size(str(side), picture.size))
+    values = picture.values.mean(axis=2)
+    if float(values.max()) == 0:
+        raise PeakError(f"{options.image}: is black, all its magnitudes are 0; choose another picture")
+    return values
+
+
+def _write(
+    options: PhaseOptions,
+    out: Path,
+    measurements: Measurements,
+    truth: np.ndarray | None,
+    result: Retrieval,
+    warnings: list[str],
+    save_field: bool,
+) -> dict[str, Any]:
+    from peak_nerf.tasks.phase_retrieval import pictures
+    from peak_nerf.tasks.phase_retrieval.align import align
+    from peak_nerf.tasks.phase_retrieval.measurements import ratio_of
+    from peak_nerf.tasks.scores import psnr, scores
+
+    reconstruction, shown = result.reconstruction, result.reconstruction
+    scored: dict[str, Any] = {}
+    if truth is not None:
+        aligned = align(reconstruction, truth)
+        shown = aligned.picture.clip(0, 1).astype(np.float32)
+        everything = np.ones(truth.shape, dtype=bool)
+        scored = scores(shown[..., None], truth[..., None], everything)
+        scored = {
+            "psnr": psnr(float(((reconstruction - truth) ** 2).mean())),
+            "psnr_aligned": scored.pop("psnr"),
+            "alignment": {"sign": aligned.sign, "turned": aligned.turned, "shift": list(aligned.shift)},
+            **scored,
+        }
+    metrics: dict[str, Any] = {
+        "task": "phase",
+        "method": options.method,
+        "data": str(options.image if options.image is not None else options.measurements),
+        "problem": measurements.operator.name,
+        "ratio": ratio_of(measurements),
+        "size": measurements.operator.size,
+        "n_measurements": math.prod(measurements.operator.shape),
+        "seed": options.seed,
+        "settings": plain({**dataclasses.asdict(options), "fit": result.settings}),
+        "partial": result.partial,
+        "warnings": warnings,
+        **scored,
+        "measurement_misfit": result.misfit,
+        "seconds": result.seconds,
+        "search_iterations": result.iterations,
+        "steps": result.fit.steps,
+        "stopping_step": result.fit.best_step,
+        "n_parameters": result.n_parameters,
+        "peak_memory_gib": peak_memory_gib(),
+        "history": [dataclasses.asdict(point) for point in result.history],
+        "versions": versions("torch", "numpy"),
+    }
+    # Without metrics.json nobody takes a half-written folder for a result.
+    (out / "metrics.json").unlink(missing_ok=True)
+    write_png(out / "reconstruction.png", shown)
+    pictures.write_comparison_of(out / "comparison.png", measurements, shown, truth)
+    if result.history:
+        name = (options.image or options.measurements or Path()).name
+        pictures.write_misfit(out / "misfit.png", result.history, f"{options.method} on {name}")
+    if save_field and result.field is not None and result.settings is not None:
+        from peak_nerf.tasks.field_file import save_field as write_field
+        from peak_nerf.tasks.inpainting import Inpainting
+
+        fitted = Inpainting(reconstruction, result.field, result.settings.as_inpainting(), result.fit)
+        write_field(out / "field.safetensors", fitted)
+    write_metrics(out, metrics)
+    if not result.partial:
+        for name in ("checkpoint.pt", "search.pt"):
+            (out / name).unlink(missing_ok=True)
+    return metrics
+
+
+def phase_command(
+    options: tyro.conf.OmitArgPrefixes[PhaseOptions],
+    out: Path = Path("outputs/phase"),
+    save_field: bool = False,
+    save_measurements: bool = False,
+    resume: bool = False,
+) -> int:
+    """Retrieve a square picture from Fourier or Gaussian magnitudes, with a field or a classical solver.
+
+    Leaves metrics.json, reconstruction.png, comparison.png and misfit.png in the folder. Magnitudes cannot tell a
+    picture from its negative, from itself turned by 180 degrees, or shifted: the pictures are shown aligned with the
+    truth where there is one, and metrics.json has psnr as it came out and psnr_aligned.
+
+    Args:
+        options: the picture or the measurements, and the method.
+        out: the folder for the results.
+        save_field: also write field.safetensors, which `peak render-image` renders at any size.
+        save_measurements: also write measurements.npz, which --measurements reads.
+        resume: go on from a run that was interrupted in this folder.
+    """
+    from rich.console import Console
+
+    console = Console()
+    with progress_bar(console, options.method) as show:
+
+        def report(p: Progress) -> None:
+            show(p.fraction, f"magnitudes {p.psnr_validation:.2f} dB")
+
+        metrics = run_phase_retrieval(options, out, report, save_field, save_measurements, resume)
+    aligned = f"PSNR {metrics['psnr_aligned']:.2f} dB aligned, " if "psnr_aligned" in metrics else ""
+    console.print(
+        f"{options.method}: {aligned}misfit {metrics['measurement_misfit']:.2g}, {metrics['seconds']:.1f} s,"
+        f" {metrics['peak_memory_gib']:.2f} GiB; pictures and metrics.json in {out}",
+        soft_wrap=True,
+    )
+    if metrics["partial"]:
+        console.print(f"Interrupted: this result is partial. Go on with the same command and --resume (in {out}).")
+        return 130
+    return 0

@@ -1,0 +1,295 @@
+"""`retrieve`: a picture from measurements alone, by any of the methods."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from peak_nerf.core.field import PeakField
+from peak_nerf.core.fit import FitResult, FitSettings, Progress, fit
+from peak_nerf.tasks.inpainting import build_field
+from peak_nerf.tasks.phase_retrieval.classical import (
+    CLEANING,
+    FOURIER_SOLVERS,
+    ROUND,
+    AmplitudeFlow,
+    FourierSolver,
+    ProjectionSearch,
+    Search,
+    padded,
+    projections_for,
+)
+from peak_nerf.tasks.phase_retrieval.measurements import Measurements
+from peak_nerf.tasks.phase_retrieval.nets import EARLIEST, NetADM, NetGD, Splitting, held_out_mask
+from peak_nerf.tasks.phase_retrieval.operators import FourierOperator
+from peak_nerf.tasks.phase_retrieval.searching import Point, SearchRun, run_search
+from peak_nerf.tasks.phase_retrieval.settings import FIELD_METHODS, PhaseSettings, check_method, settings_for
+from peak_nerf.tasks.phase_retrieval.starts import FULL_BETA, CoarseToFine, gaussian_start
+
+CLASSICAL_ROUNDS = {"error-reduction": 60, "hio": 120, "raar": 120, "amplitude-flow": 8, "spectral": 1}
+"""Without a budget, in rounds of `classical.ROUND` iterations."""
+
+
+@dataclass(frozen=True, eq=False)
+class Retrieval:
+    """What `retrieve` returns."""
+
+    reconstruction: np.ndarray
+    """(n, n) float32 in [0, 1], up to what magnitudes cannot tell (`align`)."""
+    misfit: float
+    """|| |A x| - y || / ||y|| of the reconstruction."""
+    field: PeakField | None
+    """The fitted field; None for a classical method, or when Ctrl-C came before its turn."""
+    settings: PhaseSettings | None
+    fit: FitResult
+    """Of the field; no steps without one."""
+    seconds: float
+    """Everything, scoring excluded."""
+    iterations: int
+    """Of the search; `fit.steps` come on top."""
+    history: list[Point] = dataclasses.field(default_factory=list)
+    partial: bool = False
+    """Ended by Ctrl-C, with the best so far."""
+
+    @property
+    def n_parameters(self) -> int:
+        """Numbers that were trained, g's included; 0 without a field."""
+        return 0 if self.field is None else sum(p.numel() for p in self.field.parameters())
+
+
+def retrieve(
+    measurements: Measurements,
+    method: str = "peak",
+    *,
+    settings: PhaseSettings | None = None,
+    restarts: int = 3,
+    budget_seconds: float | None = None,
+    seed: int = 0,
+    report: Callable[[Progress], None] | None = None,
+    folder: Path | None = None,
+    resume: bool = False,
+) -> Retrieval:
+    """Reconstruct a picture from its magnitudes. There is no argument for the truth.
+
+    Args:
+        method: a field (`settings.FIELD_METHODS`) or a classical solver for the problem.
+        settings: of a field, instead of `settings_for(method, problem, n)`.
+        restarts: random starts of a Fourier search, of which the misfit chooses; Gaussian magnitudes have one start.
+        budget_seconds: for everything; by default numbers of steps, with which a seed gives the same result every time.
+        report: called now and then; its `psnr_validation` is that of magnitudes, held-out ones where there are any.
+        folder, resume: where the state is kept during the run, and whether to go on from what is there.
+
+    Raises: PeakError on a method that the problem does not have, a fit that diverges, a state that does not fit;
+        ValueError on a budget or restarts that are not above 0.
+    """
+    check_method(method, measurements.operator.name)
+    if restarts < 1 or (budget_seconds is not None and not budget_seconds > 0):
+        raise ValueError(f"restarts and budget_seconds must be above 0, got {restarts}, {budget_seconds}")
+    run = _Run(measurements, method, restarts, budget_seconds, seed, report, folder, resume)
+    if method not in FIELD_METHODS:
+        return run.classical()
+    return run.field(settings or settings_for(method, measurements.operator.name, measurements.operator.size))
+
+
+class _Run:
+    def __init__(
+        self,
+        measurements: Measurements,
+        method: str,
+        restarts: int,
+        budget: float | None,
+        seed: int,
+        report: Callable[[Progress], None] | None,
+        folder: Path | None,
+        resume: bool,
+    ) -> None:
+        self.measurements, self.method, self.restarts, self.budget = measurements, method, restarts, budget
+        self.seed, self.report, self.folder, self.resume = seed, report, folder, resume
+        self.history: list[Point] = []
+        counts = float(measurements.weights.expand(measurements.magnitudes.shape).sum())
+        self.mean_square = measurements.energy / counts
+        self.signature = (
+            f"{method}, {measurements.operator.name}, side {measurements.operator.size}, {counts:.0f} magnitudes of"
+            f" energy {measurements.energy:.6g}, {restarts} restarts, seed {seed}"
+        )
+
+    def classical(self) -> Retrieval:
+        begin = time.perf_counter()
+        search: Search
+        if self.method in FOURIER_SOLVERS:
+            search = ProjectionSearch(self.measurements, cast(FourierSolver, self.method), self.restarts, self.seed)
+        else:
+            search = AmplitudeFlow(self.measurements, gaussian_start(self.measurements))
+        spent = time.perf_counter() - begin
+        if self.method == "spectral":
+            return self._result(search.picture, FitResult(0, 0.0), spent, 0)
+        rounds = None if self.budget is not None else CLASSICAL_ROUNDS[self.method]
+        run = self._search(search, self.budget, rounds, 0.0, 1.0)
+        return self._result(search.picture, FitResult(0, 0.0), spent + run.seconds, search.iterations, run.partial)
+
+    def field(self, settings: PhaseSettings) -> Retrieval:
+        generator = torch.Generator().manual_seed(self.seed)
+        known = held_out_mask(self.measurements, generator)
+        fourier = isinstance(self.measurements.operator, FourierOperator)
+        if fourier:
+            search = CoarseToFine(self.measurements, self.restarts, self.seed, known)
+            budget = None if self.budget is None else self.budget * settings.search
+            run = self._search(
+                search, budget, None if self.budget is not None else settings.search_rounds, 0.0, settings.search
+            )
+            seconds, iterations = run.seconds, search.iterations
+            if run.partial:
+                return self._result(search.picture, FitResult(0, 0.0, partial=True), seconds, iterations, True)
+            start = min(search.candidates(), key=lambda picture: held_out_misfit(self.measurements, picture, known))
+        else:
+            begin = time.perf_counter()
+            start, iterations = gaussian_start(self.measurements), 0
+            seconds = time.perf_counter() - begin
+        module = self._module(settings, start)
+        problem = (NetADM if fourier else NetGD)(module, settings, self.measurements, start, known)
+        polish = settings.polish if fourier else 0.0
+        first = settings.search if fourier else 0.0
+        left = None if self.budget is None else max((self.budget - seconds) - self.budget * polish, self.budget * 0.05)
+        fitted = fit(
+            module,
+            problem,
+            FitSettings(settings.steps if left is None else None, left, earliest=EARLIEST),
+            generator,
+            lambda progress: self._fit_report(progress, seconds, first, 1 - first - polish),
+            None if self.folder is None else self.folder / "checkpoint.pt",
+            self.resume,
+        )
+        self.history += [self._fit_point(progress, seconds) for progress in fitted.history]
+        seconds += fitted.seconds
+        with torch.no_grad():
+            picture = problem.picture().clamp(0, 1)
+        if fourier and not fitted.partial:
+            picture, polishing = self._polish(picture, known, settings, seconds)
+            seconds += polishing.seconds
+            iterations += polishing.rounds * (ROUND + CLEANING)
+            fitted.partial = polishing.partial
+        return self._result(picture, fitted, seconds, iterations, fitted.partial, module.field, settings)
+
+    def _module(self, settings: PhaseSettings, start: Tensor) -> Splitting:
+        state = torch.get_rng_state()
+        try:
+            torch.manual_seed(self.seed)
+            return Splitting(build_field(settings.as_inpainting(), (*start.shape, 1)), start)
+        finally:
+            torch.set_rng_state(state)
+
+    def _polish(
+        self, picture: Tensor, known: Tensor, settings: PhaseSettings, seconds: float
+    ) -> tuple[Tensor, SearchRun]:
+        """HIO from the field's picture; of its pictures and this one, what the held-out magnitudes choose."""
+        search = Polish(self.measurements, picture, known)
+        budget = None if self.budget is None else max(self.budget * settings.polish, 0.1)
+        rounds = None if self.budget is not None else settings.polish_rounds
+        run = self._search(search, budget, rounds, 1 - settings.polish, settings.polish, "polish", seconds)
+        return search.picture, run
+
+    def _search(
+        self,
+        search: Search,
+        budget: float | None,
+        rounds: int | None,
+        first: float,
+        share: float,
+        stage: str = "search",
+        seconds: float = 0.0,
+    ) -> SearchRun:
+        def tell(point: Point, fraction: float) -> None:
+            if self.report is not None:
+                decibel = -10 * math.log10(max(point.misfit**2 * self.mean_square, 1e-10))
+                self.report(Progress(point.iteration, None, point.seconds, first + share * fraction, decibel))
+
+        is_polish = stage == "polish"
+        path = None if self.folder is None or is_polish else self.folder / "search.pt"
+        run = run_search(
+            search,
+            budget,
+            rounds,
+            tell,
+            path,
+            self.resume,
+            self.signature,
+            "polish" if is_polish else "search",
+            seconds,
+        )
+        self.history += run.history
+        return run
+
+    def _fit_point(self, progress: Progress, seconds: float) -> Point:
+        misfit = math.sqrt(10 ** (-progress.psnr_validation / 10) / self.mean_square)
+        return Point("fit", progress.step, seconds + progress.seconds, misfit)
+
+    def _fit_report(self, progress: Progress, seconds: float, first: float, share: float) -> None:
+        if self.report is not None:
+            fraction = first + share * progress.fraction
+            self.report(Progress(progress.step, None, seconds + progress.seconds, fraction, progress.psnr_validation))
+
+    def _result(
+        self,
+        picture: Tensor,
+        fitted: FitResult,
+        seconds: float,
+        iterations: int,
+        partial: bool = False,
+        module: PeakField | None = None,
+        settings: PhaseSettings | None = None,
+    ) -> Retrieval:
+        picture = picture.detach().clamp(0, 1)
+        misfit = self.measurements.misfit(picture)
+        return Retrieval(
+            picture.numpy().astype(np.float32),
+            misfit,
+            module,
+            settings,
+            fitted,
+            seconds,
+            iterations,
+            self.history,
+            partial,
+        )
+
+
+class Polish:
+    """HIO from a picture, without the held-out magnitudes: by these the best of all its pictures is kept."""
+
+    def __init__(self, measurements: Measurements, start: Tensor, known: Tensor) -> None:
+        self.measurements, self.known = measurements, known
+        self.projections = projections_for(measurements, known, FULL_BETA)
+        self.v = padded(start, self.projections.side)
+        self.picture, self.misfit, self.iterations = start, held_out_misfit(measurements, start, known), 0
+
+    def round(self, fraction: float) -> None:
+        self.v = self.projections.run(self.v, "hio", ROUND)
+        n = len(self.picture)
+        picture = self.projections.clean(self.v)[:n, :n]
+        misfit = held_out_misfit(self.measurements, picture, self.known)
+        self.iterations += ROUND + CLEANING
+        if misfit < self.misfit:
+            self.picture, self.misfit = picture, misfit
+
+    def state(self) -> dict[str, Tensor]:
+        return {}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Nothing: a polish is short and starts anew."""
+
+
+def held_out_misfit(measurements: Measurements, picture: Tensor, known: Tensor) -> float:
+    """The misfit over the magnitudes that are not known."""
+    with torch.no_grad():
+        error = (measurements.operator.apply(picture).abs() - measurements.magnitudes).square()
+    counts = measurements.weights * ~known
+    return math.sqrt(float((error * counts).sum() / (measurements.magnitudes.square() * counts).sum()))

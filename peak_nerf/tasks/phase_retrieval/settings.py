@@ -1,0 +1,135 @@
+"""The methods of phase retrieval and their settings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import get_args
+
+from peak_nerf.core.field import FieldConfig, HashGridConfig
+from peak_nerf.errors import PeakError
+from peak_nerf.tasks.inpainting import InpaintSettings, KarSettings
+from peak_nerf.tasks.phase_retrieval.classical import FOURIER_SOLVERS, GAUSSIAN_SOLVERS
+from peak_nerf.tasks.phase_retrieval.operators import Problem
+
+FIELD_METHODS = ("peak", "mlp", "fourier", "siren", "hash")
+
+
+@dataclass
+class PhaseSettings:
+    """A field and how it is fitted to magnitudes."""
+
+    field: FieldConfig = field(default_factory=FieldConfig)
+    """Encodings and backbone."""
+    kar: KarSettings | None = None
+    """The regulariser, or None."""
+    kar_fall: float = 0.03
+    """KAR's weight falls geometrically to this fraction: the better the magnitudes are explained, the less it says."""
+    learning_rate: float = 1e-2
+    """Adam's rate for the field."""
+    prefit: float = 0.15
+    """Fraction of the run in which the field is fitted to the start."""
+    steps: int = 400
+    """Steps on theta when there is no budget."""
+    search_rounds: int = 500
+    """Rounds of the search when there is no budget (Fourier)."""
+    polish_rounds: int = 40
+    """Rounds of the polish when there is no budget (Fourier)."""
+    search: float = 0.5
+    """Fraction of the budget for the search of a start (Fourier)."""
+    polish: float = 0.1
+    """Fraction of the budget in which z goes on from the field's picture without it (Fourier)."""
+    sigma_start: float = 0.2
+    """How far off A x is believed to be at first; see `data_term`."""
+    sigma_end: float = 0.002
+    """And at the end; Net-ADM's is no smaller than half of what the start is off the held-out magnitudes, in the root
+    of the mean square: these are noise then. Nor does KAR's weight fall below that over sigma_start."""
+    rho: float = 1.0
+    """Penalty of Net-ADM."""
+    epsilon: float = 1e-3
+    """Smoothing of Net-ADM's magnitudes, in units of the transform without 1/m."""
+    inner_steps: int = 5
+    """Steps on theta between two updates of z and u."""
+
+    def as_inpainting(self) -> InpaintSettings:
+        """Field and KAR as `inpainting.build_field` and the field files take them."""
+        return InpaintSettings(self.field, self.kar, self.learning_rate)
+
+
+def solvers(problem: Problem) -> tuple[str, ...]:
+    """Names of all methods for a problem."""
+    return FIELD_METHODS + (FOURIER_SOLVERS if problem == "fourier" else GAUSSIAN_SOLVERS)
+
+
+def check_method(method: str, problem: Problem) -> None:
+    """Raises: PeakError on a name that is no method, or not one for this problem."""
+    if method not in solvers(problem):
+        raise PeakError(
+            f"--method {method}: no such method for {problem} magnitudes; give one of {', '.join(solvers(problem))}"
+        )
+
+
+def settings_for(method: str, problem: Problem, size: int) -> PhaseSettings:
+    """Our settings of a field method for a picture of side `size`.
+
+    Raises: PeakError on a name that is no field method.
+    """
+    grid = HashGridConfig(
+        n_levels=8,
+        n_features=2,
+        log2_table_size=22,
+        base_resolution=min(16, max(size // 4, 2)),
+        finest_resolution=max(size - 1, 16),
+        init_scale=1e-2,
+    )
+    kar = KarSettings(
+        weight=3.0 if problem == "gaussian" else 1.0,
+        n_hidden=2,
+        temperature=30.0,
+        norm="huber",
+        huber_delta=0.03,
+        locality=0.15,
+        divergence=1e-4,
+        learning_rate=1e-3,
+        reach=2.9,
+        window=64,
+    )
+    presets: dict[str, Callable[[], PhaseSettings]] = {
+        "peak": lambda: PhaseSettings(FieldConfig(hash_grid=grid), kar),
+        "hash": lambda: PhaseSettings(FieldConfig(hash_grid=grid, polynomial_degree=None)),
+        "fourier": lambda: PhaseSettings(
+            FieldConfig(hash_grid=None, polynomial_degree=None, n_frequencies=128, hidden_dim=128, n_hidden=3),
+            learning_rate=2e-3,
+        ),
+        "siren": lambda: PhaseSettings(
+            FieldConfig(hash_grid=None, polynomial_degree=None, backbone="siren", hidden_dim=128, n_hidden=3),
+            learning_rate=1e-3,
+        ),
+        "mlp": lambda: PhaseSettings(
+            FieldConfig(hash_grid=None, polynomial_degree=None, hidden_dim=128, n_hidden=4), learning_rate=3e-3
+        ),
+    }
+    if method not in presets:
+        raise PeakError(f"method {method!r}: not one of {', '.join(FIELD_METHODS)}; choose one of these")
+    settings = presets[method]()
+    if problem == "gaussian":
+        return settings
+    # The start is close already: no great steps, no great doubt.
+    return replace(settings, sigma_start=0.02, learning_rate=settings.learning_rate / 3, steps=200)
+
+
+def with_kar_weight(settings: PhaseSettings, weight: float | None) -> PhaseSettings:
+    """The settings with another weight of KAR; None changes nothing, 0 is the same field without it.
+
+    Raises: PeakError for a method that has none, or a weight that is negative or not finite.
+    """
+    if weight is None:
+        return settings
+    if not 0 <= weight < float("inf"):
+        raise PeakError(f"--kar-weight: must be finite and not negative, got {weight}")
+    if settings.kar is None:
+        raise PeakError("--kar-weight: this method has no KAR; use method 'peak'")
+    return replace(settings, kar=replace(settings.kar, weight=weight))
+
+
+PROBLEMS: tuple[str, ...] = get_args(Problem)
