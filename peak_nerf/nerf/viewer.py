@@ -21,7 +21,8 @@ hide the scene."""
 def first_view(cameras: Cameras, centre: Tensor) -> tuple[Tensor, Tensor]:
     """Position (3,) a little ahead of the first camera, and the point (3,) of its axis that is nearest to `centre`.
 
-    The viewer turns around that point, `AHEAD` of the way to which it stands. A camera that looks away from the centre looks one unit ahead.
+    The viewer turns around that point, `AHEAD` of the way to which it stands. A camera that looks away from the
+    centre looks one unit ahead.
     """
     pose = cameras.camera_to_worlds[0].to(centre)
     position, forward = pose[:, 3], -pose[:, 2]
