@@ -117,7 +117,8 @@ def settings_for(method: str, size: tuple[int, int]) -> InpaintSettings:
     # Without KAR a vertex that no measured pixel touches keeps its noise: the coarser grid is the better baseline.
     coarse = replace(grid, finest_resolution=max(finest // 2, 32))
     presets: dict[str, Callable[[], InpaintSettings]] = {
-        "peak": lambda: InpaintSettings(FieldConfig(hash_grid=grid), KarSettings()),
+        # With a vertex per pixel a second hidden layer gains nothing and takes a fifth of the time.
+        "peak": lambda: InpaintSettings(FieldConfig(hash_grid=grid, n_hidden=1), KarSettings()),
         "peak-siren": lambda: InpaintSettings(
             FieldConfig(hash_grid=None, backbone="siren", hidden_dim=128, n_hidden=3, polynomial_init=1.0),
             KarSettings(),
