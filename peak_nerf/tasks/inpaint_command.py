@@ -24,7 +24,8 @@ from peak_nerf.core.fit import Progress
 from peak_nerf.errors import PeakError
 from peak_nerf.tasks import classical, masks
 from peak_nerf.tasks.images import parse_size, read_picture, resize_picture, write_png
-from peak_nerf.tasks.inpainting import Method, inpaint, settings_for, with_overrides
+from peak_nerf.tasks.inpaint_settings import Method, settings_for, with_overrides
+from peak_nerf.tasks.inpainting import inpaint
 
 # What a run leaves in its folder.
 PICTURES = ("input.png", "reconstruction.png", "comparison.png", "residual.png", "psnr.png", "similarity.png")
@@ -32,7 +33,7 @@ METRICS, CHECKPOINT, FIELD = "metrics.json", "checkpoint.pt", "field.safetensors
 
 OVERRIDES = (
     *("kar_weight", "kar_features", "kar_activation", "polynomial_degree", "polynomial_cross_terms"),
-    *("hidden_dim", "n_hidden", "learning_rate"),
+    *("grid_resolution", "hidden_dim", "n_hidden", "learning_rate"),
 )
 METHODS: tuple[str, ...] = get_args(Method)
 ACTIVATIONS = ("cosine", "softmax")
@@ -71,6 +72,8 @@ class InpaintOptions:
     polynomial_cross_terms: bool | None = None
     """All monomials up to that degree, of which there are C(4 + degree, degree), or with False only powers of single
     variables, 1 + 4 degree, as in the authors' code; the same at degree 1."""
+    grid_resolution: int | None = None
+    """Cells per side of the grid's finest level; most of the parameters are there."""
     hidden_dim: int | None = None
     """Width of the backbone."""
     n_hidden: int | None = None
@@ -137,7 +140,10 @@ def _check(options: InpaintOptions) -> None:
         raise PeakError("--steps and --budget-seconds: give one of them, not both")
     if not 0 <= options.seed <= masks.MAX_SEED:
         raise PeakError(f"--seed: must be from 0 to {masks.MAX_SEED}, got {options.seed}")
-    for name, least in {"steps": 1, "kar_features": 1, "polynomial_degree": 0, "hidden_dim": 1, "n_hidden": 1}.items():
+    least_of = {"polynomial_degree": 0} | dict.fromkeys(
+        ("steps", "kar_features", "grid_resolution", "hidden_dim", "n_hidden"), 1
+    )
+    for name, least in least_of.items():
         value = getattr(options, name)
         if value is not None and value < least:
             raise PeakError(f"--{name.replace('_', '-')}: must be at least {least}, got {value}")

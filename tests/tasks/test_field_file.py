@@ -14,7 +14,8 @@ from safetensors.torch import save_file
 
 from peak_nerf.errors import PeakError
 from peak_nerf.tasks.field_file import FORMAT, load_field, render_field, save_field
-from peak_nerf.tasks.inpainting import Inpainting, inpaint, settings_for, with_overrides
+from peak_nerf.tasks.inpaint_settings import settings_for, with_overrides
+from peak_nerf.tasks.inpainting import Inpainting, inpaint
 
 H, W = 12, 18
 

@@ -10,7 +10,8 @@ from peak_nerf import cli
 from peak_nerf.core.field import FieldConfig, HashGridConfig
 from peak_nerf.core.kernels.ntk import empirical_ntk
 from peak_nerf.tasks.field_file import load_field, save_field
-from peak_nerf.tasks.inpainting import InpaintSettings, inpaint
+from peak_nerf.tasks.inpaint_settings import InpaintSettings
+from peak_nerf.tasks.inpainting import inpaint
 
 SMALL = ["--seeds", "2", "--steps", "10", "--samples", "12", "--points", "10"]
 

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from peak_nerf.core.field import PeakField
 from peak_nerf.core.window import divergence, locality_prior, symmetric_offsets, window_attention, window_residual
-from peak_nerf.tasks.inpainting import KarSettings, pixel_coordinates
+from peak_nerf.tasks.inpaint_settings import KarSettings
+from peak_nerf.tasks.inpainting import pixel_coordinates
 from peak_nerf.tasks.phase_retrieval.data_term import data_error, expected_measurement
 from peak_nerf.tasks.phase_retrieval.measurements import Measurements
 from peak_nerf.tasks.phase_retrieval.settings import PhaseSettings

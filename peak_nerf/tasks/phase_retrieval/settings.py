@@ -8,7 +8,7 @@ from typing import get_args
 
 from peak_nerf.core.field import FieldConfig, HashGridConfig
 from peak_nerf.errors import PeakError
-from peak_nerf.tasks.inpainting import InpaintSettings, KarSettings
+from peak_nerf.tasks.inpaint_settings import InpaintSettings, KarSettings
 from peak_nerf.tasks.phase_retrieval.classical import FOURIER_SOLVERS, GAUSSIAN_SOLVERS
 from peak_nerf.tasks.phase_retrieval.operators import Problem
 
