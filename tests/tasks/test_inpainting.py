@@ -187,12 +187,33 @@ def test_a_time_budget_ends_the_fit() -> None:
     assert result.fit.history[-1].fraction == 1
 
 
-def test_the_default_number_of_steps_grows_with_the_picture() -> None:
+def test_the_default_number_of_steps_grows_with_the_fourth_root_of_the_picture() -> None:
+    small, large = settings_for("peak", (256, 256)), settings_for("peak", (2048, 2048))
+    assert settings_for("peak", (100, 50)).steps == small.steps
+    assert large.steps == pytest.approx(64**0.25 * small.steps, abs=1)
     values, observed = picture()
-    settings = dataclasses.replace(settings_for("hash", (H, W)), steps=3, pixels_per_step=H * W // 4)
-    assert inpaint(values, observed, settings=settings).fit.steps == 12
-    settings = dataclasses.replace(settings, pixels_per_step=H * W * 4)
+    settings = dataclasses.replace(settings_for("hash", (H, W)), steps=3)
     assert inpaint(values, observed, settings=settings).fit.steps == 3
+
+
+def test_queries_lie_around_missing_pixels() -> None:
+    """The windows of a picture with one hole: it is in all of them, and not always in the same place."""
+    values, observed = picture()
+    observed[:] = True
+    observed[3:5, 20:22] = False
+    settings = settings_for("peak", (H, W))
+    problem = inpainting._Problem(
+        inpainting.build_field(settings, (H, W, 1)), settings, values[..., None], observed, None, torch.Generator()
+    )
+    generator, corners = torch.Generator().manual_seed(0), set()
+    for _ in range(40):
+        numbers, h, w = problem.window(8, generator)
+        assert (h, w) == (8, 8)
+        corners.add(int(numbers[0]))
+        assert not torch.from_numpy(observed).reshape(-1)[numbers].all()
+        rows, columns = numbers // W, numbers % W
+        assert rows.max() - rows.min() == columns.max() - columns.min() == 7
+    assert len(corners) > 10
 
 
 def test_few_pixels_a_step_are_enough_to_fit() -> None:
