@@ -203,7 +203,7 @@ def test_queries_lie_around_missing_pixels() -> None:
     observed[3:5, 20:22] = False
     settings = settings_for("peak", (H, W))
     problem = inpainting._Problem(
-        inpainting.build_field(settings, (H, W, 1)), settings, values[..., None], observed, None, torch.Generator()
+        inpainting.build_field(settings, (H, W, 1)), settings, values, observed, None, torch.Generator()
     )
     generator, corners = torch.Generator().manual_seed(0), set()
     for _ in range(40):
