@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 # Helper modules such as nerf/scene_factory.py are imported by name.
 for folder in ("nerf", "tasks"):
@@ -18,3 +19,10 @@ def _ctrl_c_interrupts() -> Iterator[None]:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture(autouse=True)
+def _denormals_stay() -> Iterator[None]:
+    """Training a NeRF makes the processor flush denormals from then on, with which hypothesis refuses to draw."""
+    yield
+    torch.set_flush_denormal(False)
