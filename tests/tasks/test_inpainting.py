@@ -187,10 +187,10 @@ def test_a_time_budget_ends_the_fit() -> None:
     assert result.fit.history[-1].fraction == 1
 
 
-def test_the_default_number_of_steps_grows_with_the_fourth_root_of_the_picture() -> None:
+def test_the_default_number_of_steps_grows_with_the_fifth_root_of_the_picture() -> None:
     small, large = settings_for("peak", (256, 256)), settings_for("peak", (2048, 2048))
     assert settings_for("peak", (100, 50)).steps == small.steps
-    assert large.steps == pytest.approx(64**0.25 * small.steps, abs=1)
+    assert large.steps == pytest.approx(64**0.2 * small.steps, abs=1)
     values, observed = picture()
     settings = dataclasses.replace(settings_for("hash", (H, W)), steps=3)
     assert inpaint(values, observed, settings=settings).fit.steps == 3
