@@ -8,6 +8,7 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import Generic, TypeVar
@@ -74,6 +75,7 @@ class Pool(Generic[T]):
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
         process = context.Process(target=work, args=(theirs, self.threads), daemon=True)
+        resource_tracker.ensure_running()  # or process.start() would, and that unblocks interrupts
         with _interrupts_blocked():
             process.start()
         theirs.close()  # so that the worker's death reads as the end of the connection

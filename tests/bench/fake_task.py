@@ -25,7 +25,7 @@ class FakeOptions:
 
     image: Path = Path()
     mask: str = "random"
-    method: Literal["peak", "siren", "fails", "raises", "dies", "sleeps", "no-metrics", "partial"] = "peak"
+    method: Literal["peak", "siren", "fails", "raises", "dies", "sleeps", "masks", "no-metrics", "partial"] = "peak"
     seed: int = 0
     size: str = "256"
     budget_seconds: float | None = None
@@ -59,6 +59,8 @@ def run_fake(options: FakeOptions, out: Path, report: Callable[[FakeProgress], N
         raise RuntimeError("a bug")
     if options.method == "dies":
         os.kill(os.getpid(), signal.SIGKILL)
+    if options.method == "masks" and signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, []):
+        raise PeakError("Ctrl-C reaches the worker")
     if options.method == "sleeps":
         time.sleep(60)
     psnr = fake_psnr(options.method, options.seed, options.kar_weight)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+from multiprocessing import resource_tracker
 from pathlib import Path
 
 from fake_task import TARGET
@@ -45,6 +47,14 @@ def test_tasks_that_stop_being_listened_to_are_ended(tmp_path: Path) -> None:
     updates.close()  # type: ignore[attr-defined]
     assert pool.workers == []
     assert all(process.exitcode is not None for process in processes)
+
+
+def test_ctrl_c_reaches_no_worker(tmp_path: Path) -> None:
+    resource_tracker._resource_tracker._stop()  # type: ignore[attr-defined]  # as at the start of a process
+    pool: Pool[str] = Pool(2)
+    updates = list(pool.run(["masks", "masks"], begin_in(tmp_path), lambda: None))  # type: ignore[arg-type]
+    assert [(update.kind, update.problem) for _, update in updates if update.kind != "progress"] == [("done", "")] * 2
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
 
 
 def test_cores_are_shared() -> None:
