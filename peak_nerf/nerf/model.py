@@ -233,8 +233,10 @@ class PeakModel(Model):
                 )
             )
 
+        by_clock = getattr(attributes.trainer, "progress", None)  # nerfstudio's own trainer has none
+
         def before(step: int) -> None:
-            self.progress = step / max(1, total)
+            self.progress = step / max(1, total) if by_clock is None else by_clock(step)
             remaining = max(0.0, 1 - step / max(1, self.config.coarse_steps))
             self.renderer.dt = self.renderer.final_dt * (1 + 3 * remaining)
 
