@@ -1,4 +1,4 @@
-"""The bench task `nerf`: a preset of `ns-train`, trained and evaluated by nerfstudio in this process, and its record."""
+"""The bench task `nerf`: a preset of `ns-train`, trained and evaluated by nerfstudio in this process."""
 
 from __future__ import annotations
 

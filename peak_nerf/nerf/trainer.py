@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 from nerfstudio.engine.optimizers import Optimizers
 from nerfstudio.engine.trainer import Trainer, TrainerConfig
+from nerfstudio.utils import writer
 from nerfstudio.utils.decorators import check_main_thread
 from nerfstudio.utils.rich_utils import CONSOLE
 
@@ -160,8 +161,10 @@ class PeakTrainer(Trainer):
                 f" {self.checkpoint_dir}; lower the learning rates (--optimizers.encoding.optimizer.lr) or look at the"
                 " images"
             )
-        if self.config.max_seconds is not None and self.elapsed() >= self.config.max_seconds:
-            self.stop_training = True
+        if self.config.max_seconds is not None:
+            self.stop_training = self.elapsed() >= self.config.max_seconds
+            # What nerfstudio's table shows as the end of the run.
+            writer.GLOBAL_BUFFER["max_iter"] = round((step + 1) / max(self.progress(step), 1e-3))
         return loss, loss_dict, metrics_dict
 
     def eval_iteration(self, step: int) -> None:

@@ -195,11 +195,11 @@ def test_the_clock_ends_a_run_and_drives_its_schedules(tmp_path, capsys) -> None
     starts = [config.optimizers[name]["optimizer"].lr for name in trainer.optimizers.optimizers]
     assert rates == pytest.approx([0.03 * rate for rate in starts], rel=0.2)
     saved = latest_checkpoint(config.get_checkpoint_dir())
-    assert torch.load(saved, weights_only=True)["seconds"] == pytest.approx(trainer.elapsed())
+    assert torch.load(saved, weights_only=True)["seconds"] == pytest.approx(trainer.elapsed(), abs=0.1)
     again = tiny_config(tmp_path)
     again.max_seconds, again.load_checkpoint = 3.0, saved
     resumed = start(again)
-    assert resumed.elapsed() == pytest.approx(trainer.elapsed())
+    assert resumed.elapsed() == pytest.approx(trainer.elapsed(), abs=0.1)
     over = tiny_config(tmp_path)
     over.max_seconds, over.load_checkpoint = 1.0, saved
     with pytest.raises(SystemExit):
