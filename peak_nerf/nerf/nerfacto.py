@@ -31,7 +31,7 @@ class PeakNerfactoModel(PeakModelMixin, NerfactoModel):
     def populate_modules(self) -> None:
         """As nerfacto's. In a bounded scene: no contraction, no camera optimiser, no appearance, a plain background."""
         metadata: dict[str, Any] = self.kwargs.get("metadata") or {}
-        bounded = metadata.get("kind") == "blender"
+        bounded = not metadata.get("unbounded", True)
         if torch.device(self.kwargs.get("device", "cpu")).type == "cpu":
             self.config = replace(self.config, implementation="torch")  # tiny-cuda-nn's warnings say nothing here
         if bounded:

@@ -169,7 +169,9 @@ def test_errors(server: Server, tmp_path: Path) -> None:
     (tmp_path / "broken.zip").write_bytes(b"PK broken")
     with pytest.raises(PeakError, match="is no whole zip"):
         script.fetch(settings(server, tmp_path / "c", zip=tmp_path / "broken.zip"))
-    assert script.fetch(settings(server, tmp_path / "d", size=3)) == dict.fromkeys(("lego", "mic"), "--size 3: the pictures are 8 x 8; give a divisor of 8")
+    assert script.fetch(settings(server, tmp_path / "d", size=3)) == dict.fromkeys(
+        ("lego", "mic"), "--size 3: the pictures are 8 x 8; give a divisor of 8"
+    )
 
 
 def test_shrinking_weighs_colour_by_alpha() -> None:
