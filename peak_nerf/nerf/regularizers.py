@@ -13,6 +13,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from peak_nerf.core.hash_grid import HashGridEncoding
+from peak_nerf.nerf.model_config import PeakModelConfig
+from peak_nerf.nerf.rendering import packed_weights
+from peak_nerf.nerf.sampler import PackedSamples
+
+TV_VERTICES = 4096
+"""Vertices per level and step at which total variation is measured."""
 
 
 def distortion_loss(
@@ -32,9 +38,7 @@ def distortion_loss(
     return (between + within) / max(n_rays, 1)
 
 
-def _sum_before(
-    values: Float[Tensor, " n"], ray: Int[Tensor, " n"], n_rays: int
-) -> Float[Tensor, " n"]:
+def _sum_before(values: Float[Tensor, " n"], ray: Int[Tensor, " n"], n_rays: int) -> Float[Tensor, " n"]:
     """Per sample, the sum over the samples before it on its ray. In float64 inside: the running sum spans all rays."""
     if len(values) == 0:
         return values
@@ -110,3 +114,33 @@ def level_mask(n_levels: int, n_features: int, progress: float, n_start: int = 2
     n_start = min(n_start, n_levels)
     opened = n_start + (n_levels - n_start) * min(max(progress, 0.0), 1.0)
     return (opened - level).clamp(0, 1).repeat_interleave(n_features)
+
+
+def comparator_losses(
+    config: PeakModelConfig,
+    grid: HashGridEncoding,
+    samples: PackedSamples,
+    density: Float[Tensor, " n"],
+    t_enter: Float[Tensor, " r"],
+) -> dict[str, Tensor]:
+    """The weighted losses that `config` asks for, by name: `distortion`, `tv`, `occlusion`, `entropy`; {} by default.
+
+    Args:
+        density: of each sample, differentiable.
+        t_enter: where each ray begins, see `sampler.box_intersection`.
+    """
+    n_rays, losses = len(t_enter), {}
+    tau = density * samples.dt
+    if config.distortion_weight > 0:
+        weights, _ = packed_weights(tau, samples.ray, n_rays)
+        distortion = distortion_loss(weights, samples.t, samples.dt, samples.ray, n_rays)
+        losses["distortion"] = config.distortion_weight * distortion
+    if config.tv_weight > 0:
+        losses["tv"] = config.tv_weight * grid_total_variation(grid, TV_VERTICES)
+    alpha = -torch.expm1(-tau)
+    if config.occlusion_weight > 0:
+        nearness = samples.t - t_enter[samples.ray]
+        losses["occlusion"] = config.occlusion_weight * occlusion_loss(alpha, nearness, config.occlusion_reach, n_rays)
+    if config.entropy_weight > 0:
+        losses["entropy"] = config.entropy_weight * opacity_entropy(alpha, samples.ray, n_rays)
+    return losses
