@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 LPIPS_BACKBONE = "alexnet-owt-7be5be79.pth"
 """File that torchvision keeps the weights of LPIPS's AlexNet in; torchmetrics ships the layers on top of it."""
@@ -44,3 +47,39 @@ class ImageMetrics:
         if self._lpips is not None:
             metrics["lpips"] = float(self._lpips(rgb, truth))
         return metrics
+
+
+class MissingMetric(nn.Module):
+    """Stands for a metric whose weights are not on this machine; its value is NaN, and the mixin leaves it out."""
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        super().__init__()
+
+    def forward(self, *_: Any) -> Tensor:
+        """Not a number."""
+        return torch.tensor(float("nan"))
+
+
+@contextlib.contextmanager
+def without_lpips_download(model: type) -> Iterator[None]:
+    """Within, a model that builds LPIPS gets a `MissingMetric` unless LPIPS's weights are here: it would download them.
+
+    model: the model's class; a module of its bases may have imported LPIPS by name.
+    """
+    name = "LearnedPerceptualImagePatchSimilarity"
+    if lpips_weights() is not None:
+        yield
+        return
+    import torchmetrics.image
+    import torchmetrics.image.lpip
+
+    modules: list[Any] = [torchmetrics.image, torchmetrics.image.lpip]
+    modules += [sys.modules[base.__module__] for base in model.__mro__ if base.__module__ in sys.modules]
+    found = {module: getattr(module, name) for module in modules if hasattr(module, name)}
+    try:
+        for module in found:
+            setattr(module, name, MissingMetric)
+        yield
+    finally:
+        for module, real in found.items():
+            setattr(module, name, real)
