@@ -264,7 +264,7 @@ class _Run:
 
 
 class Polish:
-    """HIO from the best of some pictures, without the held-out magnitudes: by these the best of all pictures is kept."""
+    """HIO from the best of some pictures, without the held-out magnitudes, which choose among all pictures."""
 
     def __init__(self, measurements: Measurements, starts: list[Tensor], known: Tensor) -> None:
         self.measurements, self.known = measurements, known
