@@ -1,6 +1,8 @@
-"""Render our own little Blender-format scene: a toy village on a checkered plate, ray-traced on the CPU.
+"""Render our own little Blender-format scene: a toy village on a checkered plate, ray-traced on the CPU. With --photos,
+a folder as ns-process-data leaves it instead: transforms.json, a lens that distorts, no alpha, a landscape behind.
 
     python data_scripts/make_demo_scene.py --out data/demo
+    python data_scripts/make_demo_scene.py --out data/photos --photos
 
 Geometry, textures and light are written out in `demo_scene/`; nothing is downloaded. The same settings give the same
 bytes. World: x right, y back, z up; everything lies inside [-1.2, 1.2]^3. Cameras follow OpenGL and Blender: they look
@@ -24,6 +26,7 @@ from typing import Any
 import tyro
 from demo_scene.cameras import CAMERA_ANGLE_X, orbit_poses, render, spiral_poses
 from demo_scene.light import Scene
+from demo_scene.photos import intrinsics, photo
 from demo_scene.vectors import Array
 from demo_scene.village import village
 
@@ -44,6 +47,8 @@ class Settings:
     """Validation views, on the hemisphere between the training views."""
     test_views: int = 20
     """Test views, on an orbit of changing height."""
+    photos: bool = False
+    """Write a capture like those of ns-process-data: the train and test views as 4:3 photos, no splits."""
     seed: int = 0
     """Changes the textures' noise, the pebbles and the angle of the windmill's sails."""
     supersample: int = 3
@@ -60,6 +65,11 @@ class Settings:
                 raise PeakError(f"--{name.replace('_', '-')} is {getattr(self, name)}: give at least {low}.")
         if self.seed < 0 or self.workers < 1:
             raise PeakError("--seed must be 0 or more and --workers 1 or more.")
+
+    @property
+    def photo_size(self) -> tuple[int, int]:
+        """Width and height of a photo."""
+        return self.size, max(1, round(0.75 * self.size))
 
     def stamp(self) -> dict[str, Any]:
         """All that decides the bytes of the pictures."""
@@ -83,12 +93,18 @@ def _render_view(job: tuple[Path, Array], settings: Settings) -> None:
     from PIL import Image
 
     path, pose = job
-    picture = render(scene_of(settings.seed), pose, settings.size, settings.supersample)
+    scene = scene_of(settings.seed)
+    if settings.photos:
+        picture = photo(scene, pose, *settings.photo_size, settings.supersample)
+    else:
+        picture = render(scene, pose, settings.size, settings.supersample)
     Image.fromarray(picture).save(path, format="PNG")
 
 
 def write_scene(settings: Settings, folder: Path) -> None:
     """Render all views into the folder and write its transforms."""
+    if settings.photos:
+        return write_photos(settings, folder)
     splits = {
         "train": spiral_poses(settings.train_views),
         "val": spiral_poses(settings.val_views, offset=0.11),
@@ -100,6 +116,19 @@ def write_scene(settings: Settings, folder: Path) -> None:
         frames = [{"file_path": f"./{split}/r_{i}", "transform_matrix": c2w.tolist()} for i, c2w in enumerate(poses)]
         _write_json(folder / f"transforms_{split}.json", {"camera_angle_x": CAMERA_ANGLE_X, "frames": frames})
         jobs += [(folder / split / f"r_{i}.png", c2w) for i, c2w in enumerate(poses)]
+    _run_jobs(jobs, settings)
+    _write_json(folder / "scene.json", settings.stamp())
+
+
+def write_photos(settings: Settings, folder: Path) -> None:
+    """The capture: images/frame_00001.png and so on, and one transforms.json with the lens."""
+    (folder / "images").mkdir(parents=True)
+    frames, jobs = [], []
+    for i, c2w in enumerate(spiral_poses(settings.train_views + settings.test_views), start=1):
+        name = f"images/frame_{i:05d}.png"
+        frames.append({"file_path": name, "transform_matrix": c2w.tolist()})
+        jobs.append((folder / name, c2w))
+    _write_json(folder / "transforms.json", {**intrinsics(*settings.photo_size), "frames": frames})
     _run_jobs(jobs, settings)
     _write_json(folder / "scene.json", settings.stamp())
 
@@ -178,7 +207,7 @@ def main(settings: Settings) -> None:
     """The command."""
     with exit_on_peak_error():
         rendered = make_scene(settings)
-        n_views = settings.train_views + settings.val_views + settings.test_views
+        n_views = settings.train_views + settings.test_views + (0 if settings.photos else settings.val_views)
         print(f"{settings.out}: {n_views} views " + ("rendered." if rendered else "already there; nothing to do."))
 
 

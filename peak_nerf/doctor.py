@@ -31,7 +31,7 @@ GB = 1e9
 PYTHONS = ((3, 10), (3, 13))
 """First version that we support, and first that we do not: `requires-python`."""
 ENTRY_POINTS = {
-    "nerfstudio.method_configs": ("peak", "peak-lite"),
+    "nerfstudio.method_configs": ("peak", "peak-lite", "peak-nerfacto"),
     "nerfstudio.dataparser_configs": ("peak-data",),
 }
 """What pyproject.toml registers with nerfstudio, by group."""

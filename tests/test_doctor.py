@@ -201,19 +201,25 @@ def registered(**modules: str) -> Callable[..., Iterable[SimpleNamespace]]:
 
 def test_methods(monkeypatch: pytest.MonkeyPatch) -> None:
     ours = "peak_nerf.nerf.registration"
-    monkeypatch.setattr(metadata, "entry_points", registered(peak=ours, peak_lite=ours, peak_data=ours))
+    monkeypatch.setattr(
+        metadata, "entry_points", registered(peak=ours, peak_lite=ours, peak_nerfacto=ours, peak_data=ours)
+    )
     before = set(sys.modules)
-    assert doctor.check_methods() == Check("methods", "ok", "peak, peak-lite, peak-data", required=True)
+    assert doctor.check_methods() == Check("methods", "ok", "peak, peak-lite, peak-nerfacto, peak-data", required=True)
     assert not any(name.startswith("nerfstudio") for name in set(sys.modules) - before)
 
 
 @pytest.mark.parametrize(
     ("modules", "status", "value"),
     [
-        ({"nerfacto_x": "x"}, "missing", "peak is not registered; peak-lite is not registered; peak-data is not"),
-        ({"peak": "json", "peak_lite": "peak_nerf.nerf.gone", "peak_data": "json"}, "broken", "peak-lite: module peak"),
+        ({"nerfacto_x": "x"}, "missing", "peak is not registered; peak-lite is not registered; peak-nerfacto"),
         (
-            {"peak": "json", "peak_lite": "json", "peak_data": "no_such_package.x"},
+            {"peak": "json", "peak_lite": "peak_nerf.nerf.gone", "peak_nerfacto": "json", "peak_data": "json"},
+            "broken",
+            "peak-lite: module peak",
+        ),
+        (
+            {"peak": "json", "peak_lite": "json", "peak_nerfacto": "json", "peak_data": "no_such_package.x"},
             "broken",
             "peak-data: module no_such",
         ),

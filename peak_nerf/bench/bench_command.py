@@ -27,7 +27,7 @@ def bench(suite: tyro.conf.Positional[Path], out: Path, data_root: Path, jobs: i
     Args:
         suite: The suite, such as configs/table1.yaml.
         out: Folder of all runs; the cells go to OUT/SUITE/CELL/.
-        data_root: Folder with images/NAME.png and, where the paper's own masks are at hand, masks/NAME.png.
+        data_root: Folder with images/NAME.png, masks/NAME.png where the paper's own are at hand, nerf_synthetic/NAME/.
         jobs: Cells at a time; they share this machine's cores, so measure time with 1.
         only: Cells to run, such as image=baboon,method=peak; the same axis twice means either value.
     """

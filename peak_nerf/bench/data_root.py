@@ -1,4 +1,4 @@
-"""Where a suite's data are: images/NAME.png and masks/NAME.png under a data root."""
+"""Where a suite's data are: images/NAME.png, masks/NAME.png and nerf_synthetic/NAME/ under a data root."""
 
 from __future__ import annotations
 
@@ -15,6 +15,12 @@ DRAWN_MASKS = ("random", "patch", "textural")
 """What the task draws itself; joined by `+`, what any of them hides is missing."""
 FILE_FIRST_MASKS = ("textural",)
 """Drawn by us only where the data root has no file of it."""
+
+
+SCENES = "nerf_synthetic"
+"""Folder of the scenes; a scene may also lie under the data root itself."""
+SCENE_FILES = ("transforms_train.json", "transforms.json")
+"""A folder that holds one of these is a scene."""
 
 
 @dataclass
@@ -37,7 +43,9 @@ class DataRoot:
 
     def __post_init__(self) -> None:
         if not self.folder.is_dir():
-            raise PeakError(f"--data-root {self.folder}: no such folder; give the one that holds images/ and masks/")
+            raise PeakError(
+                f"--data-root {self.folder}: no such folder; give the one that holds images/, masks/ or {SCENES}/"
+            )
 
     def inputs(self, cell: Cell) -> Inputs:
         """What the cell's task is called with."""
@@ -50,7 +58,30 @@ class DataRoot:
             drawn = all(part in DRAWN_MASKS for part in name.split("+"))
             if not drawn or (name in FILE_FIRST_MASKS and file.is_file()):
                 self._use_file(inputs, "mask", file)
+        if "scene" in cell.options:
+            self._use_scene(inputs, str(cell.options["scene"]))
         return inputs
+
+    def _use_scene(self, inputs: Inputs, name: str) -> None:
+        """A scene is as much as its transforms say and the images in its folder are."""
+        candidates = (self.folder / SCENES / name, self.folder / name)
+        found = [folder for folder in candidates if any((folder / file).is_file() for file in SCENE_FILES)]
+        if not found:
+            inputs.options["scene"] = str(candidates[0].resolve())
+            inputs.absent.append(candidates[0] / SCENE_FILES[0])
+            return
+        folder = found[0]
+        inputs.options["scene"] = str(folder.resolve())
+        inputs.record["scene"] = f"{folder.relative_to(self.folder).as_posix()} sha256:{self._scene_digest(folder)}"
+
+    def _scene_digest(self, folder: Path) -> str:
+        """Of the transforms by content, of the images by name and size: a scene may have gigabytes of them."""
+        if folder not in self._digests:
+            lines = [f"{file.name} {self._digest(file)}" for file in sorted(folder.glob("transforms*.json"))]
+            images = (file for file in folder.rglob("*") if file.suffix.lower() in (".png", ".jpg", ".jpeg"))
+            lines += sorted(f"{file.relative_to(folder).as_posix()} {file.stat().st_size}" for file in images)
+            self._digests[folder] = hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+        return self._digests[folder]
 
     def _use_file(self, inputs: Inputs, option: str, file: Path) -> None:
         inputs.options[option] = str(file.resolve())

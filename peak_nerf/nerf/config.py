@@ -2,10 +2,13 @@
 
 import torch
 from nerfstudio.configs.base_config import LoggingConfig, MachineConfig, ViewerConfig
+from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManagerConfig
 from nerfstudio.plugins.types import MethodSpecification
 
 from peak_nerf.nerf.datamanager import PeakDataManagerConfig
+from peak_nerf.nerf.dataparser import PeakDataParserConfig
 from peak_nerf.nerf.model_config import PeakModelConfig
+from peak_nerf.nerf.nerfacto import PeakNerfactoModelConfig
 from peak_nerf.nerf.optimizers import ExponentialScheduleConfig, FusedAdamConfig
 from peak_nerf.nerf.pipeline import PeakPipelineConfig
 from peak_nerf.nerf.trainer import PeakTrainerConfig
@@ -18,11 +21,11 @@ def _machine() -> MachineConfig:
 
 def _optimizers() -> dict:
     """Tables and a_k, networks, and KAR's g each have a rate of their own."""
+    return {"encoding": _group(2e-2), "networks": _group(1e-2), "kar": _group(1e-3)}
 
-    def group(rate: float) -> dict:
-        return {"optimizer": FusedAdamConfig(lr=rate), "scheduler": ExponentialScheduleConfig()}
 
-    return {"encoding": group(2e-2), "networks": group(1e-2), "kar": group(1e-3)}
+def _group(rate: float) -> dict:
+    return {"optimizer": FusedAdamConfig(lr=rate), "scheduler": ExponentialScheduleConfig()}
 
 
 peak_method = MethodSpecification(
@@ -71,4 +74,32 @@ peak_lite_method = MethodSpecification(
         vis="viewer+tensorboard",
     ),
     description="PEAK for two CPU cores: a 25-view scene in about 5 minutes, no GPU needed.",
+)
+
+peak_nerfacto_method = MethodSpecification(
+    config=PeakTrainerConfig(
+        method_name="peak-nerfacto",
+        steps_per_eval_batch=0,
+        steps_per_eval_image=2000,
+        steps_per_eval_all_images=0,
+        steps_per_save=2000,
+        max_num_iterations=30000,
+        machine=_machine(),
+        pipeline=PeakPipelineConfig(
+            datamanager=VanillaDataManagerConfig(
+                dataparser=PeakDataParserConfig(), train_num_rays_per_batch=4096, eval_num_rays_per_batch=4096
+            ),
+            model=PeakNerfactoModelConfig(eval_num_rays_per_chunk=1 << 15, average_init_density=0.01),
+        ),
+        optimizers={
+            "proposal_networks": _group(1e-2),
+            "fields": _group(1e-2),
+            "camera_opt": _group(1e-3),
+            "kar": _group(1e-3),
+        },
+        logging=LoggingConfig(steps_per_log=20),
+        viewer=ViewerConfig(num_rays_per_chunk=1 << 15),
+        vis="viewer+tensorboard",
+    ),
+    description="nerfstudio's nerfacto with PEAK's polynomial encoding and KAR, by the mixin of peak_nerf.nerf.mixin.",
 )

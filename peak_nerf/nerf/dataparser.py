@@ -5,7 +5,7 @@
 
 # No `from __future__ import annotations`: tyro reads this module's dataclass fields as types.
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,6 +23,7 @@ from torch import Tensor
 from peak_nerf.errors import PeakError
 from peak_nerf.nerf import scene_files
 from peak_nerf.nerf.scene_files import Frame, Scene, SceneFile
+from peak_nerf.nerf.scene_space import SceneSpace, Space, choose_space
 
 BLENDER_HALF_BOX = 1.5  # also instant-ngp's unit cube in the units of its files, which it scales by 1/3
 CAMERA_MODELS = ("PINHOLE", "SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV", "OPENCV_FISHEYE")
@@ -62,8 +63,11 @@ class PeakDataParserConfig(DataParserConfig):
     """How to centre the poses of a transforms.json. Files with aabb_scale, and Blender scenes, keep their origin."""
     auto_scale_poses: bool = True
     """Scale the cameras of a transforms.json into [-1, 1]. Files with aabb_scale, and Blender scenes, keep theirs."""
+    space: Space = "auto"
+    """What a transforms.json shows: a scene that fits its box, or an unbounded one, contracted beyond its box; auto
+    takes pictures with alpha for the first and photos for the second, and says so."""
     scene_scale: float = 1.0
-    """Factor on the scene box of a transforms.json; without aabb_scale the box is [-1, 1]."""
+    """Factor on the scene box of a transforms.json."""
     chosen_views: tyro.conf.Suppress[tuple[int, ...]] = ()
     """The train views in use: filled in by `resolve_views` and by the parser, never read."""
 
@@ -74,6 +78,7 @@ class PeakDataParserConfig(DataParserConfig):
         """
         scene = scene_files.find_scene(self.data if data is None else data, say_once)
         scene_file, indices = scene_files.split_of_scene(scene, "train", self.eval_interval, say_once)
+        indices = scene_files.without_missing(scene, scene_file, indices, self.downscale_factor or 1, say_once)
         self.chosen_views = choose_views(len(indices), self.num_views, self.view_indices, scene_file.path)
         return self.chosen_views
 
@@ -92,6 +97,7 @@ class PeakDataParser(DataParser):
             raise PeakError(f"--scene-scale is {config.scene_scale}; give a positive number")
         scene = scene_files.find_scene(config.data, say_once)
         scene_file, indices = scene_files.split_of_scene(scene, split, config.eval_interval, say_once)
+        indices = scene_files.without_missing(scene, scene_file, indices, downscale, say_once)
         if split == "train":
             views = choose_views(len(indices), config.num_views, config.view_indices, scene_file.path)
             say_once(_views_line(views, len(indices)))
@@ -105,14 +111,20 @@ class PeakDataParser(DataParser):
         if not all("w" in frame.values and "h" in frame.values for frame in frames):
             scene_files.check_one_size(image_filenames, sizes, scene_file.path)
 
-        poses, transform, scale, scene_box = _place_in_box(scene, scene_file, config)
+        poses, transform, scale, aabb_scale = _placed(scene, scene_file, config)
+        space = _space(scene, scene_file, config, poses, aabb_scale, sizes[0], n_channels == 4)
         return DataparserOutputs(
             image_filenames=image_filenames,
             cameras=_cameras(scene_file, frames, image_filenames, sizes, downscale, poses[indices]),
             alpha_color=None,  # so that the dataset yields RGBA: the model composites, on `metadata["background"]`
-            scene_box=scene_box,
+            scene_box=SceneBox(aabb=torch.stack((space.centre - space.half, space.centre + space.half))),
             mask_filenames=_mask_filenames(scene, scene_file, frames, sizes, downscale),
-            metadata={"background": config.background, "kind": scene.kind, "has_alpha": n_channels == 4},
+            metadata={
+                "background": config.background,
+                "kind": scene.kind,
+                "has_alpha": n_channels == 4,
+                "unbounded": space.unbounded,
+            },
             dataparser_transform=transform,
             dataparser_scale=scale,
         )
@@ -154,20 +166,16 @@ def _views_line(views: tuple[int, ...], n_available: int) -> str:
     return f"{len(views)} of {n_available} training views: {', '.join(shown)}"
 
 
-def _place_in_box(
+def _placed(
     scene: Scene, scene_file: SceneFile, config: PeakDataParserConfig
-) -> tuple[Tensor, Tensor, float, SceneBox]:
-    """All poses (n_frames, 3, 4) in the box's frame, the (3, 4) transform and the scale that took them there."""
+) -> tuple[Tensor, Tensor, float, float | None]:
+    """All poses (n_frames, 3, 4) where they are used, the (3, 4) transform and the scale that took them there, and
+    aabb_scale of a file in instant-ngp's frame."""
     values = scene_file.values
     poses = torch.from_numpy(np.stack([frame.pose for frame in scene_file.frames]))
     aabb_scale = _number(scene_file, None, "aabb_scale", low=0.0)
-    box_scale = 1.0 if scene.kind == "blender" else config.scene_scale
-    transform = torch.eye(4)[:3]
     if scene.kind == "blender" or aabb_scale is not None:
-        half = BLENDER_HALF_BOX * (aabb_scale or 1.0) * box_scale
-        if aabb_scale is not None:
-            say_once(f"{scene_file.path} has aabb_scale {aabb_scale:g}: poses stay as they are, the box is +-{half:g}")
-        return poses[:, :3], transform, 1.0, _cube(half)
+        return poses[:, :3], torch.eye(4)[:3], 1.0, aabb_scale
 
     method = values.get("orientation_override", config.orientation_method)
     if method not in ("pca", "up", "vertical", "none"):
@@ -189,11 +197,42 @@ def _place_in_box(
             raise PeakError(f"{scene_file.path}: applied_transform is not 3x4 numbers; correct or remove it")
         transform = transform @ torch.cat([torch.from_numpy(applied[:3]), torch.eye(4)[3:]])
     applied_scale = _number(scene_file, None, "applied_scale", low=0.0)
-    return poses, transform, scale * (1.0 if applied_scale is None else applied_scale), _cube(box_scale)
+    return poses, transform, scale * (1.0 if applied_scale is None else applied_scale), None
 
 
-def _cube(half: float) -> SceneBox:
-    return SceneBox(aabb=torch.tensor([[-half] * 3, [half] * 3], dtype=torch.float32))
+def _space(
+    scene: Scene,
+    scene_file: SceneFile,
+    config: PeakDataParserConfig,
+    poses: Tensor,
+    aabb_scale: float | None,
+    size: tuple[int, int],
+    has_alpha: bool,
+) -> SceneSpace:
+    """The scene's box, and whether there is something behind it; says what was chosen."""
+    if scene.kind == "blender":
+        return SceneSpace(torch.zeros(3), BLENDER_HALF_BOX * (aabb_scale or 1.0), False, "a Blender scene")
+    if aabb_scale is not None:
+        # Beyond instant-ngp's unit cube space is contracted, where aabb_scale would make the cube large and coarse.
+        unbounded = not has_alpha if config.space == "auto" else config.space == "unbounded"
+        half = BLENDER_HALF_BOX * (1.0 if unbounded else aabb_scale) * config.scene_scale
+        space = SceneSpace(torch.zeros(3), half, unbounded, f"{scene_file.path.name} has aabb_scale {aabb_scale:g}")
+    else:
+        half_fov = _half_angle(scene_file, size)
+        chosen = choose_space(config.space, poses, half_fov, has_alpha, 1.0)
+        space = replace(chosen, half=chosen.half * config.scene_scale)
+    say_once(space.line())
+    return space
+
+
+def _half_angle(scene_file: SceneFile, size: tuple[int, int]) -> float:
+    """Half the wider angle of view of the file's first frame, in radians."""
+    frame, angles = scene_file.frames[0], []
+    for axis, key, n in zip("xy", "wh", size, strict=True):
+        extent = _number(scene_file, frame, key, low=0.0) or float(n)
+        focal = _focal_length(scene_file, frame, axis, extent) or _focal_length(scene_file, frame, "x", extent)
+        angles += [] if focal is None else [math.atan(0.5 * extent / focal)]
+    return max(angles, default=0.5)
 
 
 def _mask_filenames(

@@ -15,12 +15,14 @@ from torch.nn import Parameter
 from peak_nerf.core.field import FieldConfig, HashGridConfig
 from peak_nerf.core.kar import KernelAlignmentRegularizer
 from peak_nerf.errors import PeakError
+from peak_nerf.nerf.far_field import FarField
 from peak_nerf.nerf.field import PeakRadianceField, multiplies_bfloat16
 from peak_nerf.nerf.hull import possible_cells
 from peak_nerf.nerf.kar_on_rays import KarOnRays
 from peak_nerf.nerf.metrics import ImageMetrics
+from peak_nerf.nerf.mixin import seen_by_ddp
 from peak_nerf.nerf.model_config import PeakModelConfig
-from peak_nerf.nerf.renderer import VolumeRenderer
+from peak_nerf.nerf.renderer import OPAQUE, VolumeRenderer
 from peak_nerf.nerf.sampler import OccupancyGrid
 
 MIN_RAYS, MAX_RAYS = 256, 1 << 16
@@ -39,6 +41,7 @@ class PeakModel(Model):
         if c.kar_weight < 0:
             raise PeakError(f"--pipeline.model.kar-weight {c.kar_weight}: give 0 (plain baseline) or a positive weight")
         device = self.kwargs.get("device", "cpu")
+        metadata: dict[str, Any] = self.kwargs.get("metadata") or {}
         grid = HashGridConfig(c.n_levels, c.n_features, c.log2_table_size, c.base_resolution, c.finest_resolution)
         field_config = FieldConfig(
             hash_grid=grid,
@@ -59,6 +62,7 @@ class PeakModel(Model):
             or (c.network_precision == "auto" and multiplies_bfloat16(device)),
             device=device,
         )
+        self.far = self._far_field() if metadata.get("unbounded") and c.far_samples > 0 else None
         self.occupancy = OccupancyGrid(c.occupancy_resolution, c.occupancy_threshold)
         self.kar: KernelAlignmentRegularizer | None = None
         if c.kar_weight > 0:
@@ -71,8 +75,9 @@ class PeakModel(Model):
         self.register_buffer("centre", (low + high) / 2, persistent=False)
         # One unit of normalised space is this long in the world.
         self.half_extent = float((high - low).max() / 2)
-        background = (self.kwargs.get("metadata") or {}).get("background", "white")
-        self.background_colour = 0.0 if background == "black" else 1.0
+        background = metadata.get("background", "white")
+        # What is behind an unbounded scene's box is added by the far field.
+        self.background_colour = 0.0 if background == "black" or self.far is not None else 1.0
         near = c.near_plane / self.half_extent
         self.renderer = VolumeRenderer(
             self.field, self.occupancy, 2 / c.steps_per_side, near, background=self.background_colour
@@ -82,6 +87,20 @@ class PeakModel(Model):
         self.progress = 0.0
         self.n_samples = 0
 
+    def _far_field(self) -> FarField:
+        """Sees what is behind the box of an unbounded scene."""
+        grid = HashGridConfig(n_levels=6, n_features=4, log2_table_size=15, base_resolution=16, finest_resolution=256)
+        config = FieldConfig(
+            hash_grid=grid,
+            polynomial_degree=self.config.polynomial_degree,
+            hidden_dim=32,
+            n_hidden=1,
+            bias=False,
+            implementation=self.config.implementation,
+        )
+        device = self.kwargs.get("device", "cpu")
+        return FarField(config, self.config.far_samples, self.field.in_bfloat16, device)
+
     def _set_kar_weight(self, handle: ViewerSlider) -> None:
         assert self.kar is not None
         self.kar.weight = float(handle.value)
@@ -90,6 +109,10 @@ class PeakModel(Model):
         """`encoding`: tables and a_k; `networks`: the MLPs; `kar`: g."""
         networks = [*self.field.base.backbone.parameters(), *self.field.colour_network.parameters()]
         groups = {"encoding": list(self.field.base.encoding.parameters()), "networks": networks}
+        if self.far is not None:
+            far = self.far.field
+            groups["encoding"] += list(far.base.encoding.parameters())
+            groups["networks"] += [*far.base.backbone.parameters(), *far.colour_network.parameters()]
         if self.kar is not None:
             groups["kar"] = list(self.kar.parameters())
         return groups
@@ -109,12 +132,35 @@ class PeakModel(Model):
         samples = self.renderer.training_samples(origins, directions)
         foreground, accumulation, density = self.renderer.composite(samples, directions)
         self.n_samples = len(samples)
+        training: dict[str, Any] = {}  # what only losses and DDP want
+        if self.kar is not None:
+            training["kar_parameters"] = seen_by_ddp(self.kar)
+        if self.far is not None:
+            training["background"] = self._background(origins, directions, accumulation)
         self.occupancy.observe(self.occupancy.cells(samples.x), density.detach())
-        return {"foreground": foreground, "accumulation": accumulation, "samples": samples, "directions": directions}
+        return {
+            "foreground": foreground,
+            "accumulation": accumulation,
+            "samples": samples,
+            "directions": directions,
+            **training,
+        }
 
     def _render(self, origins: Tensor, directions: Tensor) -> dict[str, Tensor]:
         outputs = self.renderer.render(origins, directions)
+        if self.far is not None:
+            behind = self._background(origins, directions, outputs["accumulation"])
+            outputs["background"] = behind
+            outputs["rgb"] = outputs["rgb"] + (1 - outputs["accumulation"]) * behind
         return {**outputs, "depth": outputs["depth"] * self.half_extent}
+
+    def _background(self, origins: Tensor, directions: Tensor, accumulation: Tensor) -> Tensor:
+        """Colour (r, 3) behind the box, asked for only where a ray is not opaque."""
+        assert self.far is not None
+        through = (accumulation.detach()[:, 0] < 1 - OPAQUE).nonzero()[:, 0]
+        self.n_samples += len(through) * self.far.n_samples
+        colour = self.far(origins[through], directions[through], self.renderer.near)
+        return origins.new_zeros(len(origins), 3).index_put((through,), colour)
 
     @torch.no_grad()
     def get_outputs_for_camera_ray_bundle(self, camera_ray_bundle: RayBundle) -> dict[str, Tensor]:
@@ -163,7 +209,9 @@ class PeakModel(Model):
         image = image.float() / 255 if image.dtype == torch.uint8 else image
         if not self.training:
             return outputs["rgb"], self._over_background(image)
-        if self.config.train_background == "random":
+        if "background" in outputs:
+            background = outputs["background"]
+        elif self.config.train_background == "random":
             background = torch.rand(len(image), 3, device=self.device)
         else:
             background = image.new_full((1, 3), 1.0 if self.config.train_background == "white" else 0.0)
@@ -209,7 +257,7 @@ class PeakModel(Model):
     def get_rgba_image(self, outputs: dict[str, Tensor], output_name: str = "rgb") -> Tensor:
         """Colour without the background, and accumulation as alpha."""
         accumulation = outputs["accumulation"]
-        foreground = outputs[output_name] - (1 - accumulation) * self.background_colour
+        foreground = outputs[output_name] - (1 - accumulation) * outputs.get("background", self.background_colour)
         return torch.cat((foreground / accumulation.clamp(min=1e-6), accumulation), -1).clamp(0, 1)
 
     # Training
@@ -233,8 +281,10 @@ class PeakModel(Model):
                 )
             )
 
+        by_clock = getattr(attributes.trainer, "progress", None)  # nerfstudio's own trainer has none
+
         def before(step: int) -> None:
-            self.progress = step / max(1, total)
+            self.progress = step / max(1, total) if by_clock is None else by_clock(step)
             remaining = max(0.0, 1 - step / max(1, self.config.coarse_steps))
             self.renderer.dt = self.renderer.final_dt * (1 + 3 * remaining)
 

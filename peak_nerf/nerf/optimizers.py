@@ -1,6 +1,7 @@
 """Optimizer and schedule; the schedule follows the length of the run, whatever it is."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -51,7 +52,11 @@ class ExponentialSchedule(Scheduler):
         c = self.config
         if c.max_steps is None:
             raise ValueError("the schedule has no max_steps; PeakTrainer sets it from max_num_iterations")
-        decay, warmup, total = math.log(c.final_factor), max(1, c.warmup_steps), max(1, c.max_steps)
-        return LambdaLR(
-            optimizer, lambda step: min(1.0, (step + 1) / warmup) * math.exp(decay * min(1.0, step / total))
-        )
+        total = max(1, c.max_steps)
+        return LambdaLR(optimizer, multiplier(c, lambda step: step / total))
+
+
+def multiplier(config: ExponentialScheduleConfig, progress: Callable[[int], float]) -> Callable[[int], float]:
+    """The factor on the learning rate at a step; `progress` is the finished share of the run then."""
+    decay, warmup = math.log(config.final_factor), max(1, config.warmup_steps)
+    return lambda step: min(1.0, (step + 1) / warmup) * math.exp(decay * min(1.0, progress(step)))

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from nerfstudio.data.datamanagers.base_datamanager import DataManagerConfig
+from nerfstudio.models.base_model import ModelConfig
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
 from rich.logging import RichHandler
 
@@ -18,13 +20,13 @@ from peak_nerf.nerf.viewer import FirstView
 
 @dataclass
 class PeakPipelineConfig(VanillaPipelineConfig):
-    """Pipeline of `peak` and `peak-lite`."""
+    """Pipeline of all our methods."""
 
     _target: type = field(default_factory=lambda: PeakPipeline)
     """target class to instantiate"""
-    datamanager: PeakDataManagerConfig = field(default_factory=PeakDataManagerConfig)
+    datamanager: DataManagerConfig = field(default_factory=PeakDataManagerConfig)
     """Reads the scene and draws rays."""
-    model: PeakModelConfig = field(default_factory=PeakModelConfig)
+    model: ModelConfig = field(default_factory=PeakModelConfig)
     """The radiance field and how it is rendered."""
 
 

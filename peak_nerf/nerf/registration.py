@@ -9,6 +9,7 @@ from typing import Any
 _SPECIFICATIONS = {
     "peak": ("peak_nerf.nerf.config", "peak_method"),
     "peak_lite": ("peak_nerf.nerf.config", "peak_lite_method"),
+    "peak_nerfacto": ("peak_nerf.nerf.config", "peak_nerfacto_method"),
     "peak_data": ("peak_nerf.nerf.dataparser", "peak_dataparser"),
 }
 

@@ -21,6 +21,8 @@ EXTENSIONS = ("", ".png", ".jpg", ".jpeg", ".PNG", ".JPG", ".JPEG")
 IMAGE_MODES = ("L", "RGB", "RGBA")  # 8 bits a channel: the only ones nerfstudio's dataset reads as they are meant
 DECODE_LIMIT = 200_000_000  # pixels: up to here every image is decoded in full, beyond it only its structure is checked
 
+NAMED = 20  # missing images that are listed by name
+
 Say = Callable[[str], None]
 
 
@@ -119,6 +121,24 @@ def split_of_scene(scene: Scene, split: str, eval_interval: int = 8, say: Say = 
     return scene_file, rest
 
 
+def without_missing(scene: Scene, scene_file: SceneFile, indices: list[int], downscale: int, say: Say) -> list[int]:
+    """The frames of a capture that have an image; says by name which have none, as instant-ngp's tools leave some.
+
+    A Blender scene is a benchmark, and nothing is left out of one. Raises: PeakError when no frame has an image.
+    """
+    if scene.kind == "blender":
+        return indices
+    paths = [image_path(scene, scene_file.frames[i].name, downscale) for i in indices]
+    there = [path.is_file() for path in paths]
+    missing = [scene_file.frames[i].name for i, found in zip(indices, there, strict=True) if not found]
+    if indices and not any(there):
+        check_exist(paths, scene_file.path)
+    if missing:
+        shown = ", ".join(missing[:NAMED]) + (", ..." if len(missing) > NAMED else "")
+        say(f"{scene_file.path}: {len(missing)} of {len(indices)} frames have no image and are left out: {shown}")
+    return [i for i, found in zip(indices, there, strict=True) if found]
+
+
 def _listed_frames(scene_file: SceneFile, split: str) -> list[int]:
     names = scene_file.values[f"{split}_filenames"]
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
@@ -206,9 +226,10 @@ def check_exist(paths: Sequence[Path], source: Path, what: str = "image") -> Non
     """Every file is there."""
     missing = [path for path in paths if not path.is_file()]
     if missing:
+        others = ", ".join(path.name for path in missing[1:NAMED]) + (", ..." if len(missing) > NAMED else "")
         raise PeakError(
-            f"{missing[0]}: {what} is missing ({len(missing)} of {len(paths)} that {source.name} names); "
-            f"restore the files or remove their frames from {source}"
+            f"{missing[0]}: {what} is missing ({len(missing)} of {len(paths)} that {source.name} names"
+            f"{'; also ' if others else ''}{others}); restore the files or remove their frames from {source}"
         )
 
 

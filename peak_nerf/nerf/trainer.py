@@ -3,6 +3,9 @@
 import math
 import os
 import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -10,12 +13,16 @@ from typing import Any, Literal
 import torch
 from nerfstudio.engine.optimizers import Optimizers
 from nerfstudio.engine.trainer import Trainer, TrainerConfig
+from nerfstudio.utils import writer
 from nerfstudio.utils.decorators import check_main_thread
 from nerfstudio.utils.rich_utils import CONSOLE
 
 from peak_nerf.errors import PeakError, exit_on_peak_error
 from peak_nerf.nerf.dataparser import PeakDataParserConfig
-from peak_nerf.nerf.optimizers import ExponentialScheduleConfig
+from peak_nerf.nerf.optimizers import ExponentialScheduleConfig, multiplier
+
+NO_END = 10**9
+"""Steps of a run that the clock ends."""
 
 
 @dataclass
@@ -24,6 +31,9 @@ class PeakTrainerConfig(TrainerConfig):
 
     _target: type = field(default_factory=lambda: PeakTrainer)
     """target class to instantiate"""
+    max_seconds: float | None = None
+    """Train for so long instead of --max-num-iterations; schedules follow the clock, which stands still during
+    evaluations and checkpoints."""
 
     def save_config(self) -> None:
         """Write config.yml, with the training views that `--num-views` or `--view-indices` stand for."""
@@ -44,8 +54,35 @@ class PeakTrainer(Trainer):
 
     def setup(self, test_mode: Literal["test", "val", "inference"] = "val") -> None:
         """As nerfstudio's; errors a user can mend end in one line."""
+        self.seconds = 0.0
+        self._running_since: float | None = None
         with exit_on_peak_error():
+            limit = self.config.max_seconds
+            if limit is not None and not 0 < limit < math.inf:
+                raise PeakError(f"--max-seconds {limit}: give a number of seconds above 0")
+            if limit is not None:
+                self.config.max_num_iterations = NO_END
             super().setup(test_mode)
+
+    def progress(self, step: int) -> float:
+        """The finished share of the run, from 0 to 1: of its steps or, with `max_seconds`, of its time."""
+        if self.config.max_seconds is not None:
+            return min(1.0, self.elapsed() / self.config.max_seconds)
+        return min(1.0, step / max(1, self.config.max_num_iterations + self._start_step))
+
+    def elapsed(self) -> float:
+        """Seconds of training so far, without evaluations and checkpoints."""
+        running = 0.0 if self._running_since is None else time.perf_counter() - self._running_since
+        return self.seconds + running
+
+    @contextmanager
+    def clock_stopped(self) -> Iterator[None]:
+        """What is done within does not count as training."""
+        self.seconds, running, self._running_since = self.elapsed(), self._running_since is not None, None
+        try:
+            yield
+        finally:
+            self._running_since = time.perf_counter() if running else None
 
     def setup_optimizers(self) -> Optimizers:
         """Schedules without a length of their own get that of the run."""
@@ -53,7 +90,13 @@ class PeakTrainer(Trainer):
             schedule = group["scheduler"]
             if isinstance(schedule, ExponentialScheduleConfig) and schedule.max_steps is None:
                 schedule.max_steps = self.config.max_num_iterations
-        return super().setup_optimizers()
+        optimizers = super().setup_optimizers()
+        if self.config.max_seconds is not None:
+            for name, scheduler in optimizers.schedulers.items():
+                schedule = self.config.optimizers[name]["scheduler"]
+                if isinstance(schedule, ExponentialScheduleConfig):
+                    scheduler.lr_lambdas = [multiplier(schedule, self.progress)] * len(scheduler.lr_lambdas)
+        return optimizers
 
     def _load_checkpoint(self) -> None:
         """Resume to the end of the run: nerfstudio would train max_num_iterations *more* steps."""
@@ -69,6 +112,9 @@ class PeakTrainer(Trainer):
                 raise PeakError(
                     f"{checkpoint}: cannot be loaded ({reason}); is it of this method and these settings?"
                 ) from None
+            if self.config.max_seconds is not None:
+                self._resume_clock(checkpoint, self.config.max_seconds)
+                return
             total = self.config.max_num_iterations
             if self._start_step >= total:
                 raise PeakError(
@@ -78,6 +124,13 @@ class PeakTrainer(Trainer):
             self.config.max_num_iterations = total - self._start_step
         else:
             super()._load_checkpoint()
+
+    def _resume_clock(self, checkpoint: Path, limit: float) -> None:
+        self.seconds = float(torch.load(checkpoint, map_location="cpu", mmap=True).get("seconds", 0.0))
+        if self.seconds >= limit:
+            raise PeakError(
+                f"{checkpoint}: has had all of its {limit:g} seconds; ask for more with --max-seconds {2 * limit:g}"
+            )
 
     def train(self) -> None:
         """Train; Ctrl-C saves what there is before it goes."""
@@ -93,10 +146,14 @@ class PeakTrainer(Trainer):
                     markup=False, highlight=False, soft_wrap=True,
                 )  # fmt: skip
                 raise SystemExit(130) from None
+            finally:
+                self.seconds, self._running_since = self.elapsed(), None
 
     def train_iteration(self, step: int) -> Any:
         """One step. A loss that is not a number stops the run before it is saved over a good checkpoint."""
         loss, loss_dict, metrics_dict = super().train_iteration(step)
+        if self._running_since is None:  # the first step has waited for numba's compiler, which is no training
+            self._running_since = time.perf_counter()
         if not math.isfinite(float(loss.detach())):
             parts = ", ".join(f"{name} {float(value.detach()):g}" for name, value in loss_dict.items())
             raise PeakError(
@@ -104,7 +161,16 @@ class PeakTrainer(Trainer):
                 f" {self.checkpoint_dir}; lower the learning rates (--optimizers.encoding.optimizer.lr) or look at the"
                 " images"
             )
+        if self.config.max_seconds is not None:
+            self.stop_training = self.elapsed() >= self.config.max_seconds
+            # What nerfstudio's table shows as the end of the run.
+            writer.GLOBAL_BUFFER["max_iter"] = round((step + 1) / max(self.progress(step), 1e-3))
         return loss, loss_dict, metrics_dict
+
+    def eval_iteration(self, step: int) -> None:
+        """As nerfstudio's, off the clock."""
+        with self.clock_stopped():
+            super().eval_iteration(step)
 
     @check_main_thread
     def save_checkpoint(self, step: int) -> None:
@@ -112,10 +178,15 @@ class PeakTrainer(Trainer):
 
         Raises: PeakError when it cannot be written; earlier checkpoints stay as they are.
         """
+        with self.clock_stopped():
+            self._save_checkpoint(step)
+
+    def _save_checkpoint(self, step: int) -> None:
         path = self.checkpoint_dir / f"step-{step:09d}.ckpt"
         pipeline: Any = self.pipeline
         state = {
             "step": step,
+            "seconds": self.seconds,
             "pipeline": getattr(pipeline, "module", pipeline).state_dict(),
             "optimizers": {name: o.state_dict() for name, o in self.optimizers.optimizers.items()},
             "schedulers": {name: s.state_dict() for name, s in self.optimizers.schedulers.items()},

@@ -58,5 +58,5 @@ def test_a_cell_without_images_has_its_options_as_they_are(data_root: Path) -> N
 
 
 def test_a_root_that_is_no_folder_is_refused(data_root: Path) -> None:
-    with pytest.raises(PeakError, match="no such folder; give the one that holds images/ and masks/"):
+    with pytest.raises(PeakError, match="no such folder; give the one that holds images/, masks/ or nerf_synthetic/"):
         DataRoot(data_root / "images" / "lena.png")

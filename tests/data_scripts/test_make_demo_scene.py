@@ -198,3 +198,18 @@ def test_intersection_and_shading_of_a_lone_square():
     np.testing.assert_array_equal(hit, [True, False])
     np.testing.assert_allclose(rgb[0], light.KEY_COLOUR + light.FILL_COLOUR * fill + light.SKY_COLOUR, rtol=1e-6)
     assert not rgb[1].any()
+
+
+def test_photos_are_a_capture_with_a_lens(tmp_path: Path) -> None:
+    """The folder reads as one of ns-process-data's, and the lens in its JSON is the one that drew the pictures."""
+    photos = sys.modules["demo_scene.photos"]
+    settings = script.Settings(
+        tmp_path / "photos", size=16, train_views=2, test_views=1, supersample=1, workers=1, photos=True
+    )
+    assert script.make_scene(settings)
+    written = json.loads((tmp_path / "photos" / "transforms.json").read_text())
+    assert (written["w"], written["h"], len(written["frames"])) == (16, 12, 3)
+    with Image.open(tmp_path / "photos" / "images" / "frame_00003.png") as image:
+        assert (image.mode, image.size) == ("RGB", (16, 12))
+    x, y = np.meshgrid(np.linspace(-0.5, 0.5, 7), np.linspace(-0.4, 0.4, 5))
+    np.testing.assert_allclose(photos.distort(*photos.undistort(x, y)), (x, y), atol=1e-12)

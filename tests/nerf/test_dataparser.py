@@ -102,7 +102,7 @@ def test_capture_as_nerfstudio_reads_it(tmp_path: Path, split: str, options: dic
 
 def test_instant_ngp_box_as_nerfstudio_reads_it(tmp_path: Path):
     data = write_nerfstudio_scene(tmp_path, aabb_scale=4, fl_x=None, fl_y=None, camera_angle_x=CAMERA_ANGLE_X)
-    ours = parse(data)
+    ours = parse(data, space="box")
     theirs = InstantNGPDataParserConfig(data=data, eval_mode="interval").setup().get_dataparser_outputs(split="train")
     # They shrink the scene by 0.3333; box and cameras must keep their proportion.
     torch.testing.assert_close(ours.scene_box.aabb * 0.3333, theirs.scene_box.aabb, rtol=1e-3, atol=0)
@@ -110,7 +110,8 @@ def test_instant_ngp_box_as_nerfstudio_reads_it(tmp_path: Path):
     torch.testing.assert_close(a[:, :, 3] * 0.3333, b[:, :, 3])
     torch.testing.assert_close(a[:, :, :3], b[:, :, :3])
     torch.testing.assert_close(ours.cameras.fx, theirs.cameras.fx)
-    torch.testing.assert_close(parse(data, scene_scale=0.5).scene_box.aabb, ours.scene_box.aabb / 2)
+    half = parse(data, scene_scale=0.5, space="box")
+    torch.testing.assert_close(half.scene_box.aabb, ours.scene_box.aabb / 2)
 
 
 # --- which views
@@ -248,7 +249,7 @@ def test_json_path_of_any_name_as_data(capture: Path):
 def test_dataset_yields_the_channels_of_the_file(tmp_path: Path, alpha: bool, background: str):
     outputs = parse(write_blender_scene(tmp_path, alpha=alpha), background=background)
     assert outputs.alpha_color is None
-    assert outputs.metadata == {"background": background, "kind": "blender", "has_alpha": alpha}
+    assert outputs.metadata == {"background": background, "kind": "blender", "has_alpha": alpha, "unbounded": False}
     image = InputDataset(outputs)[0]["image"]
     assert image.shape == (16, 16, 4 if alpha else 3)
     torch.testing.assert_close(image, torch.from_numpy(np.array(Image.open(outputs.image_filenames[0])) / 255).float())

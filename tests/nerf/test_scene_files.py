@@ -88,7 +88,7 @@ BLENDER_FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "missing images": (
         lambda d: [(d / "train" / f"r_{i}.png").unlink() for i in (2, 4)],
-        r"train/r_2.png: image is missing \(2 of 6 that transforms_train.json names\); restore",
+        r"train/r_2.png: image is missing \(2 of 6 that transforms_train.json names; also r_\d.png\); restore",
     ),
     "truncated image": (lambda d: truncate(d / "train" / "r_1.png"), r"r_1.png: image is broken or truncated .*; copy"),
     "no image": (lambda d: (d / "train" / "r_1.png").write_text("hello"), r"r_1.png: image is broken or truncated"),

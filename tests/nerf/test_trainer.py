@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import pytest
@@ -180,3 +181,38 @@ def test_broken_and_foreign_checkpoints(tmp_path, capsys) -> None:
     with pytest.raises(SystemExit):
         start(cut)
     assert str(path) in capsys.readouterr().err
+
+
+def test_the_clock_ends_a_run_and_drives_its_schedules(tmp_path, capsys) -> None:
+    """Two seconds by the clock, whatever the number of steps; a resumed run has what is left of them."""
+    config = tiny_config(tmp_path)
+    config.max_seconds = 2.0
+    trainer = train(config)
+    assert 2.0 <= trainer.elapsed() < 3.0
+    assert trainer.progress(7) == 1.0
+    assert trainer.pipeline.model.progress > 0.9
+    rates = [o.param_groups[0]["lr"] for o in trainer.optimizers.optimizers.values()]
+    starts = [config.optimizers[name]["optimizer"].lr for name in trainer.optimizers.optimizers]
+    assert rates == pytest.approx([0.03 * rate for rate in starts], rel=0.2)
+    saved = latest_checkpoint(config.get_checkpoint_dir())
+    assert torch.load(saved, weights_only=True)["seconds"] == pytest.approx(trainer.elapsed(), abs=0.1)
+    again = tiny_config(tmp_path)
+    again.max_seconds, again.load_checkpoint = 3.0, saved
+    resumed = start(again)
+    assert resumed.elapsed() == pytest.approx(trainer.elapsed(), abs=0.1)
+    over = tiny_config(tmp_path)
+    over.max_seconds, over.load_checkpoint = 1.0, saved
+    with pytest.raises(SystemExit):
+        start(over)
+    assert "has had all of its 1 seconds; ask for more with --max-seconds 2" in capsys.readouterr().err
+
+
+def test_evaluations_are_off_the_clock(tmp_path) -> None:
+    trainer = start(tiny_config(tmp_path))
+    trainer.train_iteration(0)
+    with trainer.clock_stopped():
+        before = trainer.elapsed()
+        time.sleep(0.05)
+        assert trainer.elapsed() == before
+    time.sleep(0.01)
+    assert before < trainer.elapsed() < before + 0.05

@@ -1,0 +1,136 @@
+"""PEAK in nerfstudio's own nerfacto: offline, on the CPU, with gradients everywhere they belong, and reloaded."""
+
+import json
+import math
+
+import pytest
+import torch
+from nerfacto_runs import nerfacto_config
+from nerfstudio.field_components.mlp import MLPWithHashEncoding
+from nerfstudio.models.nerfacto import NerfactoModel
+from nerfstudio.utils.eval_utils import eval_setup
+from runs import start, train
+from scene_factory import write_blender_scene, write_nerfstudio_scene
+from torch import nn
+
+from peak_nerf.nerf import mixin, registration
+from peak_nerf.nerf.mixin import FastHashEncoding, MissingMetric, add_polynomial, replace_hash_encodings
+from peak_nerf.nerf.trainer import latest_checkpoint
+
+
+@pytest.fixture
+def blender(tmp_path):
+    return write_blender_scene(tmp_path / "ball", n_train=6, n_val=1, n_test=2, size=16)
+
+
+def test_twenty_steps_then_the_same_field_from_its_checkpoint(blender, tmp_path) -> None:
+    config = nerfacto_config(blender, tmp_path / "out", steps=20)
+    trainer = train(config)
+    model = trainer.pipeline.model
+    assert isinstance(model, NerfactoModel)
+    assert isinstance(model.lpips, MissingMetric)  # built without a network
+    assert torch.load(latest_checkpoint(config.get_checkpoint_dir()), weights_only=True)["step"] == 19
+    metrics = trainer.pipeline.get_average_eval_image_metrics()
+    assert {"psnr", "ssim"} <= set(metrics)
+    assert "lpips" not in metrics
+    json.dumps(metrics, allow_nan=False)
+    _, pipeline, _, step = eval_setup(config.get_base_dir() / "config.yml")
+    assert step == 19
+    camera = pipeline.datamanager.eval_dataset.cameras[:1]
+    pictures = [p.eval().model.get_outputs_for_camera(camera)["rgb"] for p in (trainer.pipeline, pipeline)]
+    assert torch.equal(*pictures)
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter, dict(pipeline.model.named_parameters())[name]), name
+
+
+def test_the_loss_has_kar_and_its_gradient_reaches_g_and_the_polynomial(blender, tmp_path) -> None:
+    trainer = start(nerfacto_config(blender, tmp_path / "out"))
+    model = trainer.pipeline.model
+    model.progress = 1.0
+    _, losses, metrics = trainer.pipeline.get_train_loss_dict(0)
+    assert losses["kar"] > 0
+    assert (metrics["a_0"], metrics["a_1"]) == (pytest.approx(1.0), pytest.approx(1.0))
+    losses["kar"].backward()
+    for parameters in (model.kar.parameters(), model.polynomials[0].parameters(), model.field.mlp_base.parameters()):
+        assert all(p.grad is not None and bool(p.grad.abs().sum() > 0) for p in parameters)
+    groups = model.get_param_groups()
+    assert set(groups["kar"]) == set(model.kar.parameters())
+    assert model.polynomials[0].raw_coefficients in set(groups["fields"])
+    left = {name for name, p in model.named_parameters() if not any(p is q for group in groups.values() for q in group)}
+    assert left == {"device_indicator_param"}  # nerfstudio's own, empty
+
+
+def test_kar_is_the_weighted_mean_residual(blender, tmp_path) -> None:
+    """Against the definition, with g and f evaluated point by point."""
+    trainer = start(nerfacto_config(blender, tmp_path / "out", kar_weight=0.5, kar_warmup=0.0, kar_queries=5))
+    model = trainer.pipeline.model
+    rays, _ = trainer.pipeline.datamanager.next_train(0)
+    outputs = model(rays)
+    seen = []
+    plain = model.kar_values
+    model.kar_values = lambda samples: seen.append((samples, plain(samples))) or seen[-1][1]
+    loss = model.kar_loss(outputs)
+    ((samples, f),) = seen
+    x = samples.frustums.get_positions()
+    g = model.kar.similarity_features(model.kar_coordinates(x))
+    norms = []
+    for i in range(5):
+        anchors = slice(5 + 8 * i, 13 + 8 * i)
+        attention = torch.softmax(g[anchors] @ g[i], 0)
+        norms.append((f[i] - attention @ f[anchors]).norm())
+        reach = (x[anchors] - x[i]).abs().max()
+        assert 0 < reach <= 0.015 * 1.5 + 1e-6  # the Blender box's half side is 1.5
+        assert torch.equal(samples.frustums.directions[anchors], samples.frustums.directions[[i] * 8])
+    assert loss.item() == pytest.approx(0.5 * torch.stack(norms).mean().item(), rel=1e-4)
+
+
+def test_without_kar_and_polynomial_it_is_nerfacto(blender, tmp_path) -> None:
+    trainer = start(nerfacto_config(blender, tmp_path / "out", kar_weight=0.0, polynomial_degree=None))
+    _, losses, _ = trainer.pipeline.get_train_loss_dict(0)
+    assert "kar" not in losses
+    assert "kar" not in trainer.pipeline.model.get_param_groups()
+    assert trainer.pipeline.model.polynomials == []
+
+
+def test_a_capture_is_contracted_and_g_sees_contracted_space(tmp_path) -> None:
+    scene = write_nerfstudio_scene(tmp_path / "capture", n=9, size=16)
+    trainer = start(nerfacto_config(scene, tmp_path / "out"))
+    model = trainer.pipeline.model
+    assert model.field.spatial_distortion is not None
+    _, losses, _ = trainer.pipeline.get_train_loss_dict(0)
+    assert math.isfinite(float(sum(losses.values())))
+    far = torch.tensor([[0.5, 0.0, 0.0], [1000.0, 0.0, 0.0]])
+    assert model.kar_coordinates(far)[:, 0].tolist() == pytest.approx([0.25, 0.9995])
+    assert model._reach(far)[:, 0].tolist() == pytest.approx([0.03, 30.0])
+
+
+def test_the_polynomial_stands_beside_the_grid() -> None:
+    network = MLPWithHashEncoding(num_levels=2, max_res=32, log2_hashmap_size=10, layer_width=8, out_dim=3)
+    polynomial = add_polynomial(network, 2)
+    grid, mlp = network.model[0].encoding, network.model[1]
+    x = torch.rand(7, 3)
+    expected = mlp(torch.cat((grid(x), polynomial(2 * x - 1)), -1))
+    assert torch.equal(network(x), expected)
+    assert mlp.in_dim == 4 + 10
+
+
+def test_our_grid_stands_in_for_nerfstudios() -> None:
+    """Also where an encoding has two names, as in nerfstudio's density field."""
+    network = MLPWithHashEncoding(num_levels=2, max_res=32, log2_hashmap_size=10, layer_width=8, out_dim=3)
+    holder = nn.Module()
+    holder.alias, holder.network = network.model[0], network
+    replace_hash_encodings(holder, "cpu")
+    assert isinstance(holder.alias, FastHashEncoding)
+    assert holder.alias is network.model[0]
+    assert network(torch.rand(2, 5, 3)).shape == (2, 5, 3)
+
+
+def test_a_field_without_a_hashed_network_is_one_line(blender, tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(mixin, "MLPWithHashEncoding", int)
+    with pytest.raises(SystemExit):
+        start(nerfacto_config(blender, tmp_path / "out"))
+    assert "override hashed_networks" in capsys.readouterr().err
+
+
+def test_the_method_is_registered() -> None:
+    assert registration.peak_nerfacto.config.method_name == "peak-nerfacto"
