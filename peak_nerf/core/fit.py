@@ -31,8 +31,8 @@ from peak_nerf.errors import PeakError
 # Fractions of the run: where phase 2 starts, and how long phase 1 waits for a better score.
 FINISH = 0.8
 PATIENCE = 0.3
-# In dB. Some hundred held-out measurements cannot tell less apart, and what is far from any measurement, as the middle of
-# a large hole, is still getting better when they are as good as they will be.
+# In dB. Some hundred held-out measurements cannot tell less apart, and what is far from any measurement, as the middle
+# of a large hole, is still getting better when they are as good as they will be.
 TOLERANCE = 0.1
 # Scores are taken this often in a run; more often at its start, where methods differ most.
 N_CHECKS = 60

@@ -12,7 +12,16 @@ import torch
 from torch import Tensor, nn
 
 from peak_nerf.core import fit as fit_module
-from peak_nerf.core.fit import FINISH, TOLERANCE, FitResult, FitSettings, Progress, check_points, fit, learning_rate_factor
+from peak_nerf.core.fit import (
+    FINISH,
+    TOLERANCE,
+    FitResult,
+    FitSettings,
+    Progress,
+    check_points,
+    fit,
+    learning_rate_factor,
+)
 from peak_nerf.errors import PeakError
 
 
