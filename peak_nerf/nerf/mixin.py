@@ -20,7 +20,6 @@ from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttrib
 from nerfstudio.field_components.encodings import HashEncoding
 from nerfstudio.field_components.field_heads import FieldHeadNames
 from nerfstudio.field_components.mlp import MLP, MLPWithHashEncoding
-from nerfstudio.models.base_model import Model
 from torch import Tensor, nn
 from torch.nn import Parameter
 
@@ -52,7 +51,7 @@ class PeakOptions:
 
 
 if TYPE_CHECKING:
-    _Base = Model
+    from nerfstudio.models.base_model import Model as _Base
 else:
     _Base = object
 

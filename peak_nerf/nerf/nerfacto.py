@@ -1,8 +1,9 @@
 """`peak-nerfacto`: nerfstudio's own model and field with PEAK added by the mixin."""
 
 # No `from __future__ import annotations`: tyro reads this module's dataclass fields as types.
+import copy
 import logging
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -32,19 +33,22 @@ class PeakNerfactoModel(PeakModelMixin, NerfactoModel):
         """As nerfacto's. In a bounded scene: no contraction, no camera optimiser, no appearance, a plain background."""
         metadata: dict[str, Any] = self.kwargs.get("metadata") or {}
         bounded = not metadata.get("unbounded", True)
+        changes: dict[str, Any] = {}
         if torch.device(self.kwargs.get("device", "cpu")).type == "cpu":
-            self.config = replace(self.config, implementation="torch")  # tiny-cuda-nn's warnings say nothing here
+            changes["implementation"] = "torch"  # tiny-cuda-nn's warnings say nothing here
         if bounded:
             background = {"random": "random", "black": "black"}.get(str(metadata.get("background")), "white")
-            self.config = replace(
-                self.config,
-                disable_scene_contraction=True,
-                use_appearance_embedding=False,
-                proposal_initial_sampler="uniform",
-                background_color=background,  # type: ignore[arg-type]
-                camera_optimizer=CameraOptimizerConfig(mode="off"),
-            )
+            changes |= {
+                "disable_scene_contraction": True,
+                "use_appearance_embedding": False,
+                "proposal_initial_sampler": "uniform",
+                "background_color": background,
+                "camera_optimizer": CameraOptimizerConfig(mode="off"),
+            }
             logger.info("peak-nerfacto: the scene fits its box: no contraction, appearance or camera optimiser")
+        self.config = copy.copy(self.config)  # what the user has set stays as it is in config.yml
+        for name, value in changes.items():
+            setattr(self.config, name, value)
         super().populate_modules()
         if bounded:
             self.collider = AABBBoxCollider(self.scene_box, near_plane=self.config.near_plane)

@@ -6,6 +6,7 @@ Symbols:
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,6 +18,8 @@ INWARD = 0.9
 """Share of cameras that must have the focus in their picture for it to be what they look at."""
 MARGIN = 1.05
 """Of a box around what the cameras see."""
+OUTSIDE = 0.5
+"""Half side of a box that cameras stand outside of, as a share of the nearest one's distance; 0.58 would touch it."""
 
 
 @dataclass(frozen=True)
@@ -65,22 +68,24 @@ def choose_space(space: Space, poses: Tensor, half_fov: float, has_alpha: bool, 
     """The space of a capture whose cameras (n, 3 or 4, 4) lie in the cube of `half` around the origin.
 
     Pictures with an alpha channel are of an object: a box around what cameras that look inward see of it. Photos are
-    unbounded: the cameras' own cube, and contracted space beyond.
+    unbounded, with contracted space behind the box: around what the cameras look at, where they do look at one thing,
+    and small enough that they stand outside, so that no ray begins in fog; else the cameras' own cube.
 
     Args:
         space: `auto` for the rule above; `box` and `unbounded` insist.
         half_fov: half the wider angle of view, in radians.
         has_alpha: whether the pictures have an alpha channel.
     """
-    origin = torch.zeros(3)
     unbounded = not has_alpha if space == "auto" else space == "unbounded"
     given = "" if space == "auto" else f" (--space {space})"
-    if unbounded:
-        return SceneSpace(origin, half, True, f"photos without alpha{given}" if not has_alpha else f"as asked{given}")
+    what = "alpha" if has_alpha else "photos without alpha"
     focus = focus_point(poses)
-    if not has_alpha or focus is None or not look_inward(poses, focus, half_fov):
-        why = "the cameras do not look at one point" if has_alpha else "the cube of the cameras"
-        return SceneSpace(origin, half, False, why + given)
-    distance = float((poses[:, :3, 3] - focus).norm(dim=-1).max())
-    reach = MARGIN * distance * float(torch.tan(torch.tensor(half_fov)))
-    return SceneSpace(focus, min(reach, distance), False, f"alpha, and the cameras look at one point{given}")
+    if focus is None or not look_inward(poses, focus, half_fov) or (space == "box" and not has_alpha):
+        why = "the cube of the cameras" if space == "box" else "the cameras do not look at one point"
+        return SceneSpace(torch.zeros(3), half, unbounded, f"{what}, {why}{given}")
+    distance = (poses[:, :3, 3] - focus).norm(dim=-1)
+    if unbounded:
+        half = OUTSIDE * float(distance.min())
+    else:
+        half = min(MARGIN * float(distance.max()) * math.tan(half_fov), float(distance.max()))
+    return SceneSpace(focus, half, unbounded, f"{what}, the cameras look at one point{given}")

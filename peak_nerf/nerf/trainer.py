@@ -60,6 +60,8 @@ class PeakTrainer(Trainer):
             limit = self.config.max_seconds
             if limit is not None and not 0 < limit < math.inf:
                 raise PeakError(f"--max-seconds {limit}: give a number of seconds above 0")
+            if limit is not None and self.world_size > 1:  # clocks differ, and who is ahead would wait for ever
+                raise PeakError("--max-seconds: is for one process; with several GPUs give --max-num-iterations")
             if limit is not None:
                 self.config.max_num_iterations = NO_END
             super().setup(test_mode)

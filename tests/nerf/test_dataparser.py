@@ -90,7 +90,7 @@ def test_blender_as_nerfstudio_reads_it(blender: Path, split: str):
 )
 def test_capture_as_nerfstudio_reads_it(tmp_path: Path, split: str, options: dict, values: dict):
     data = write_nerfstudio_scene(tmp_path, **values)
-    ours = parse(data, split, **options)
+    ours = parse(data, split, space="box", **options)
     config = NerfstudioDataParserConfig(data=data, eval_mode="interval", downscale_factor=1, **options)
     theirs = config.setup().get_dataparser_outputs(split=split)
     assert_same_cameras(ours.cameras, theirs.cameras)

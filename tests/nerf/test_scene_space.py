@@ -38,21 +38,35 @@ def test_an_object_with_alpha_gets_the_box_that_cameras_see() -> None:
     space = choose_space("auto", ring(), math.atan(0.25), True, 4.0)
     assert not space.unbounded
     assert space.half == pytest.approx(1.05 * 4 * 0.25)
-    assert "alpha, and the cameras look at one point" in space.line()
+    assert "alpha, the cameras look at one point" in space.line()
 
 
 @pytest.mark.parametrize(
-    ("space", "has_alpha", "unbounded", "said"),
+    ("space", "has_alpha", "unbounded", "half", "said"),
     [
-        ("auto", False, True, "unbounded scene, contracted beyond its box of +-4 around (0, 0, 0): photos without"),
-        ("box", False, False, "bounded scene in a box of +-4 around (0, 0, 0): the cube of the cameras (--space box)"),
-        ("unbounded", True, True, "as asked"),
+        ("auto", False, True, 2.0, "unbounded scene, contracted beyond its box of +-2 around (0, 0, 0): photos with"),
+        ("box", False, False, 4.0, "bounded scene in a box of +-4 around (0, 0, 0): photos without alpha, the cube of"),
+        ("unbounded", True, True, 2.0, "alpha, the cameras look at one point (--space unbounded)"),
     ],
 )
-def test_photos_are_unbounded_unless_told(space, has_alpha: bool, unbounded: bool, said: str) -> None:
+def test_photos_are_unbounded_unless_told(space, has_alpha: bool, unbounded: bool, half: float, said: str) -> None:
     chosen = choose_space(space, ring(), 0.3, has_alpha, 4.0)
-    assert (chosen.unbounded, chosen.half) == (unbounded, 4.0)
+    assert (chosen.unbounded, chosen.half) == (unbounded, pytest.approx(half))
     assert said in chosen.line()
+
+
+def test_cameras_that_look_at_one_thing_stand_outside_its_box() -> None:
+    """Whatever their direction: the corners of the cube are nearer than the nearest camera."""
+    chosen = choose_space("auto", ring(), 0.3, False, 4.0)
+    assert chosen.half * math.sqrt(3) < 4.0
+
+
+def test_cameras_that_look_about_keep_their_cube() -> None:
+    poses = ring()
+    poses[:, :3, 2] *= -1
+    chosen = choose_space("auto", poses, 0.3, False, 4.0)
+    assert (chosen.unbounded, chosen.half) == (True, 4.0)
+    assert "do not look at one point" in chosen.line()
 
 
 def test_the_parser_says_what_it_chose_in_one_line(tmp_path: Path, capsys, monkeypatch) -> None:
@@ -60,12 +74,10 @@ def test_the_parser_says_what_it_chose_in_one_line(tmp_path: Path, capsys, monke
     photos = PeakDataParserConfig(data=write_nerfstudio_scene(tmp_path / "photos"))
     outputs = photos.setup().get_dataparser_outputs("train")
     assert outputs.metadata["unbounded"]
-    assert outputs.scene_box.aabb.tolist() == [[-1.0] * 3, [1.0] * 3]
     lines = [line for line in capsys.readouterr().out.splitlines() if "box of" in line]
-    assert lines == [
-        "peak-data: unbounded scene, contracted beyond its box of +-1 around (0, 0, 0): photos without alpha; --space"
-        " and --scene-scale change it"
-    ]
+    assert len(lines) == 1
+    assert lines[0].startswith("peak-data: unbounded scene, contracted beyond its box of +-0.5")
+    assert lines[0].endswith("one point; --space and --scene-scale change it")
     cut_out = PeakDataParserConfig(data=write_nerfstudio_scene(tmp_path / "object", alpha=True))
     train, test = (cut_out.setup().get_dataparser_outputs(split) for split in ("train", "test"))
     assert not train.metadata["unbounded"]
