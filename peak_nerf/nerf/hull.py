@@ -1,7 +1,8 @@
 """Where matter can be at all, judged by cameras and silhouettes before training.
 
-A cell that no training camera sees can never be learned, only imagined; and what a camera sees through a transparent
-pixel of its image is empty (the visual hull, Laurentini 1994).
+A cell that no training camera sees can never be learned, only imagined; what a camera sees through a transparent pixel
+of its image is empty (the visual hull, Laurentini 1994); and where an image shows the scene whole, with transparent
+pixels all around it, nothing lies beside the image either.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ def possible_cells(
     """Cells of the box centre +- half_extent that some camera sees, and that none sees to be empty.
 
     Conservative: a cell is carved only when a window around its centre's pixel, at least as large as its own image,
-    is transparent throughout, and never by a camera that is near.
+    is transparent throughout, and never by a camera that is near. A cell wholly beside an image is carved when the
+    silhouette keeps clear of the image's border: with few views, that is where floaters gather.
 
     Args:
         cameras: pinhole cameras without distortion, N of them.
@@ -62,8 +64,15 @@ def possible_cells(
         mask = silhouettes[i].to(x.device, torch.float32)[None, None]
         mask = F.max_pool2d(mask, (2 * window + 1, 1), 1, (window, 0))
         mask = F.max_pool2d(mask, (1, 2 * window + 1), 1, (0, window))[0, 0]
+        if not bool(mask_border(silhouettes[i]).any()):
+            empty |= ~in_image & (depth > nearest)
         asked = (u >= window) & (u < width - window) & (v >= window) & (v < height - window) & (depth > nearest)
         rows, columns = v[asked].long(), u[asked].long()
         empty[asked] |= mask[rows, columns] == 0
     possible = (seen & ~empty).reshape(1, 1, n, n, n).float()
     return F.interpolate(possible, size=(resolution,) * 3, mode="nearest")[0, 0] > 0
+
+
+def mask_border(mask: Bool[Tensor, "h w"]) -> Bool[Tensor, " n"]:
+    """The outermost pixels of a mask."""
+    return torch.cat((mask[0], mask[-1], mask[:, 0], mask[:, -1]))

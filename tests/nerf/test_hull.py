@@ -65,3 +65,22 @@ def test_a_ball_survives_its_hull(tmp_path) -> None:
 def test_nothing_is_carved_unless_alpha_is_used(tmp_path, options: dict) -> None:
     model = start(tiny_config(tmp_path, **options)).pipeline.model
     assert model.occupancy.visible.float().mean() > 0.9
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_nothing_lies_beside_an_image_that_shows_the_scene_whole(whole: bool) -> None:
+    """The frustum ends at |y| = (4 - x) / 8 inside the box; a silhouette that is cut off says nothing about beyond."""
+    silhouette = torch.zeros(100, 100, dtype=torch.bool)
+    silhouette[30:70, (30 if whole else 0) : 70] = True
+    possible = possible_cells(camera_on_x(4.0, focal=400.0), [silhouette], torch.zeros(3), 1.0, 64)
+    x, y, z = centres(64).unbind(-1)
+    beside = (y < 0) & (y.abs() > (4 - x) / 8 + 0.1) & (z.abs() < 0.15)
+    in_front = (y.abs() < 0.1) & (z.abs() < 0.1)
+    assert possible[in_front].all()
+    # Unseen cells are carved anyhow: only a second camera that sees them makes the difference.
+    poses = torch.cat([camera_on_x(4.0).camera_to_worlds, camera_on_x(6.0).camera_to_worlds])
+    focal = torch.tensor([[400.0], [100.0]])
+    cameras = Cameras(poses, fx=focal, fy=focal, cx=50.0, cy=50.0, width=100, height=100)
+    everywhere = torch.ones(100, 100, dtype=torch.bool)
+    possible = possible_cells(cameras, [silhouette, everywhere], torch.zeros(3), 1.0, 64)
+    assert possible[beside].any() != whole
