@@ -185,6 +185,12 @@ class HashGridEncoding(nn.Module):
             return cast(Tensor, _NumbaLookup.apply(x, self.table, self._grid))
         return self._torch_forward(x)
 
+    @property
+    def dense_levels(self) -> list[tuple[int, int]]:
+        """(first row, cells per side N) of each level stored densely: vertex v is row first + sum_i v_i (N + 1)^i."""
+        first, resolutions, _, dense, _ = self._grid
+        return [(int(first[level]), int(resolutions[level])) for level in range(self.n_levels) if dense[level]]
+
     def corners(self, x: Float[Tensor, "n d"]) -> tuple[Int[Tensor, "n l k"], Float[Tensor, "n l k"]]:
         """Table row and weight of each of the 2^d corners around x in [low, high]^d, per level.
 

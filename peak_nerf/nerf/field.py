@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from peak_nerf.core.backbones import ReluMLP
 from peak_nerf.core.field import FieldConfig, PeakField
+from peak_nerf.core.hash_grid import HashGridEncoding
+from peak_nerf.nerf.regularizers import level_mask
 
 
 def multiplies_bfloat16(device: torch.device | str) -> bool:
@@ -49,12 +51,13 @@ class PeakRadianceField(nn.Module):
         self.base = PeakField(3, 1 + n_geometry, config, device=device)
         self.density_bias = density_bias
         self.in_bfloat16 = bfloat16
+        self.feature_mask: Tensor | None = None
         self.direction_encoding = SHEncoding(levels=sh_levels, implementation="torch")
         self.colour_network = ReluMLP(n_geometry + sh_levels**2, 3, colour_hidden_dim, colour_n_hidden, bias=False)
 
     def density(self, x: Float[Tensor, "n 3"]) -> tuple[Float[Tensor, " n"], Float[Tensor, "n geometry"]]:
         """Density and the features that the colour needs."""
-        h = self._network(self.base.backbone, self.base.encoding(x))
+        h = self._network(self.base.backbone, self._features(x))
         # Beyond e^12 a step is opaque anyhow, and the exponential must not overflow.
         return torch.exp((h[:, 0] + self.density_bias).clamp(max=12.0)), h[:, 1:]
 
@@ -68,6 +71,24 @@ class PeakRadianceField(nn.Module):
         harmonics = self.direction_encoding(directions)
         harmonics = harmonics if ray is None else harmonics[ray]
         return torch.sigmoid(self._network(self.colour_network, torch.cat((geometry, harmonics), -1)))
+
+    def open_levels(self, progress: float) -> None:
+        """Let the grid's levels in from coarse to fine, see `level_mask`; at progress 1 all are open."""
+        grid = self.grid
+        mask = level_mask(grid.n_levels, grid.n_features, progress)
+        ones = torch.ones(self.base.encoding.out_dim - len(mask))
+        self.feature_mask = None if progress >= 1 else torch.cat((mask, ones))
+
+    @property
+    def grid(self) -> HashGridEncoding:
+        """The hash grid among the encodings, the first of them."""
+        grid = self.base.encoding.encodings[0]
+        assert isinstance(grid, HashGridEncoding)
+        return grid
+
+    def _features(self, x: Tensor) -> Tensor:
+        features = self.base.encoding(x)
+        return features if self.feature_mask is None else features * self.feature_mask.to(features)
 
     def _network(self, network: nn.Module, features: Tensor) -> Tensor:
         """The network's output in float32, whatever it is worked out in."""

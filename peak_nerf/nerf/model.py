@@ -1,5 +1,6 @@
 """The nerfstudio model: what nerfstudio asks of a method, answered with our field, renderer, occupancy grid and KAR."""
 
+import math
 from typing import Any
 
 import torch
@@ -20,11 +21,18 @@ from peak_nerf.nerf.hull import possible_cells
 from peak_nerf.nerf.kar_on_rays import KarOnRays
 from peak_nerf.nerf.metrics import ImageMetrics
 from peak_nerf.nerf.model_config import PeakModelConfig
+from peak_nerf.nerf.regularizers import comparator_losses
 from peak_nerf.nerf.renderer import VolumeRenderer
-from peak_nerf.nerf.sampler import OccupancyGrid
+from peak_nerf.nerf.sampler import OccupancyGrid, box_intersection
 
 MIN_RAYS, MAX_RAYS = 256, 1 << 16
 """Bounds of the number of rays of a training step."""
+
+WEIGHTS = (
+    "kar_weight", "distortion_weight", "tv_weight", "occlusion_weight", "occlusion_reach", "entropy_weight",
+    "level_annealing",
+)  # fmt: skip
+"""Options that are at least 0."""
 
 
 class PeakModel(Model):
@@ -36,8 +44,7 @@ class PeakModel(Model):
         """Field, occupancy grid, KAR."""
         super().populate_modules()
         c = self.config
-        if c.kar_weight < 0:
-            raise PeakError(f"--pipeline.model.kar-weight {c.kar_weight}: give 0 (plain baseline) or a positive weight")
+        _check_weights(c)
         device = self.kwargs.get("device", "cpu")
         grid = HashGridConfig(c.n_levels, c.n_features, c.log2_table_size, c.base_resolution, c.finest_resolution)
         field_config = FieldConfig(
@@ -110,7 +117,10 @@ class PeakModel(Model):
         foreground, accumulation, density = self.renderer.composite(samples, directions)
         self.n_samples = len(samples)
         self.occupancy.observe(self.occupancy.cells(samples.x), density.detach())
-        return {"foreground": foreground, "accumulation": accumulation, "samples": samples, "directions": directions}
+        return {
+            "foreground": foreground, "accumulation": accumulation, "density": density, "samples": samples,
+            "origins": origins, "directions": directions,
+        }  # fmt: skip
 
     def _render(self, origins: Tensor, directions: Tensor) -> dict[str, Tensor]:
         outputs = self.renderer.render(origins, directions)
@@ -139,13 +149,17 @@ class PeakModel(Model):
     def get_loss_dict(
         self, outputs: dict[str, Any], batch: dict[str, Any], metrics_dict: dict[str, Any] | None = None
     ) -> dict[str, Tensor]:
-        """`rgb`: colour loss; `kar`: the weighted Kernel Alignment Regularizer."""
+        """`rgb`: colour loss; `kar`: the weighted Kernel Alignment Regularizer; and the comparators that are on."""
         predicted, target = self._colours(outputs, batch)
         if self.config.loss == "huber":
             losses = {"rgb": F.smooth_l1_loss(predicted, target, beta=0.1)}
         else:
             losses = {"rgb": F.mse_loss(predicted, target)}
-        if self.kar_on_rays is not None and self.training:
+        if not self.training:
+            return losses
+        t_enter, _ = box_intersection(outputs["origins"], outputs["directions"], self.renderer.near)
+        losses |= comparator_losses(self.config, self.field.grid, outputs["samples"], outputs["density"], t_enter)
+        if self.kar_on_rays is not None:
             unseen = self._normalised(batch["unseen"]) if "unseen" in batch else None
             kar = self.kar_on_rays.loss(outputs["samples"], outputs["directions"], unseen, self.progress)
             if kar is not None:
@@ -235,6 +249,8 @@ class PeakModel(Model):
 
         def before(step: int) -> None:
             self.progress = step / max(1, total)
+            if self.config.level_annealing > 0:
+                self.field.open_levels(self.progress / self.config.level_annealing)
             remaining = max(0.0, 1 - step / max(1, self.config.coarse_steps))
             self.renderer.dt = self.renderer.final_dt * (1 + 3 * remaining)
 
@@ -258,3 +274,11 @@ class PeakModel(Model):
         density, _ = self.field.density(self.occupancy.points_in(cells))
         self.occupancy.observe(cells, density)
         self.occupancy.refresh(self.renderer.dt)
+
+
+def _check_weights(config: PeakModelConfig) -> None:
+    for name in WEIGHTS:
+        weight = getattr(config, name)
+        if not 0 <= weight < math.inf:
+            option = name.replace("_", "-")
+            raise PeakError(f"--pipeline.model.{option} {weight}: give 0 (which leaves it out) or a positive number")

@@ -43,6 +43,19 @@ class PeakModelConfig(ModelConfig):
     kar_residual_stride: int = 4
     """The output `kar_residual` is computed on every so many pixels in each direction, and enlarged."""
 
+    distortion_weight: float = 0.0
+    """Weight of Mip-NeRF 360's distortion loss, which gathers a ray's weight in one short stretch; 0 leaves it out."""
+    tv_weight: float = 0.0
+    """Weight of total variation on the hash grid's dense levels, as in Plenoxels; 0 leaves it out."""
+    occlusion_weight: float = 0.0
+    """Weight of FreeNeRF's penalty on opacity near the cameras; 0 leaves it out."""
+    occlusion_reach: float = 0.3
+    """How far behind its entry into the scene box (side 2) a ray is kept clear by `occlusion_weight`."""
+    entropy_weight: float = 0.0
+    """Weight of InfoNeRF's entropy of opacity along a ray, low where it hits one thing sharply; 0 leaves it out."""
+    level_annealing: float = 0.0
+    """Share of the training over which the grid's levels open from coarse to fine, after FreeNeRF; 0 opens all."""
+
     n_levels: int = 16
     """Levels of the hash grid."""
     n_features: int = 2
