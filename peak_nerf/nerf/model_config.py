@@ -109,7 +109,7 @@ class PeakModelConfig(ModelConfig):
     """Rays begin no nearer to the camera than this, in world units."""
     train_background: Literal["random", "white", "black"] = "random"
     """What stands behind training rays; random teaches opacity. Evaluation uses the data parser's `background`."""
-    far_samples: int = 16
+    far_samples: int = 8
     """Samples of a ray behind the box of an unbounded scene, in contracted space; 0 paints all on the box's walls."""
     loss: Literal["huber", "mse"] = "huber"
     """Colour loss."""

@@ -36,9 +36,6 @@ def test_twenty_steps_then_the_same_field_from_its_checkpoint(blender, tmp_path)
     json.dumps(metrics, allow_nan=False)
     _, pipeline, _, step = eval_setup(config.get_base_dir() / "config.yml")
     assert step == 19
-    camera = pipeline.datamanager.eval_dataset.cameras[:1]
-    pictures = [p.eval().model.get_outputs_for_camera(camera)["rgb"] for p in (trainer.pipeline, pipeline)]
-    assert torch.equal(*pictures)
     for name, parameter in model.named_parameters():
         assert torch.equal(parameter, dict(pipeline.model.named_parameters())[name]), name
 
