@@ -39,6 +39,11 @@ def connect(address: str) -> Any:
     before = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+    except ray.exceptions.AuthenticationError as error:
+        raise PeakError(
+            f"--address {address}: it wants a token; set RAY_AUTH_MODE and RAY_AUTH_TOKEN_PATH as on its nodes"
+            " (docs/clusters.md)"
+        ) from error
     except (Exception, SystemExit) as error:  # SystemExit is how Ray gives up on a port where it finds no Ray
         reason = "no Ray answers there" if isinstance(error, SystemExit) else " ".join(str(error).split())
         raise PeakError(
