@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
+from typing import Literal
 
 import tyro
 from rich.console import Console
@@ -12,6 +14,8 @@ from rich.console import Console
 from peak_nerf.bench import runner
 from peak_nerf.bench.data_root import DataRoot
 from peak_nerf.bench.display import RichDisplay, clock
+from peak_nerf.bench.engine import Engine
+from peak_nerf.bench.pool import Pool
 from peak_nerf.bench.suite import Cell, Suite
 from peak_nerf.bench.suite_file import parse_selection, read_suite
 from peak_nerf.errors import PeakError
@@ -19,40 +23,91 @@ from peak_nerf.errors import PeakError
 INTERRUPTED = 130
 
 
-def bench(suite: tyro.conf.Positional[Path], out: Path, data_root: Path, jobs: int = 1, only: str | None = None) -> int:
+@dataclass(frozen=True)
+class _Where:
+    """What of the command line is about where cells run."""
+
+    engine: Literal["local", "ray"]
+    jobs: int | None
+    address: str | None
+    ship_data: bool
+    retries: int | None
+
+    def __post_init__(self) -> None:
+        if self.jobs is not None and self.jobs < 1:
+            raise PeakError(f"--jobs {self.jobs}: must be 1 or more")
+        if self.retries is not None and self.retries < 0:
+            raise PeakError(f"--retries {self.retries}: must be 0 or more")
+        given = {"address": self.address is not None, "ship-data": self.ship_data, "retries": self.retries is not None}
+        for option in [option for option, is_given in given.items() if is_given and self.engine == "local"]:
+            raise PeakError(f"--{option}: is for a cluster; add --engine ray, or leave it out")
+
+    def start(self, grid: Suite, to_run: list[runner.Work]) -> Engine[runner.Work]:
+        """The engine, with what it needs to run these; without any, a cluster need not be there."""
+        if self.engine == "local" or not to_run:
+            return Pool(max(min(self.jobs or 1, len(to_run)), 1))
+        from peak_nerf.bench.ray_engine import RETRIES, RayEngine
+
+        return RayEngine(
+            self.address or "auto",
+            grid.resources,
+            jobs=self.jobs,
+            retries=RETRIES if self.retries is None else self.retries,
+            ship_data=self.ship_data,
+            paths=sorted({Path(work.inputs.options[name]) for work in to_run for name in work.inputs.files}),
+        )
+
+
+def bench(
+    suite: tyro.conf.Positional[Path],
+    out: Path,
+    data_root: Path,
+    jobs: int | None = None,
+    only: str | None = None,
+    engine: Literal["local", "ray"] = "local",
+    address: str | None = None,
+    ship_data: bool = False,
+    retries: int | None = None,
+) -> int:
     """Run the cells of a suite file; those that are finished in --out are kept and skipped.
 
-    Exit code 1 when a cell failed, 130 after Ctrl-C. `peak report` makes the tables.
+    Exit code 1 when a cell failed, 130 after Ctrl-C. `peak report` makes the tables. With --engine ray the cells run
+    on a Ray cluster (docs/clusters.md): one Ray task each, on the CPUs and GPUs that the suite's `resources` asks for;
+    results come back to --out here.
 
     Args:
         suite: The suite, such as configs/table1.yaml.
         out: Folder of all runs; the cells go to OUT/SUITE/CELL/.
         data_root: Folder with images/NAME.png, masks/NAME.png where the paper's own are at hand, nerf_synthetic/NAME/.
-        jobs: Cells at a time; they share this machine's cores, so measure time with 1.
+        jobs: Cells at a time. They share this machine's cores, so measure time with 1, which is the default; on a
+            cluster the default is as many as there is room for.
         only: Cells to run, such as image=baboon,method=peak; the same axis twice means either value.
+        engine: Where cells run: local, processes on this machine; ray, a cluster (pip install 'peak_nerf[ray]').
+        address: The cluster, as HOST:PORT of its head; auto, the default, is the one that this machine is part of.
+        ship_data: Send the data through the cluster. Otherwise each node has them, under the same path as here.
+        retries: How often a cell that failed or whose node died is run again on the cluster; 2 by default.
     """
     console = Console(highlight=False, markup=False)
     try:
-        return _bench(suite, out, data_root, jobs, only, console)
+        where = _Where(engine, jobs, address, ship_data, retries)
+        return _bench(suite, out, data_root, where, only, console)
     except KeyboardInterrupt:
         console.print("interrupted before anything was run")
         return INTERRUPTED
 
 
-def _bench(suite: Path, out: Path, data_root: Path, jobs: int, only: str | None, console: Console) -> int:
-    if jobs < 1:
-        raise PeakError(f"--jobs {jobs}: must be 1 or more")
+def _bench(suite: Path, out: Path, data_root: Path, where: _Where, only: str | None, console: Console) -> int:
     grid = read_suite(suite)
     selected = _selection(grid, only)
     folder = out / suite.stem
     with runner.locked(folder):
         todo = runner.plan(grid, folder, DataRoot(data_root), selected)
         _announce(grid, todo, folder, data_root, console)
-        n_workers = max(min(jobs, len(todo.to_run)), 1)
         outcomes: list[runner.Outcome] = []
         try:
-            with RichDisplay(grid, todo, n_workers, console) as display:
-                outcomes = runner.run(grid, todo, folder, n_workers, display)
+            engine = where.start(grid, todo.to_run)
+            with RichDisplay(grid, todo, max(min(engine.n_workers, len(todo.to_run)), 1), console) as display:
+                outcomes = runner.run(grid, todo, folder, engine, display)
         except KeyboardInterrupt:
             done = sum(
                 runner.records.read_record(work.folder, work.inputs.record).status == "finished" for work in todo.to_run

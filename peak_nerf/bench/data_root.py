@@ -34,6 +34,11 @@ class Inputs:
     absent: list[Path] = field(default_factory=list)
     """Files that are not there; with any, the cell is not run."""
 
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Options that name data: those recorded by content."""
+        return tuple(k for k, v in self.options.items() if isinstance(v, str) and v != self.record.get(k))
+
 
 @dataclass
 class DataRoot:

@@ -99,6 +99,11 @@ class RichDisplay:
         note = f"{psnr}step {update.step}, {clock(update.seconds)}"
         self.progress.update(self.lines[cell.id], completed=min(done, total), total=total or None, note=note)
 
+    def retry(self, cell: Cell, problem: str) -> None:
+        """A cell was lost, and the engine runs it again."""
+        self.progress.update(self.lines[cell.id], completed=0, note="again")
+        self.console.print(Text(f"{cell.id}: {problem}", style="yellow"), soft_wrap=True)
+
     def end(self, outcome: Outcome) -> None:
         """A cell has ended."""
         self.n_done += 1

@@ -19,7 +19,7 @@ import numpy as np
 from peak_nerf.bench.nerf_options import METHODS, PRESETS, NerfOptions, model_changes
 from peak_nerf.core.fit import Progress
 from peak_nerf.errors import PeakError
-from peak_nerf.tasks.record import check_folder, peak_memory_gib, plain, versions, write_metrics
+from peak_nerf.tasks.record import check_folder, peak_memory_gib, plain, reset_peak_memory, versions, write_json
 
 N_CHECKS = 10
 """Times in a training that a test view is scored for the history."""
@@ -35,6 +35,7 @@ def run_nerf(options: NerfOptions, out: Path, report: Callable[[Progress], None]
 
     Raises: PeakError on what a user can mend.
     """
+    reset_peak_memory()
     _check(options)
     check_folder(out)
     with contextlib.ExitStack() as stack:
@@ -48,7 +49,7 @@ def run_nerf(options: NerfOptions, out: Path, report: Callable[[Progress], None]
         metrics = _evaluate(options, trainer, watch, out)
     del trainer, watch
     gc.collect()  # trainer and callbacks hold each other: a worker's next cell would begin with this one's memory
-    write_metrics(out, metrics)
+    write_json(out / "metrics.json", metrics)
     return metrics
 
 
@@ -209,5 +210,5 @@ def _evaluate(options: NerfOptions, trainer: Any, watch: _Watch, out: Path) -> d
         "peak_memory_gib": peak_memory_gib(),
         "history_view": names[watch.view],
         "history": [dataclasses.asdict(point) for point in watch.history],
-        "versions": versions("torch", "numpy", "nerfstudio"),
+        "versions": versions("nerfstudio"),
     }

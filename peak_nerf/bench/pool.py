@@ -28,7 +28,7 @@ class _Worker(Generic[T]):
 
 
 class Pool(Generic[T]):
-    """`n_workers` processes that share this machine's cores.
+    """The local engine: `n_workers` processes that share this machine's cores.
 
     Spawned, not forked: torch's and numba's threads do not survive a fork.
     """

@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol
 
 from peak_nerf.bench import records
 from peak_nerf.bench.data_root import DataRoot, Inputs
-from peak_nerf.bench.pool import Pool
+from peak_nerf.bench.engine import Engine
 from peak_nerf.bench.suite import Cell, Suite
 from peak_nerf.bench.suite_file import write_suite
 from peak_nerf.bench.tasks import TASKS
@@ -69,6 +69,9 @@ class Display(Protocol):
     def update(self, cell: Cell, update: Update) -> None:
         """A fit reports."""
 
+    def retry(self, cell: Cell, problem: str) -> None:
+        """A cell was lost, and the engine runs it again."""
+
     def end(self, outcome: Outcome) -> None:
         """A cell has ended."""
 
@@ -93,11 +96,11 @@ def plan(suite: Suite, folder: Path, data_root: DataRoot, selected: Callable[[Ce
     return answer
 
 
-def run(suite: Suite, todo: Plan, folder: Path, n_workers: int, display: Display) -> list[Outcome]:
+def run(suite: Suite, todo: Plan, folder: Path, engine: Engine[Work], display: Display) -> list[Outcome]:
     """Run what is to be run; returns how each cell ended.
 
     KeyboardInterrupt passes through, after the workers have ended and what they had half done is deleted.
-    Raises: PeakError when `folder` cannot be written.
+    Raises: PeakError when `folder` cannot be written, or the engine cannot go on.
     """
     write_suite(suite, folder / SUITE_FILE)
     for cell, absent in todo.absent:
@@ -110,22 +113,24 @@ def run(suite: Suite, todo: Plan, folder: Path, n_workers: int, display: Display
         out = records.start(work.folder, work.cell, work.inputs.record)
         started[work.cell.id] = time.perf_counter()
         display.begin(work.cell)
-        return Job(target, work.inputs.options, str(out))
+        return Job(target, work.inputs.options, str(out), work.inputs.files)
 
     if not todo.to_run:
         return outcomes
-    pool: Pool[Work] = Pool(min(n_workers, len(todo.to_run)))
     try:
-        for work, update in pool.run(todo.to_run, begin, display.tick):
+        for work, update in engine.run(todo.to_run, begin, display.tick):
             if update.kind == "progress":
                 display.update(work.cell, update)
+                continue
+            if update.kind == "retry":
+                display.retry(work.cell, update.problem)
                 continue
             seconds = time.perf_counter() - started.pop(work.cell.id)
             outcome = _conclude(work, update, seconds)
             outcomes.append(outcome)
             display.end(outcome)
     finally:
-        pool.stop()
+        engine.stop()
         for cell_id in started:
             records.discard(folder / cell_id)
     return outcomes

@@ -100,6 +100,21 @@ class Plot(Strict):
     log_x: bool = False
 
 
+def _whole_above_one(gpus: float) -> float:
+    if gpus > 1 and gpus != int(gpus):
+        raise PydanticCustomError("gpus", "{gpus} GPUs: give a fraction of one, or a whole number", {"gpus": gpus})
+    return gpus
+
+
+class Resources(Strict):
+    """What a cell asks of a cluster's node. The local engine shares this machine's cores among its jobs instead."""
+
+    cpus: Annotated[StrictInt, Field(ge=1)] = 1
+    """Cores, and so threads of the cell."""
+    gpus: Annotated[float, Field(ge=0, strict=True), AfterValidator(_whole_above_one)] = 0.0
+    """Below 1, cells share a GPU."""
+
+
 class Suite(Strict):
     """A suite file."""
 
@@ -120,6 +135,7 @@ class Suite(Strict):
     """Options varied one at a time, each over its values; for every method without a sweep of its own."""
     paper: Paper | None = None
     plot: Plot = Plot()
+    resources: Resources = Resources()
     notes: str = ""
     """Printed in the report under its title."""
 

@@ -7,6 +7,7 @@ import os
 import sys
 import threading
 import traceback
+from collections.abc import Callable
 from multiprocessing import parent_process
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -20,13 +21,15 @@ class Job(NamedTuple):
     """`module:function` of the task."""
     options: dict[str, Any]
     out: str
+    files: tuple[str, ...] = ()
+    """Options that name files or folders of data, for engines that bring these along."""
 
 
 class Update(NamedTuple):
     """What a worker says: how a fit stands, or how a cell ended."""
 
     kind: str
-    """`progress`, `done` or `failed`."""
+    """`progress`, `done` or `failed`; `retry` when the engine itself tries the cell again."""
     problem: str = ""
     """Of a failed cell; the last line is the summary."""
     step: int = 0
@@ -46,16 +49,17 @@ def work(jobs: Connection, threads: int) -> None:
             job = jobs.recv()
         except EOFError:
             return
-        jobs.send(_run(job, jobs, threads))
+        jobs.send(run_job(job, jobs.send, threads))
 
 
-def _run(job: Job, jobs: Connection, threads: int) -> Update:
+def run_job(job: Job, say: Callable[[Update], object], threads: int) -> Update:
+    """Run one cell, telling its progress; returns how it ended, whatever the task raised."""
     from peak_nerf.errors import PeakError
 
     def report(progress: Any) -> None:
         psnr = progress.psnr_validation
         psnr = float(psnr) if psnr is not None and math.isfinite(psnr) else None
-        jobs.send(Update("progress", "", progress.step, progress.n_steps, progress.seconds, psnr))
+        say(Update("progress", "", progress.step, progress.n_steps, progress.seconds, psnr))
 
     try:
         from peak_nerf.bench.tasks import OptionTypes, load_task

@@ -5,7 +5,8 @@ ground truth.
 
 The stopping rule, the same for every method:
 1. Until `FINISH` of the run, train without the held-out measurements and remember the averaged weights that predict
-   them best. Without a better score for `PATIENCE` of the run, this phase ends early.
+   them best; of scores that differ by less than `TOLERANCE`, the latest counts as best. Without such a score for
+   `PATIENCE` of the run, this phase ends early.
 2. Return to the best weights, let the held-out measurements join, and train out the schedule's falling tail.
 """
 
@@ -30,6 +31,9 @@ from peak_nerf.errors import PeakError
 # Fractions of the run: where phase 2 starts, and how long phase 1 waits for a better score.
 FINISH = 0.8
 PATIENCE = 0.3
+# In dB. Some hundred held-out measurements cannot tell less apart, and what is far from any measurement, as the middle
+# of a large hole, is still getting better when they are as good as they will be.
+TOLERANCE = 0.1
 # Scores are taken this often in a run; more often at its start, where methods differ most.
 N_CHECKS = 60
 CHECKPOINT_SECONDS = 15.0
@@ -77,7 +81,7 @@ class FitResult:
     seconds: float
     history: list[Progress] = field(default_factory=list)
     best_step: int = 0
-    """The stopping point: the step with the best held-out score."""
+    """The stopping point: the step with the best held-out score, up to `TOLERANCE`."""
     partial: bool = False
     """Interrupted before its end; the module holds the best weights so far."""
 
@@ -303,8 +307,11 @@ class _Run:
         self.history.append(progress)
         if self.finishing:
             return progress
-        if score > self.best_score or self.fraction < self.settings.earliest:
-            self.best_score, self.best_step, self.best_fraction = score, self.steps, self.fraction
+        if self.fraction < self.settings.earliest:
+            self.best_score = -math.inf
+        if score > self.best_score - TOLERANCE:
+            self.best_score = max(score, self.best_score)
+            self.best_step, self.best_fraction = self.steps, self.fraction
             torch._foreach_copy_(self.best, self.average.mean)
         if self.fraction >= FINISH or self.fraction - self.best_fraction >= PATIENCE:
             self.keep_best()

@@ -11,7 +11,8 @@ import math
 from itertools import product
 
 import torch
-from jaxtyping import Float, Int
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 
@@ -64,9 +65,22 @@ def window_residual(
     return f - (pairs * log_attention.exp()[..., None]).sum(dim=-2)
 
 
-def divergence(log_attention: Float[Tensor, "h w k"], log_prior: Float[Tensor, " k"]) -> Float[Tensor, ""]:
-    """Mean over x of KL(A(x, .) || P), at least 0, in nats: keeps A from betting on one pair by chance."""
-    return (log_attention.exp() * (log_attention - log_prior)).sum(dim=-1).mean()
+def divergence(
+    log_attention: Float[Tensor, "h w k"], log_prior: Float[Tensor, " k"], weights: Float[Tensor, "h w"] | None = None
+) -> Float[Tensor, ""]:
+    """Mean over x of weights(x) KL(A(x, .) || P), in nats: keeps A from betting on one pair by chance.
+
+    weights: not negative; 1 for None.
+    """
+    of_each = (log_attention.exp() * (log_attention - log_prior)).sum(dim=-1)
+    return (of_each if weights is None else of_each * weights).mean()
+
+
+def within_reach(known: Bool[Tensor, "h w"], offsets: Int[Tensor, "k 2"]) -> Bool[Tensor, "h w"]:
+    """Pixels that are known themselves, or have a known pixel no further in row and column than the offsets go."""
+    rows, columns = offsets.abs().amax(dim=0).tolist()
+    size = (2 * rows + 1, 2 * columns + 1)
+    return F.max_pool2d(known.float()[None, None], size, stride=1, padding=(rows, columns))[0, 0] > 0
 
 
 def _pair_means(image: Float[Tensor, "h w c"], offsets: Int[Tensor, "k 2"]) -> list[Tensor]:

@@ -1,4 +1,4 @@
-"""KAR on ray samples: where it asks, what it compares, and how its residual looks along a ray.
+"""KAR on ray samples, the point form: where it asks, what it compares, and how its residual looks along a ray.
 
 Symbols:
     f          what KAR compares: (opacity of one step, colour), with shape (n, 4)
@@ -27,9 +27,14 @@ class KarOnRays:
         self.kar, self.renderer, self.config = kar, renderer, config
 
     def loss(
-        self, samples: PackedSamples, directions: Tensor, unseen: tuple[Tensor, Tensor] | None, progress: float
+        self,
+        samples: PackedSamples,
+        density: Tensor,
+        directions: Tensor,
+        unseen: tuple[Tensor, Tensor] | None,
+        progress: float,
     ) -> Tensor | None:
-        """Weighted KAR, or None where there are too few samples to compare.
+        """Weighted KAR, or None where there are too few samples to compare; `density` (n,) is that of the samples.
 
         Half of the queries are drawn from the batch's samples, half from `unseen`, (origins, directions) of rays of
         views between the training cameras; `progress` is the finished share of the training.

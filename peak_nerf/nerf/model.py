@@ -14,11 +14,12 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from peak_nerf.core.field import FieldConfig, HashGridConfig
-from peak_nerf.core.kar import KernelAlignmentRegularizer
+from peak_nerf.core.kar import KernelAlignmentRegularizer, Norm
 from peak_nerf.errors import PeakError
 from peak_nerf.nerf.far_field import FarField
 from peak_nerf.nerf.field import PeakRadianceField, multiplies_bfloat16
 from peak_nerf.nerf.hull import possible_cells
+from peak_nerf.nerf.kar_free_space import KarInFreeSpace
 from peak_nerf.nerf.kar_on_rays import KarOnRays
 from peak_nerf.nerf.metrics import ImageMetrics
 from peak_nerf.nerf.mixin import seen_by_ddp
@@ -73,7 +74,8 @@ class PeakModel(Model):
         self.occupancy = OccupancyGrid(c.occupancy_resolution, c.occupancy_threshold)
         self.kar: KernelAlignmentRegularizer | None = None
         if c.kar_weight > 0:
-            self.kar = KernelAlignmentRegularizer(3, r=c.kar_rank, weight=c.kar_weight, warmup=c.kar_warmup)
+            norm: Norm = "l2" if c.kar_form == "point" else "huber"
+            self.kar = KernelAlignmentRegularizer(3, r=c.kar_rank, norm=norm, weight=c.kar_weight, warmup=c.kar_warmup)
             self.kar_weight_control = ViewerSlider(
                 name="KAR weight", default_value=c.kar_weight, min_value=0.0, max_value=1.0, step=0.001,
                 hint="Weight of the Kernel Alignment Regularizer from now on", cb_hook=self._set_kar_weight,
@@ -89,7 +91,10 @@ class PeakModel(Model):
         self.renderer = VolumeRenderer(
             self.field, self.occupancy, 2 / c.steps_per_side, near, background=self.background_colour
         )
-        self.kar_on_rays = None if self.kar is None else KarOnRays(self.kar, self.renderer, c)
+        self.kar_on_rays: KarOnRays | None = None
+        if self.kar is not None:
+            form = KarOnRays if c.kar_form == "point" else KarInFreeSpace
+            self.kar_on_rays = form(self.kar, self.renderer, c)
         self.metrics = ImageMetrics()
         self.progress = 0.0
         self.n_samples = 0
@@ -201,7 +206,9 @@ class PeakModel(Model):
         losses |= comparator_losses(self.config, self.field.grid, outputs["samples"], outputs["density"], t_enter)
         if self.kar_on_rays is not None:
             unseen = self._normalised(batch["unseen"]) if "unseen" in batch else None
-            kar = self.kar_on_rays.loss(outputs["samples"], outputs["directions"], unseen, self.progress)
+            kar = self.kar_on_rays.loss(
+                outputs["samples"], outputs["density"], outputs["directions"], unseen, self.progress
+            )
             if kar is not None:
                 losses["kar"] = kar
         return losses

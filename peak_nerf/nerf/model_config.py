@@ -26,18 +26,24 @@ class PeakModelConfig(ModelConfig):
     eval_num_rays_per_chunk: int = 1 << 13
     """Rays rendered at a time; on a CPU, few enough that a wave of samples stays in its cache."""
 
-    kar_weight: float = 1e-2
+    kar_form: Literal["free-space", "point"] = "free-space"
+    """free-space: opacity where no camera sees takes after similar places that cameras do see. point: opacity and
+    colour at ray samples take after their neighbourhood; its weight is best near 0.01."""
+    kar_weight: float = 0.1
     """Weight lambda of KAR; 0 trains the plain baseline."""
     kar_warmup: float = 0.1
     """Share of the training over which KAR's weight rises from 0."""
     kar_queries: int = 256
-    """Query points a step, half from the batch's ray samples and half from rays of unseen views."""
+    """Query points a step. free-space: in cells hidden from the cameras; point: half from the batch's ray samples and
+    half from rays of unseen views."""
+    kar_bank: int = 256
+    """Anchors that all queries of the free-space form share."""
     kar_anchors: int = 8
-    """Anchors of each query (local), or of all queries (global)."""
+    """point: anchors of each query (local), or of all queries (global)."""
     kar_sampler: Literal["local", "global"] = "local"
-    """Anchors near each query, or a random subset of the batch's samples."""
+    """point: anchors near each query, or a random subset of the batch's samples."""
     kar_radius: float = 0.015
-    """Reach of local anchors; the scene box has side 2."""
+    """point: reach of local anchors; the scene box has side 2."""
     kar_rank: int = 100
     """Number r of features of the similarity network g."""
     kar_residual_stride: int = 4

@@ -65,8 +65,8 @@ def grid_total_variation(grid: HashGridEncoding, n_vertices: int) -> Float[Tenso
         strides = [n**axis for axis in range(grid.in_dim)]
         v = torch.randint(resolution, (n_vertices, grid.in_dim), device=grid.table.device)
         row = first_row + sum(v[:, axis] * stride for axis, stride in enumerate(strides))
-        here = grid.table[row]
-        terms.append(sum((grid.table[row + stride] - here).square().sum() for stride in strides) / n_vertices)
+        steps = torch.stack([grid.table[row + stride] - grid.table[row] for stride in strides])
+        terms.append(steps.square().sum() / n_vertices)
     return torch.stack(terms).mean() if terms else grid.table.new_zeros(())
 
 

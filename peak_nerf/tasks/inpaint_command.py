@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import difflib
-import json
-import platform
-import resource
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
 import numpy as np
 import tyro
 
-from peak_nerf import __version__
-from peak_nerf.core.files import write_atomically
 from peak_nerf.core.fit import Progress
 from peak_nerf.errors import PeakError
 from peak_nerf.tasks import classical, masks
 from peak_nerf.tasks.images import parse_size, read_picture, resize_picture, write_png
 from peak_nerf.tasks.inpaint_settings import Method, settings_for, with_overrides
 from peak_nerf.tasks.inpainting import inpaint
+from peak_nerf.tasks.record import (
+    check_folder,
+    peak_memory_gib,
+    plain,
+    progress_bar,
+    reset_peak_memory,
+    versions,
+    write_json,
+)
 
 # What a run leaves in its folder.
 PICTURES = ("input.png", "reconstruction.png", "comparison.png", "residual.png", "psnr.png", "similarity.png")
@@ -37,7 +38,6 @@ OVERRIDES = (
 )
 METHODS: tuple[str, ...] = get_args(Method)
 ACTIVATIONS = ("cosine", "softmax")
-PROC_STATUS = Path("/proc/self/status")
 
 
 @dataclass
@@ -93,7 +93,7 @@ def run_inpainting(
 
     Raises: PeakError on bad input, before anything is written.
     """
-    _reset_peak_memory()
+    reset_peak_memory()
     _check(options)
     picture = read_picture(options.image)
     picture = resize_picture(picture, parse_size(options.size, picture.size))
@@ -169,9 +169,7 @@ def _check_folder(out: Path, options: InpaintOptions) -> None:
     for given in (options.image, *map(Path, options.mask.split("+"))):
         if given.resolve() in ours and given.exists():
             raise PeakError(f"--out {out}: a result there would replace {given}; choose another folder")
-    probe = out / ".probe"
-    write_atomically(probe, lambda file: file.write(b""))
-    probe.unlink()
+    check_folder(out)
 
 
 def _write(
@@ -192,9 +190,7 @@ def _write(
         "method": options.method,
         "data": str(options.image),
         "seed": options.seed,
-        "settings": _plain(
-            {**dataclasses.asdict(options), "fit": None if result.settings is None else result.settings}
-        ),
+        "settings": plain({**dataclasses.asdict(options), "fit": None if result.settings is None else result.settings}),
         "partial": result.fit.partial,
         "missing_fraction": float(1 - observed.mean()),
         **scores(reconstruction, values, observed, known),
@@ -206,11 +202,7 @@ def _write(
             {k: v for k, v in dataclasses.asdict(p).items() if v is not None and k != "n_steps"}
             for p in result.fit.history
         ],
-        "versions": {
-            "python": platform.python_version(),
-            "peak_nerf": __version__,
-            **{name: version(name) for name in ("torch", "numpy", "scikit-image")},
-        },
+        "versions": versions("scikit-image"),
     }
     # What stood here belongs to another run; without metrics.json nobody takes a half-written folder for a result.
     for name in (METRICS, *PICTURES):
@@ -231,39 +223,10 @@ def _write(
 
         write_field(out / FIELD, result)
     metrics["peak_memory_gib"] = peak_memory_gib()
-    text = json.dumps(metrics, indent=1, allow_nan=False)
-    write_atomically(out / METRICS, lambda file: file.write(text.encode()))
+    write_json(out / METRICS, metrics)
     if not result.fit.partial:
         (out / CHECKPOINT).unlink(missing_ok=True)
     return metrics
-
-
-def peak_memory_gib() -> float:
-    """Largest resident size of this process since `_reset_peak_memory`, in GiB; where Linux's /proc is not, ever."""
-    if PROC_STATUS.exists():
-        lines = dict(line.split(":", 1) for line in PROC_STATUS.read_text().splitlines() if ":" in line)
-        if "VmHWM" in lines:
-            return int(lines["VmHWM"].split()[0]) / 2**20
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
-
-
-def _reset_peak_memory() -> None:
-    """So that a worker of `peak bench` reports the memory of each cell, not of the largest so far."""
-    # Not every container allows it; the figure is then that of the whole process.
-    with contextlib.suppress(OSError):
-        (PROC_STATUS.parent / "clear_refs").write_text("5")
-
-
-def _plain(value: Any) -> Any:
-    """Dataclasses, paths and tuples as what JSON has."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        value = dataclasses.asdict(value)
-    if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
-    return str(value) if isinstance(value, Path) else value
 
 
 def inpaint_command(
@@ -284,17 +247,12 @@ def inpaint_command(
         resume: go on from a run that was interrupted in this folder.
     """
     from rich.console import Console
-    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
 
     console = Console()
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Bar(*columns, console=console, transient=True) as bar:
-        task = bar.add_task(f"{options.method}: starting", total=1.0)
+    with progress_bar(console) as set_bar:
 
         def show(p: Progress) -> None:
-            text = f"{options.method}: held-out pixels {p.psnr_validation:.2f} dB"
-            bar.update(task, completed=p.fraction, description=text)
+            set_bar(p.fraction, f"{options.method}: held-out pixels {p.psnr_validation:.2f} dB")
 
         metrics = run_inpainting(options, out, show, save_field, resume)
     missing = f", {metrics['psnr_missing']:.2f} dB over the missing pixels" if "psnr_missing" in metrics else ""

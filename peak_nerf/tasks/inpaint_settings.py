@@ -38,6 +38,8 @@ class KarSettings:
     """A is first assumed to fall as exp(-locality s^2) over s pixels; 0 for no such prior."""
     divergence: float = 1e-4
     """Weight, within KAR, of the divergence of A from that prior: g departs where it pays."""
+    blind_divergence: float = 10.0
+    """Times as much where no pixel within reach was measured."""
     learning_rate: float = 1e-3
     """Adam's rate for g."""
     reach: float = 3.0
@@ -71,27 +73,50 @@ def settings_for(method: str, size: tuple[int, int]) -> InpaintSettings:
     grid = HashGridConfig(
         n_levels=8, n_features=2, log2_table_size=22, base_resolution=16, finest_resolution=finest, init_scale=1e-2
     )
-    # Without KAR a vertex that no measured pixel touches keeps its noise: the coarser grid is the better baseline.
-    coarse = replace(grid, finest_resolution=max(finest // 2, 32))
     presets: dict[str, Callable[[], InpaintSettings]] = {
         # With a vertex per pixel one hidden layer is enough.
         "peak": lambda: InpaintSettings(FieldConfig(hash_grid=grid, n_hidden=1), KarSettings()),
         "peak-siren": lambda: InpaintSettings(
-            FieldConfig(hash_grid=None, backbone="siren", hidden_dim=128, n_hidden=3, polynomial_init=1.0),
-            KarSettings(),
+            FieldConfig(
+                hash_grid=None,
+                backbone="siren",
+                hidden_dim=128,
+                n_hidden=3,
+                coordinate_map="raw",
+                polynomial_init=1.0,
+            ),
+            KarSettings(weight=0.1, window=40),
             learning_rate=1e-3,
+            pixels_per_step=2**13,
+            steps=1500,
         ),
-        "hash": lambda: InpaintSettings(FieldConfig(hash_grid=coarse, polynomial_degree=None)),
+        # Finer is better where little is missing, coarser where half of the pixels are; this is the best compromise.
+        "hash": lambda: InpaintSettings(FieldConfig(hash_grid=grid, polynomial_degree=None), learning_rate=3e-3),
+        # Networks without a grid are slow, and many steps on a part of the pixels serve them better than few on all.
         "fourier": lambda: InpaintSettings(
-            FieldConfig(hash_grid=None, polynomial_degree=None, n_frequencies=128, hidden_dim=128, n_hidden=3),
-            learning_rate=2e-3,
+            FieldConfig(
+                hash_grid=None,
+                polynomial_degree=None,
+                n_frequencies=128,
+                frequency_scale=5.0,
+                hidden_dim=128,
+                n_hidden=3,
+            ),
+            learning_rate=5e-3,
+            pixels_per_step=2**12,
+            steps=3000,
         ),
         "siren": lambda: InpaintSettings(
             FieldConfig(hash_grid=None, polynomial_degree=None, backbone="siren", hidden_dim=128, n_hidden=3),
             learning_rate=1e-3,
+            pixels_per_step=2**13,
+            steps=1800,
         ),
         "mlp": lambda: InpaintSettings(
-            FieldConfig(hash_grid=None, polynomial_degree=None, hidden_dim=128, n_hidden=4), learning_rate=3e-3
+            FieldConfig(hash_grid=None, polynomial_degree=None, hidden_dim=128, n_hidden=4),
+            learning_rate=3e-3,
+            pixels_per_step=2**11,
+            steps=7000,
         ),
     }
     if method not in presets:
@@ -102,7 +127,7 @@ def settings_for(method: str, size: tuple[int, int]) -> InpaintSettings:
     n_pixels = size[0] * size[1]
     # A large picture has more to learn, but its coarse levels no more than a small one: 2.3 times the steps at 4 MP.
     settings.steps = round(settings.steps * max(n_pixels / 2**16, 1.0) ** 0.2)
-    if settings.kar is not None and n_pixels > settings.pixels_per_step:
+    if settings.kar is not None and n_pixels > 2**17:
         # The windows bring most of the pixels: g costs more there than f, and is asked nowhere else.
         settings.pixels_per_step, settings.kar.window = 2**14, 144
     return settings

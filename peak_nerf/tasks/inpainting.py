@@ -23,7 +23,14 @@ from peak_nerf.core.anchors import LocalAnchors
 from peak_nerf.core.field import PeakField
 from peak_nerf.core.fit import FitResult, FitSettings, Progress, fit
 from peak_nerf.core.kar import KernelAlignmentRegularizer
-from peak_nerf.core.window import divergence, locality_prior, symmetric_offsets, window_attention, window_residual
+from peak_nerf.core.window import (
+    divergence,
+    locality_prior,
+    symmetric_offsets,
+    window_attention,
+    window_residual,
+    within_reach,
+)
 from peak_nerf.tasks import classical
 from peak_nerf.tasks.inpaint_settings import InpaintSettings, settings_for
 from peak_nerf.tasks.scores import psnr
@@ -278,7 +285,10 @@ class _Problem:
         log_prior = locality_prior(offsets, settings.locality)
         log_attention = window_attention(g, offsets, log_prior)
         residual = window_residual(torch.where(known, values, f), log_attention, offsets)
-        return kar.mean_norm(residual.flatten(0, 1)) + settings.divergence * divergence(log_attention, log_prior)
+        # In the middle of a hole nothing tells g what is alike: there A keeps to its prior, or filling would be chance.
+        weights = torch.where(within_reach(known[..., 0], offsets), 1.0, settings.blind_divergence)
+        departure = divergence(log_attention, log_prior, weights)
+        return kar.mean_norm(residual.flatten(0, 1)) + settings.divergence * departure
 
     def validate(self) -> float:
         error = self.module(self.at(self.held_out)) - self.values[self.held_out]

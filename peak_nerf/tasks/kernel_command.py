@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import statistics
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from peak_nerf import __version__
-from peak_nerf.core.files import write_atomically
 from peak_nerf.errors import PeakError
+from peak_nerf.tasks.record import check_folder, progress_bar, versions, write_json
 
 if TYPE_CHECKING:
     from peak_nerf.tasks.kernel_alignment import Course
@@ -163,6 +158,8 @@ def run_figure2(options: Figure2) -> dict[str, Any]:
 
 def _fit_all(options: Figure2) -> tuple[dict[str, int], dict[str, list[Course]]]:
     """Which candidate of each method was taken, and a course for each seed."""
+    from rich.console import Console
+
     from peak_nerf.tasks import kernel_alignment as task
 
     sizes = (options.steps, options.samples, options.points)
@@ -170,12 +167,12 @@ def _fit_all(options: Figure2) -> tuple[dict[str, int], dict[str, list[Course]]]
     courses: dict[str, list[Course]] = {method: [] for method in task.METHODS}
     runs = [("tune", method, 0) for method in task.METHODS] if options.tune else []
     runs += [("fit", method, seed) for method in task.METHODS for seed in range(options.seeds)]
-    with progress_bar() as show:
+    with progress_bar(Console(stderr=True)) as show:
         for i, (what, method, seed) in enumerate(runs):
             text = f"{method}: tuning" if what == "tune" else f"{method}: seed {seed}"
 
             def report(fraction: float, i: int = i, text: str = text) -> None:
-                show(text, (i + fraction) / len(runs))
+                show((i + fraction) / len(runs), text)
 
             if what == "tune":
                 chosen[method] = task.tune(method, *sizes, report)
@@ -192,6 +189,7 @@ def run_spectrum(options: Spectrum) -> dict[str, Any]:
     if options.chunk_size < 1:
         raise PeakError(f"--chunk-size {options.chunk_size}: must be at least 1")
     import torch
+    from rich.console import Console
 
     from peak_nerf.core.kernels.alignment import centered_kernel_alignment, spectrum
     from peak_nerf.core.kernels.ntk import empirical_ntk
@@ -210,8 +208,8 @@ def run_spectrum(options: Spectrum) -> dict[str, Any]:
     # Small eigenvalues drown in float32.
     module = module.double()
     x = torch.cartesian_prod(rows, columns).double()
-    with progress_bar() as show:
-        k = empirical_ntk(module, x, chunk_size=options.chunk_size, report=lambda f: show("kernel", f))
+    with progress_bar(Console(stderr=True)) as show:
+        k = empirical_ntk(module, x, chunk_size=options.chunk_size, report=lambda f: show(f, "kernel"))
     with torch.no_grad():
         f = module(x)
     found = spectrum(k)
@@ -298,33 +296,3 @@ def run_encode(options: Encode) -> dict[str, Any]:
     )
     print("a_k: " + " ".join(f"{value:.4g}" for value in a[:12].tolist()) + (" ..." if len(a) > 12 else ""))
     return numbers
-
-
-def check_folder(out: Path) -> None:
-    """Raises: PeakError when the folder cannot be written, before any work is done."""
-    probe = out / ".probe"
-    write_atomically(probe, lambda file: file.write(b""))
-    probe.unlink()
-
-
-def write_json(path: Path, numbers: dict[str, Any]) -> None:
-    """Strict JSON, no NaN; whole or not at all."""
-    text = json.dumps(numbers, indent=1, allow_nan=False)
-    write_atomically(path, lambda file: file.write(text.encode()))
-
-
-def versions() -> dict[str, str]:
-    """What the numbers were made with."""
-    return {"peak_nerf": __version__, **{name: version(name) for name in ("torch", "numpy")}}
-
-
-@contextmanager
-def progress_bar() -> Iterator[Any]:
-    """A bar on stderr that goes away when done; yields show(description, fraction)."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("starting", total=1.0)
-        yield lambda description, fraction: bar.update(task, description=description, completed=fraction)

@@ -1,14 +1,14 @@
-"""What every task's command shares: its folder, its metrics.json, its progress bar."""
+"""What every task's command shares: its folder, its JSON, its peak memory, its progress bar."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import platform
 import resource
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,8 @@ from peak_nerf.core.files import write_atomically
 if TYPE_CHECKING:
     from rich.console import Console
 
+PROC_STATUS = Path("/proc/self/status")
+
 
 def check_folder(out: Path) -> None:
     """Find out now, not after the fit, whether results can be written. Raises: PeakError."""
@@ -27,25 +29,36 @@ def check_folder(out: Path) -> None:
     probe.unlink()
 
 
-def write_metrics(out: Path, metrics: dict[str, Any]) -> None:
-    """metrics.json, strict. Raises: ValueError on NaN; PeakError when it cannot be written."""
-    text = json.dumps(metrics, indent=1, allow_nan=False)
-    write_atomically(out / "metrics.json", lambda file: file.write(text.encode()))
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Strict JSON, whole or not at all. Raises: ValueError on NaN; PeakError when it cannot be written."""
+    text = json.dumps(content, indent=1, allow_nan=False)
+    write_atomically(path, lambda file: file.write(text.encode()))
 
 
 def versions(*packages: str) -> dict[str, str]:
-    """Of Python, peak_nerf and these packages."""
+    """Of Python, peak_nerf, torch, numpy and these packages."""
     return {
         "python": platform.python_version(),
         "peak_nerf": __version__,
-        **{name: version(name) for name in packages},
+        **{name: version(name) for name in ("torch", "numpy", *packages)},
     }
 
 
 def peak_memory_gib() -> float:
-    """Largest resident size of this process so far, in GiB."""
+    """Largest resident size of this process since `reset_peak_memory`, in GiB; where Linux's /proc is not, ever."""
+    if PROC_STATUS.exists():
+        lines = dict(line.split(":", 1) for line in PROC_STATUS.read_text().splitlines() if ":" in line)
+        if "VmHWM" in lines:
+            return int(lines["VmHWM"].split()[0]) / 2**20
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+
+
+def reset_peak_memory() -> None:
+    """So that a worker of `peak bench` reports the memory of each cell, not of the largest so far."""
+    # Not every container allows it; the figure is then that of the whole process.
+    with contextlib.suppress(OSError):
+        (PROC_STATUS.parent / "clear_refs").write_text("5")
 
 
 def plain(value: Any) -> Any:
@@ -59,17 +72,13 @@ def plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-@contextmanager
-def progress_bar(console: Console, method: str) -> Iterator[Callable[[float, str], None]]:
-    """A bar with the time left; yields what sets its fraction and text."""
+@contextlib.contextmanager
+def progress_bar(console: Console) -> Iterator[Callable[[float, str], None]]:
+    """A bar with the time left, gone when done; yields what sets its fraction and text."""
     from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
 
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with Bar(*columns, console=console, transient=True) as bar:
-        task = bar.add_task(f"{method}: starting", total=1.0)
-
-        def show(fraction: float, text: str) -> None:
-            bar.update(task, completed=fraction, description=f"{method}: {text}")
-
-        yield show
+        task = bar.add_task("starting", total=1.0)
+        yield lambda fraction, text: bar.update(task, completed=fraction, description=text)

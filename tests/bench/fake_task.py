@@ -1,4 +1,4 @@
-"""A task that computes nothing: its PSNR is known, and it fails, sleeps or dies when its method says so."""
+"""A task that computes nothing: its PSNR is known, and it fails, sleeps, waits or dies when its method says so."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ class FakeOptions:
 
     image: Path = Path()
     mask: str = "random"
-    method: Literal["peak", "siren", "fails", "raises", "dies", "sleeps", "masks", "no-metrics", "partial"] = "peak"
+    method: Literal["peak", "siren", "fails", "raises", "dies", "sleeps", "waits", "masks", "no-metrics", "partial"] = (
+        "peak"
+    )
     seed: int = 0
     size: str = "256"
     budget_seconds: float | None = None
@@ -63,6 +65,8 @@ def run_fake(options: FakeOptions, out: Path, report: Callable[[FakeProgress], N
         raise PeakError("Ctrl-C reaches the worker")
     if options.method == "sleeps":
         time.sleep(60)
+    while options.method == "waits" and not options.image.exists():
+        time.sleep(0.1)
     psnr = fake_psnr(options.method, options.seed, options.kar_weight)
     metrics: dict[str, Any] = {
         "task": "fake",

@@ -12,7 +12,16 @@ import torch
 from torch import Tensor, nn
 
 from peak_nerf.core import fit as fit_module
-from peak_nerf.core.fit import FINISH, FitResult, FitSettings, Progress, check_points, fit, learning_rate_factor
+from peak_nerf.core.fit import (
+    FINISH,
+    TOLERANCE,
+    FitResult,
+    FitSettings,
+    Progress,
+    check_points,
+    fit,
+    learning_rate_factor,
+)
 from peak_nerf.errors import PeakError
 
 
@@ -89,6 +98,12 @@ def test_stops_early_when_the_held_out_score_gets_worse_and_goes_back_to_the_bes
     assert result.steps < 260
     # The learning rate falls to its end all the same.
     assert problem.asked[-1][0] > 0.98
+
+
+def test_of_scores_that_cannot_be_told_apart_the_latest_is_the_best() -> None:
+    problem = Line()
+    problem.validation = lambda steps: steps if steps <= 60 else 60 - TOLERANCE * (0.9 if steps < 180 else 1.1)
+    assert run(problem).best_step == pytest.approx(177, abs=4)
 
 
 def test_goes_back_to_the_best_weights_before_the_tail() -> None:

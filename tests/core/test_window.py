@@ -10,7 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from peak_nerf.core.window import divergence, locality_prior, symmetric_offsets, window_attention, window_residual
+from peak_nerf.core.window import (
+    divergence,
+    locality_prior,
+    symmetric_offsets,
+    window_attention,
+    window_residual,
+    within_reach,
+)
 
 
 def mirrored(i: int, n: int) -> int:
@@ -128,3 +135,19 @@ def test_offsets_past_the_window_or_none_are_refused() -> None:
         window_residual(f, torch.zeros(3, 8, 1), far)
     with pytest.raises(ValueError, match="offsets must exist"):
         window_attention(g, far[:0], torch.zeros(0))
+
+
+def test_divergence_weighs_pixels() -> None:
+    prior = torch.log(torch.tensor([0.5, 0.5]))
+    attention = torch.log(torch.tensor([[[0.5, 0.5], [0.9, 0.1]]]))
+    of_second = 0.9 * math.log(1.8) + 0.1 * math.log(0.2)
+    assert divergence(attention, prior, torch.tensor([[7.0, 3.0]])).item() == pytest.approx(1.5 * of_second, abs=1e-6)
+
+
+def test_within_reach_by_hand() -> None:
+    known = torch.zeros(6, 7, dtype=torch.bool)
+    known[0, 1] = True
+    reached = within_reach(known, torch.tensor([[0, 1], [2, -1]]))
+    expected = torch.zeros(6, 7, dtype=torch.bool)
+    expected[:3, :3] = True
+    assert torch.equal(reached, expected)

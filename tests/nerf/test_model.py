@@ -84,7 +84,7 @@ def test_kar_residual_is_drawn_where_the_ball_is(trained) -> None:
 
 def test_gradients_reach_everything_that_trains(tmp_path) -> None:
     """The colour loss must not go through a detached copy of the colours (it once did)."""
-    trainer = start(tiny_config(tmp_path, kar_warmup=0.0))
+    trainer = start(tiny_config(tmp_path, kar_form="point", kar_warmup=0.0))
     pipeline = trainer.pipeline
     pipeline.train()
     _, losses, metrics = pipeline.get_train_loss_dict(0)
@@ -100,7 +100,14 @@ def test_gradients_reach_everything_that_trains(tmp_path) -> None:
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in groups["kar"])
 
 
-@pytest.mark.parametrize("options", [{"kar_sampler": "global"}, {"kar_queries": 1}, {"train_background": "black"}])
+OPTIONS = [
+    {"kar_form": "point", "kar_sampler": "global"},
+    {"kar_form": "point", "kar_queries": 1},
+    {"train_background": "black"},
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS)
 def test_options_train(tmp_path, options: dict) -> None:
     pipeline = train(tiny_config(tmp_path, steps=3, **options)).pipeline
     assert math.isfinite(float(pipeline.get_train_loss_dict(0)[1]["rgb"]))
@@ -198,3 +205,20 @@ def test_bfloat16_networks_agree_with_float32() -> None:
     field.zero_grad()
     field.density(x)[0].sum().backward()
     assert field.base.backbone.output.weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("background", ["random", "white", "black"])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_no_start_ends_in_fog(tmp_path, background: str, seed: int) -> None:
+    """Six views of a ball, whatever stands behind it and with nothing carved: rays beside it are clear, others hit it.
+
+    Fog for ever looks otherwise: everything is occupied, and all rays have an accumulation in between.
+    """
+    options = {"train_background": background, "cull_cells": False}
+    trainer = train(tiny_config(tmp_path, steps=150, seed=seed, num_views=6, **options))
+    trainer.pipeline.eval()
+    cameras = trainer.pipeline.datamanager.train_dataset.cameras
+    accumulation = trainer.pipeline.model.get_outputs_for_camera(cameras[0:1])["accumulation"]
+    assert accumulation[16, 16] > 0.8
+    assert accumulation[:2].mean() < 0.15
+    assert trainer.pipeline.model.occupancy.share < 0.9

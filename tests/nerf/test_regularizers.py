@@ -29,7 +29,7 @@ def slow_distortion(weights: torch.Tensor, t: torch.Tensor, dt: float, ray: torc
 
 
 def test_distortion_by_hand() -> None:
-    """Weights 0.5 and 0.25, 2 apart: 2 * 0.125 * 2 between them, (0.25 + 0.0625) * 0.3 / 3 within; a ray is empty."""
+    """Weights 0.5 and 0.25, 2 apart: 2 * 0.125 * 2 between them, (0.25 + 0.0625) * 0.3 / 3 within; over two rays."""
     loss = distortion_loss(torch.tensor([0.5, 0.25]), torch.tensor([1.0, 3.0]), 0.3, torch.tensor([0, 0]), 2)
     assert loss.item() == pytest.approx((0.5 + 0.03125) / 2)
 

@@ -18,8 +18,8 @@ from PIL import Image
 from peak_nerf import cli
 from peak_nerf.core import fit as fit_module
 from peak_nerf.errors import PeakError
-from peak_nerf.tasks import inpaint_command
-from peak_nerf.tasks.inpaint_command import InpaintOptions, peak_memory_gib, run_inpainting
+from peak_nerf.tasks import inpaint_command, record
+from peak_nerf.tasks.inpaint_command import InpaintOptions, run_inpainting
 
 H, W = 24, 32
 SAME = {"steps": 6, "size": "original"}
@@ -434,8 +434,8 @@ def test_memory_is_linuxs_high_water_mark_set_back_at_the_start_of_a_run(
 ) -> None:
     proc = tmp_path / "proc"
     proc.mkdir()
-    monkeypatch.setattr(inpaint_command, "PROC_STATUS", proc / "status")
-    assert 0.05 < peak_memory_gib() < 64  # elsewhere than on Linux
+    monkeypatch.setattr(record, "PROC_STATUS", proc / "status")
+    assert 0.05 < record.peak_memory_gib() < 64  # elsewhere than on Linux
     (proc / "status").write_text("Name:\tpeak\nVmHWM:\t 3145728 kB\nVmRSS:\t 1 kB\n")
     assert run_inpainting(InpaintOptions(image, method="linear"), tmp_path / "out")["peak_memory_gib"] == 3.0
     assert (proc / "clear_refs").read_text() == "5"

@@ -114,7 +114,7 @@ def aligned_encoding(
             f"target kernel: the series of K^-1 o K* has negative coefficients (first a_{first} ="
             f" {float(series[first]):.3g}), so Theorem 3.3 gives no encoding for this base; without them the error is"
             f" {attained(allowed if degree is None else degree):.2g}. Choose a smoother base, another or a smaller"
-            " target, or drop them (drop_negative) with an eps above that"
+            " target, or drop them (drop_negative; --drop-negative of the command) with an eps above that"
         )
     if degree is None:
         raise PeakError(

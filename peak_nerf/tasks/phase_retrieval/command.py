@@ -16,7 +16,15 @@ import tyro
 from peak_nerf.core.fit import Progress
 from peak_nerf.errors import PeakError
 from peak_nerf.tasks.images import parse_size, read_picture, resize_picture, write_png
-from peak_nerf.tasks.record import check_folder, peak_memory_gib, plain, progress_bar, versions, write_metrics
+from peak_nerf.tasks.record import (
+    check_folder,
+    peak_memory_gib,
+    plain,
+    progress_bar,
+    reset_peak_memory,
+    versions,
+    write_json,
+)
 
 if TYPE_CHECKING:
     from peak_nerf.tasks.phase_retrieval.measurements import Measurements
@@ -72,6 +80,7 @@ def run_phase_retrieval(
 
     Raises: PeakError on bad input, before anything is written.
     """
+    reset_peak_memory()
     _check(options)
     from peak_nerf.tasks.phase_retrieval.measurements import read_measurements, simulate, warnings_for
     from peak_nerf.tasks.phase_retrieval.settings import FIELD_METHODS, check_method, settings_for, with_kar_weight
@@ -230,7 +239,7 @@ def _write(
         "n_parameters": result.n_parameters,
         "peak_memory_gib": peak_memory_gib(),
         "history": [dataclasses.asdict(point) for point in result.history],
-        "versions": versions("torch", "numpy"),
+        "versions": versions(),
     }
     # Without metrics.json nobody takes a half-written folder for a result.
     (out / "metrics.json").unlink(missing_ok=True)
@@ -245,7 +254,7 @@ def _write(
 
         fitted = Inpainting(reconstruction, result.field, result.settings.as_inpainting(), result.fit)
         write_field(out / "field.safetensors", fitted)
-    write_metrics(out, metrics)
+    write_json(out / "metrics.json", metrics)
     if not result.partial:
         for name in ("checkpoint.pt", "search.pt"):
             (out / name).unlink(missing_ok=True)
@@ -275,10 +284,10 @@ def phase_command(
     from rich.console import Console
 
     console = Console()
-    with progress_bar(console, options.method) as show:
+    with progress_bar(console) as show:
 
         def report(p: Progress) -> None:
-            show(p.fraction, f"magnitudes {p.psnr_validation:.2f} dB")
+            show(p.fraction, f"{options.method}: magnitudes {p.psnr_validation:.2f} dB")
 
         metrics = run_phase_retrieval(options, out, report, save_field, save_measurements, resume)
     aligned = f"PSNR {metrics['psnr_aligned']:.2f} dB aligned, " if "psnr_aligned" in metrics else ""

@@ -173,7 +173,7 @@ class _Run:
         with torch.no_grad():
             picture = problem.picture().clamp(0, 1)
         if fourier and not fitted.partial:
-            picture, polishing = self._polish(picture, known, settings, seconds)
+            picture, polishing = self._polish([picture, start], known, settings, seconds)
             seconds += polishing.seconds
             iterations += polishing.rounds * (ROUND + CLEANING)
             fitted.partial = polishing.partial
@@ -188,10 +188,11 @@ class _Run:
             torch.set_rng_state(state)
 
     def _polish(
-        self, picture: Tensor, known: Tensor, settings: PhaseSettings, seconds: float
+        self, pictures: list[Tensor], known: Tensor, settings: PhaseSettings, seconds: float
     ) -> tuple[Tensor, SearchRun]:
-        """HIO from the field's picture; of its pictures and this one, what the held-out magnitudes choose."""
-        search = Polish(self.measurements, picture, known)
+        """HIO from the field's picture, or from the start where too short a fit has spoilt that one; of all pictures,
+        what the held-out magnitudes choose."""
+        search = Polish(self.measurements, pictures, known)
         budget = None if self.budget is None else max(self.budget * settings.polish, 0.1)
         rounds = None if self.budget is not None else settings.polish_rounds
         run = self._search(search, budget, rounds, 1 - settings.polish, settings.polish, "polish", seconds)
@@ -263,11 +264,12 @@ class _Run:
 
 
 class Polish:
-    """HIO from a picture, without the held-out magnitudes: by these the best of all its pictures is kept."""
+    """HIO from the best of some pictures, without the held-out magnitudes, which choose among all pictures."""
 
-    def __init__(self, measurements: Measurements, start: Tensor, known: Tensor) -> None:
+    def __init__(self, measurements: Measurements, starts: list[Tensor], known: Tensor) -> None:
         self.measurements, self.known = measurements, known
         self.projections = projections_for(measurements, known, FULL_BETA)
+        start = min(starts, key=lambda picture: held_out_misfit(measurements, picture, known))
         self.v = padded(start, self.projections.side)
         self.picture, self.misfit, self.iterations = start, held_out_misfit(measurements, start, known), 0
 

@@ -60,6 +60,11 @@ def test_a_solver_is_handed_measurements_alone(fourier: Measurements, tmp_path: 
     assert 0 <= result.reconstruction.min() <= result.reconstruction.max() <= 1
 
 
+def test_a_fit_that_is_too_short_does_not_lose_a_good_start(fourier: Measurements) -> None:
+    settings = replace(quick("mlp", "fourier"), steps=2, polish_rounds=1)
+    assert aligned_psnr(retrieve(fourier, "mlp", settings=settings)) > 60
+
+
 @pytest.mark.parametrize("method", ["peak", "mlp", "fourier", "siren", "hash"])
 def test_every_field_explains_gaussian_magnitudes(method: str, gaussian: Measurements) -> None:
     result = retrieve(gaussian, method, settings=quick(method, "gaussian"))
