@@ -86,8 +86,11 @@ peak_nerfacto_method = MethodSpecification(
         max_num_iterations=30000,
         machine=_machine(),
         pipeline=PeakPipelineConfig(
+            # A CPU takes seconds for the 4096 rays that nerfacto takes on a GPU.
             datamanager=VanillaDataManagerConfig(
-                dataparser=PeakDataParserConfig(), train_num_rays_per_batch=4096, eval_num_rays_per_batch=4096
+                dataparser=PeakDataParserConfig(),
+                train_num_rays_per_batch=4096 if torch.cuda.is_available() else 1024,
+                eval_num_rays_per_batch=1024,
             ),
             model=PeakNerfactoModelConfig(eval_num_rays_per_chunk=1 << 15, average_init_density=0.01),
         ),

@@ -18,7 +18,8 @@ def build(method: str, folder: Path, rank: int | None) -> tuple[Any, Any, dict[s
     random.seed(0)  # nerfstudio shuffles images by it
     torch.manual_seed(0)
     if method == "peak-lite":
-        config = tiny_config(folder, network_precision="float32", train_background="white", cull_cells=False)
+        model = {"kar_form": "point", "train_background": "white", "cull_cells": False}
+        config = tiny_config(folder, network_precision="float32", **model)
     else:
         tiny_config(folder)  # writes the scene
         config = nerfacto_config(folder / "scene", folder / "out")
