@@ -164,7 +164,8 @@ class PeakTrainer(Trainer):
                 " images"
             )
         if self.config.max_seconds is not None:
-            self.stop_training = self.elapsed() >= self.config.max_seconds
+            if self.elapsed() >= self.config.max_seconds:
+                self.stop_training = True
             # What nerfstudio's table shows as the end of the run.
             writer.GLOBAL_BUFFER["max_iter"] = round((step + 1) / max(self.progress(step), 1e-3))
         return loss, loss_dict, metrics_dict
