@@ -208,14 +208,13 @@ def test_bfloat16_networks_agree_with_float32() -> None:
 
 
 @pytest.mark.parametrize("background", ["random", "white", "black"])
-@pytest.mark.parametrize("seed", [0, 1])
-def test_no_start_ends_in_fog(tmp_path, background: str, seed: int) -> None:
+def test_no_start_ends_in_fog(tmp_path, background: str) -> None:
     """Six views of a ball, whatever stands behind it and with nothing carved: rays beside it are clear, others hit it.
 
     Fog for ever looks otherwise: everything is occupied, and all rays have an accumulation in between.
     """
     options = {"train_background": background, "cull_cells": False}
-    trainer = train(tiny_config(tmp_path, steps=150, seed=seed, num_views=6, **options))
+    trainer = train(tiny_config(tmp_path, steps=150, num_views=6, **options))
     trainer.pipeline.eval()
     cameras = trainer.pipeline.datamanager.train_dataset.cameras
     accumulation = trainer.pipeline.model.get_outputs_for_camera(cameras[0:1])["accumulation"]
