@@ -13,7 +13,6 @@ Symbols:
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -29,9 +28,7 @@ LOG_EMPTY, LOG_SOLID = -6.0, 5.0
 SEEN = 0.05
 """A camera sees a sample when at least this share of its light comes through."""
 FORGET = 64
-"""Steps after which a cell that no ray has reached counts as forgotten."""
-MARGIN = 2
-"""Hidden cells keep so many cells away from those that are not forgotten: what backs a surface stays."""
+"""Steps after which a cell that no ray has reached counts as hidden."""
 
 
 def opacity_share(density: Float[Tensor, " n"]) -> Float[Tensor, "n 1"]:
@@ -49,26 +46,20 @@ class SeenCells:
     Not part of a checkpoint: a resumed run looks for `FORGET` steps before it calls anything hidden.
     """
 
-    def __init__(self, resolution: int, device: torch.device) -> None:
-        self.step, self.resolution = 0, resolution
-        self.last = torch.zeros(resolution**3, dtype=torch.int32, device=device)
+    def __init__(self, n_cells: int, device: torch.device) -> None:
+        self.step = 0
+        self.last = torch.zeros(n_cells, dtype=torch.int32, device=device)
 
     def observe(self, cells: Int[Tensor, " n"]) -> None:
         """One step on: these cells have been reached."""
         self.step += 1
         self.last[cells] = self.step
 
-    def hidden(self, occupied: Bool[Tensor, "x y z"]) -> Int[Tensor, " n_hidden"]:
-        """Occupied cells that have no cell reached in the last `FORGET` steps within `MARGIN` cells of them, as flat
-        indices; none in the first `FORGET` steps."""
+    def hidden(self, occupied: Bool[Tensor, " n_cells"]) -> Int[Tensor, " n_hidden"]:
+        """Occupied cells that no ray has reached for `FORGET` steps; none in the first `FORGET` steps."""
         if self.step <= FORGET:
             return torch.zeros(0, dtype=torch.long, device=self.last.device)
-        near = (self.last >= self.step - FORGET).float().reshape(1, 1, *[self.resolution] * 3)
-        for axis in range(3):  # a box is as good as its three sides, one after the other
-            width, margin = [1, 1, 1], [0, 0, 0]
-            width[axis], margin[axis] = 2 * MARGIN + 1, MARGIN
-            near = F.max_pool3d(near, width, stride=1, padding=margin)
-        return (occupied & (near[0, 0] == 0)).view(-1).nonzero()[:, 0]
+        return (occupied & (self.last < self.step - FORGET)).nonzero()[:, 0]
 
 
 class KarInFreeSpace(KarOnRays):
@@ -84,8 +75,8 @@ class KarInFreeSpace(KarOnRays):
     def __init__(self, kar: KernelAlignmentRegularizer, renderer: VolumeRenderer, config: PeakModelConfig) -> None:
         super().__init__(kar, renderer, config)
         occupied = renderer.occupancy.occupied
-        self.seen = SeenCells(len(occupied), occupied.device)
-        self.hidden = self.seen.hidden(occupied)
+        self.seen = SeenCells(occupied.numel(), occupied.device)
+        self.hidden = self.seen.hidden(occupied.view(-1))
 
     def loss(
         self,
@@ -101,7 +92,7 @@ class KarInFreeSpace(KarOnRays):
         seen = (transmittance > SEEN).nonzero()[:, 0]
         self.seen.observe(occupancy.cells(samples.x[seen]))
         if self.seen.step % self.config.occupancy_interval == 0:
-            self.hidden = self.seen.hidden(occupancy.occupied)
+            self.hidden = self.seen.hidden(occupancy.occupied.view(-1))
         if len(seen) < 2 or self.seen.step <= FORGET:
             return None
         chosen = seen[torch.randint(len(seen), (self.config.kar_bank // 2,), device=seen.device)]
