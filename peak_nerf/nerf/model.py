@@ -1,5 +1,6 @@
 """The nerfstudio model: what nerfstudio asks of a method, answered with our field, renderer, occupancy grid and KAR."""
 
+import logging
 import math
 from typing import Any
 
@@ -26,9 +27,13 @@ from peak_nerf.nerf.regularizers import comparator_losses
 from peak_nerf.nerf.renderer import VolumeRenderer
 from peak_nerf.nerf.sampler import OccupancyGrid, box_intersection
 
+logger = logging.getLogger(__name__)
+
 MIN_RAYS, MAX_RAYS = 256, 1 << 16
 """Bounds of the number of rays of a training step."""
 
+FEW_VIEWS = 16
+"""Up to so many training views colour depends less on direction, unless `sh_levels` is given."""
 WEIGHTS = (
     "kar_weight", "distortion_weight", "tv_weight", "occlusion_weight", "occlusion_reach", "entropy_weight",
     "level_annealing",
@@ -61,7 +66,7 @@ class PeakModel(Model):
             n_geometry=c.n_geometry,
             colour_hidden_dim=c.colour_hidden_dim,
             colour_n_hidden=c.colour_n_hidden,
-            sh_levels=c.sh_levels,
+            sh_levels=self._sh_levels(),
             density_bias=c.density_bias,
             bfloat16=c.network_precision == "bfloat16"
             or (c.network_precision == "auto" and multiplies_bfloat16(device)),
@@ -93,6 +98,15 @@ class PeakModel(Model):
         self.metrics = ImageMetrics()
         self.progress = 0.0
         self.n_samples = 0
+
+    def _sh_levels(self) -> int:
+        """Few views cannot tell a shine from a wrong surface: colour then gets less say in direction."""
+        asked = self.config.sh_levels
+        if asked is not None:
+            return asked
+        levels = 2 if self.num_train_data <= FEW_VIEWS else 4
+        logger.info("colour: %d levels of spherical harmonics for %d training views", levels, self.num_train_data)
+        return levels
 
     def _set_kar_weight(self, handle: ViewerSlider) -> None:
         assert self.kar is not None

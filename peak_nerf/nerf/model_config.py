@@ -82,8 +82,9 @@ class PeakModelConfig(ModelConfig):
     """Width of the colour network."""
     colour_n_hidden: int = 2
     """Hidden layers of the colour network."""
-    sh_levels: int = 4
-    """Levels of the spherical harmonics of direction, 1 to 4; fewer make colour depend less on where one looks from."""
+    sh_levels: int | None = None
+    """Levels of the spherical harmonics of direction, 1 to 4; fewer make colour depend less on where one looks from.
+    None takes 2 for up to 16 training views and 4 beyond, and says so."""
     n_geometry: int = 15
     """Features handed from the density to the colour network."""
     implementation: Implementation = "auto"
