@@ -1,5 +1,6 @@
 """The nerfstudio model: what nerfstudio asks of a method, answered with our field, renderer, occupancy grid and KAR."""
 
+import dataclasses
 import logging
 import math
 from typing import Any
@@ -49,7 +50,7 @@ class PeakModel(Model):
     def populate_modules(self) -> None:
         """Field, occupancy grid, KAR."""
         super().populate_modules()
-        c = self.config
+        c = self.config = _with_kar_chosen(self.config, self.num_train_data)
         _check_weights(c)
         device = self.kwargs.get("device", "cpu")
         grid = HashGridConfig(c.n_levels, c.n_features, c.log2_table_size, c.base_resolution, c.finest_resolution)
@@ -74,7 +75,7 @@ class PeakModel(Model):
         )
         self.occupancy = OccupancyGrid(c.occupancy_resolution, c.occupancy_threshold)
         self.kar: KernelAlignmentRegularizer | None = None
-        if c.kar_weight > 0:
+        if c.kar_weight:
             norm: Norm = "l2" if c.kar_form == "point" else "huber"
             self.kar = KernelAlignmentRegularizer(3, r=c.kar_rank, norm=norm, weight=c.kar_weight, warmup=c.kar_warmup)
             self.kar_weight_control = ViewerSlider(
@@ -295,6 +296,18 @@ class PeakModel(Model):
         density, _ = self.field.density(self.occupancy.points_in(cells))
         self.occupancy.observe(cells, density)
         self.occupancy.refresh(self.renderer.dt)
+
+
+def _with_kar_chosen(config: PeakModelConfig, n_views: int) -> PeakModelConfig:
+    """KAR's form by the number of training views, and its weight by the form, where they are not given."""
+    form = config.kar_form
+    if form == "auto":
+        form = "free-space" if n_views <= FEW_VIEWS else "point"
+        logger.info("KAR: %s form for %d training views", form, n_views)
+    weight = config.kar_weight
+    if weight is None:
+        weight = 0.1 if form == "free-space" else 0.01
+    return dataclasses.replace(config, kar_form=form, kar_weight=weight)
 
 
 def _check_weights(config: PeakModelConfig) -> None:
