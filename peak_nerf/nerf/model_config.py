@@ -27,7 +27,8 @@ class PeakModelConfig(ModelConfig):
     """Rays rendered at a time; on a CPU, few enough that a wave of samples stays in its cache."""
 
     kar_form: Literal["auto", "free-space", "point"] = "auto"
-    """auto: free-space for up to 16 training views, point beyond, and says so. free-space: opacity where no camera sees takes after similar places that cameras do see. point: opacity and
+    """auto: free-space for up to 16 training views, point beyond, and says so. free-space:
+    opacity where no camera sees takes after similar places that cameras do see. point: opacity and
     colour at ray samples take after their neighbourhood."""
     kar_weight: float | None = None
     """Weight lambda of KAR; 0 trains the plain baseline, None takes 0.1 for free-space and 0.01 for point."""
