@@ -29,7 +29,8 @@ class PeakDataManagerConfig(VanillaDataManagerConfig):
     train_num_rays_per_batch: int = 4096
     """Rays of the first step; later steps take as many as give the model's `target_samples`."""
     unseen_rays: int = 128
-    """Rays a step from views between the training cameras, where KAR asks its questions; 0 for none."""
+    """Rays a step from views between the training cameras, where KAR's point form asks half of its questions; 0 for
+    none."""
 
 
 class PeakDataManager(VanillaDataManager[InputDataset]):

@@ -41,7 +41,10 @@ def opacity_share(density: Float[Tensor, " n"]) -> Float[Tensor, "n 1"]:
 
 
 class SeenCells:
-    """When a training ray last reached each cell of the occupancy grid, in steps of the training."""
+    """When a training ray last reached each cell of the occupancy grid, in steps of the training.
+
+    Not part of a checkpoint: a resumed run looks for `FORGET` steps before it calls anything hidden.
+    """
 
     def __init__(self, n_cells: int, device: torch.device) -> None:
         self.step = 0

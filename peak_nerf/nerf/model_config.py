@@ -26,11 +26,12 @@ class PeakModelConfig(ModelConfig):
     eval_num_rays_per_chunk: int = 1 << 13
     """Rays rendered at a time; on a CPU, few enough that a wave of samples stays in its cache."""
 
-    kar_form: Literal["free-space", "point"] = "free-space"
-    """free-space: opacity where no camera sees takes after similar places that cameras do see. point: opacity and
-    colour at ray samples take after their neighbourhood; its weight is best near 0.01."""
-    kar_weight: float = 0.1
-    """Weight lambda of KAR; 0 trains the plain baseline."""
+    kar_form: Literal["auto", "free-space", "point"] = "auto"
+    """auto: free-space for up to 16 training views, point beyond, and says so. free-space:
+    opacity where no camera sees takes after similar places that cameras do see. point: opacity and
+    colour at ray samples take after their neighbourhood."""
+    kar_weight: float | None = None
+    """Weight lambda of KAR; 0 trains the plain baseline, None takes 0.1 for free-space and 0.01 for point."""
     kar_warmup: float = 0.1
     """Share of the training over which KAR's weight rises from 0."""
     kar_queries: int = 256
@@ -82,8 +83,9 @@ class PeakModelConfig(ModelConfig):
     """Width of the colour network."""
     colour_n_hidden: int = 2
     """Hidden layers of the colour network."""
-    sh_levels: int = 4
-    """Levels of the spherical harmonics of direction, 1 to 4; fewer make colour depend less on where one looks from."""
+    sh_levels: int | None = None
+    """Levels of the spherical harmonics of direction, 1 to 4; fewer make colour depend less on where one looks from.
+    None takes 2 for up to 16 training views and 4 beyond, and says so."""
     n_geometry: int = 15
     """Features handed from the density to the colour network."""
     implementation: Implementation = "auto"

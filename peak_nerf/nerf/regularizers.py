@@ -64,9 +64,9 @@ def grid_total_variation(grid: HashGridEncoding, n_vertices: int) -> Float[Tenso
         n = resolution + 1  # vertices per side
         strides = [n**axis for axis in range(grid.in_dim)]
         v = torch.randint(resolution, (n_vertices, grid.in_dim), device=grid.table.device)
-        row = first_row + sum(v[:, axis] * stride for axis, stride in enumerate(strides))
-        steps = torch.stack([grid.table[row + stride] - grid.table[row] for stride in strides])
-        terms.append(steps.square().sum() / n_vertices)
+        row = first_row + (v * v.new_tensor(strides)).sum(1)
+        neighbours = row[:, None] + row.new_tensor(strides)
+        terms.append((grid.table[neighbours] - grid.table[row, None]).square().sum() / n_vertices)
     return torch.stack(terms).mean() if terms else grid.table.new_zeros(())
 
 
