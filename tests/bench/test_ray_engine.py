@@ -54,6 +54,7 @@ def add_node(cluster: Any, **args: Any) -> None:
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """The cluster; its workers find fake_task. It has a token of its own: neither open to others on this machine, nor
     in need of what Ray keeps in the user's home."""
+    from ray._raylet import Config
     from ray.cluster_utils import Cluster
 
     token = tmp_path_factory.mktemp("ray") / "token"
@@ -64,6 +65,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         patch.setenv("RAY_AUTH_MODE", "token")
         patch.setenv("RAY_AUTH_TOKEN_PATH", str(token))
         patch.delenv("RAY_AUTH_TOKEN", raising=False)
+        Config.initialize("")  # or Ray, once imported, would not see the mode
         patch.setenv("PYTHONPATH", os.pathsep.join([str(HERE), str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")]))
         cluster = Cluster()
         try:
