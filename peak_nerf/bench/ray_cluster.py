@@ -38,12 +38,11 @@ def connect(address: str) -> Any:
     try:
         ray.init(address=address, log_to_driver=False, logging_level="ERROR")
     except (Exception, SystemExit) as error:  # SystemExit is how Ray gives up on a port where it finds no Ray
-        if "InvalidAuthToken" in str(error):
-            remedy = "it wants a token; set RAY_AUTH_MODE and RAY_AUTH_TOKEN_PATH as on its nodes (docs/clusters.md)"
-        else:
-            reason = "no Ray answers there" if isinstance(error, SystemExit) else " ".join(str(error).split())
-            remedy = f"{reason}; start a cluster with `ray start --head` (docs/clusters.md)"
-        raise PeakError(f"--address {address}: {remedy}") from error
+        reason = "no Ray answers there" if isinstance(error, SystemExit) else " ".join(str(error).split())
+        raise PeakError(
+            f"--address {address}: {reason}; start a cluster with `ray start --head`, or where it has a token,"
+            " set RAY_AUTH_MODE and RAY_AUTH_TOKEN_PATH as on its nodes (docs/clusters.md)"
+        ) from error
     finally:
         signal.signal(signal.SIGTERM, before)
     return ray
