@@ -6,16 +6,19 @@ PY := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format speed clean distclean
+.PHONY: help demo test test-cluster lint format speed clean distclean
 
 help:  ## show this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/ /' | awk '{n = $$1; $$1 = ""; printf "make %-10s%s\n", n, $$0}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/ /' | awk '{n = $$1; $$1 = ""; printf "make %-14s%s\n", n, $$0}'
 
 demo: $(INSTALLED)  ## render a scene, train on 25 views, evaluate, leave pictures in outputs/demo
 	$(PY) data_scripts/demo.py --out outputs/demo
 
 test: lint  ## lint, then the test suite
 	$(PY) -m pytest
+
+test-cluster: $(INSTALLED)  ## the tests that start a Ray cluster on this machine; minutes
+	$(PY) -m pytest -m cluster tests/bench
 
 lint: $(INSTALLED)  ## ruff check, ruff format --check, mypy
 	$(PY) -m ruff check .

@@ -86,6 +86,7 @@ def without_time(path: Path) -> dict[str, Any]:
     return {key: value for key, value in json.loads(path.read_text()).items() if key != "seconds"}
 
 
+@pytest.mark.cluster
 def test_the_table_is_the_local_one_and_is_resumed_by_either_engine(
     cluster: Any, write: Write, data_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -108,6 +109,7 @@ def test_the_table_is_the_local_one_and_is_resumed_by_either_engine(
     assert bench(suite, runs, data_root, engine="ray", address="127.0.0.1:9") == 0
 
 
+@pytest.mark.cluster
 def test_shipped_data_need_not_be_on_the_nodes(cluster: Any, data_root: Path, tmp_path: Path) -> None:
     """The only copy is deleted when it has been sent; a folder is sent whole."""
     image = data_root / "images" / "lena.png"
@@ -127,6 +129,7 @@ def test_shipped_data_need_not_be_on_the_nodes(cluster: Any, data_root: Path, tm
     assert not Path(settings["image"]).exists()  # the cell's folder is gone
 
 
+@pytest.mark.cluster
 def test_a_cell_that_always_fails_is_reported_after_its_retries(
     cluster: Any, write: Write, data_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -148,6 +151,7 @@ def test_a_cell_that_always_fails_is_reported_after_its_retries(
     assert "its worker process or node died (all 2 attempts failed)" in error["method=dies"]
 
 
+@pytest.mark.cluster
 def test_a_node_that_is_unfit_is_named_before_the_first_cell(
     cluster: Any, write: Write, data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -167,6 +171,7 @@ def test_a_node_that_is_unfit_is_named_before_the_first_cell(
     assert statuses(runs / "mine") == {}
 
 
+@pytest.mark.cluster
 def test_other_data_under_the_same_path_end_the_suite(cluster: Any, data_root: Path, tmp_path: Path) -> None:
     image = data_root / "images" / "lena.png"
     engine: RayEngine[str] = RayEngine(cluster.address, Resources(), paths=[image])
@@ -230,6 +235,7 @@ def wait_until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
         time.sleep(0.1)
 
 
+@pytest.mark.cluster
 @pytest.mark.parametrize("signal_", [signal.SIGKILL, signal.SIGINT])
 def test_a_driver_that_was_stopped_goes_on_where_it_was(
     signal_: signal.Signals,
@@ -258,6 +264,7 @@ def test_a_driver_that_was_stopped_goes_on_where_it_was(
     assert (runs / "mine" / cell.format("peak") / "metrics.json").stat().st_mtime_ns == before
 
 
+@pytest.mark.cluster
 def test_a_node_that_is_killed_costs_a_retry(cluster: Any, tmp_path: Path) -> None:
     """The last test of the cluster, which has a node less after it. The cells wait until one is lost."""
     engine: RayEngine[str] = RayEngine(cluster.address, Resources(), retries=2)
