@@ -215,7 +215,7 @@ def test_no_start_ends_in_fog(tmp_path, background: str) -> None:
     Fog for ever looks otherwise: everything is occupied, and all rays have an accumulation in between.
     """
     options = {"train_background": background, "cull_cells": False}
-    trainer = train(tiny_config(tmp_path, steps=150, num_views=6, **options))
+    trainer = train(tiny_config(tmp_path, steps=250, num_views=6, **options))
     trainer.pipeline.eval()
     cameras = trainer.pipeline.datamanager.train_dataset.cameras
     accumulation = trainer.pipeline.model.get_outputs_for_camera(cameras[0:1])["accumulation"]
