@@ -39,7 +39,7 @@ class KarSettings:
     divergence: float = 1e-4
     """Weight, within KAR, of the divergence of A from that prior: g departs where it pays."""
     blind_divergence: float = 10.0
-    """Times as much where no pixel within reach was measured."""
+    """Times as much where no pixel within twice the reach was measured."""
     learning_rate: float = 1e-3
     """Adam's rate for g."""
     reach: float = 3.0

@@ -285,8 +285,9 @@ class _Problem:
         log_prior = locality_prior(offsets, settings.locality)
         log_attention = window_attention(g, offsets, log_prior)
         residual = window_residual(torch.where(known, values, f), log_attention, offsets)
-        # In the middle of a hole nothing tells g what is alike: there A keeps to its prior, or filling would be chance.
-        weights = torch.where(within_reach(known[..., 0], offsets), 1.0, settings.blind_divergence)
+        # Deep in a hole nothing tells g what is alike: there A keeps to its prior, or filling would be chance. Across a
+        # stroke of text g is worth more than the prior.
+        weights = torch.where(within_reach(known[..., 0], 2 * offsets), 1.0, settings.blind_divergence)
         departure = divergence(log_attention, log_prior, weights)
         return kar.mean_norm(residual.flatten(0, 1)) + settings.divergence * departure
 
