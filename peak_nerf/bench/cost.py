@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import json
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -18,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from peak_nerf.bench.speed import SEED, kar_cost, median_seconds, start_trainer
+from peak_nerf.bench.speed import SEED, kar_cost, median_seconds, scene_at, start_trainer
 from peak_nerf.core.files import write_atomically
-from peak_nerf.errors import PeakError, exit_on_peak_error
+from peak_nerf.errors import exit_on_peak_error
 
 
 @dataclass
@@ -149,15 +148,7 @@ def main(settings: Settings) -> None:
     from rich.console import Console
     from rich.progress import track
 
-    script = Path(__file__).parents[2] / "data_scripts" / "make_demo_scene.py"
-    if settings.data == Settings.data and not settings.data.exists() and script.is_file():
-        subprocess.run([sys.executable, str(script), "--out", str(settings.data)], check=True)
-    if not (settings.data / "transforms_train.json").is_file():
-        raise PeakError(
-            f"{settings.data}: no Blender scene (transforms_train.json) there; make one with"
-            " `python data_scripts/make_demo_scene.py --out DIR`"
-        )
-    settings.data = settings.data.resolve()
+    settings.data = scene_at(settings.data)
     curves: list[Curve] = []
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(settings, Path(folder))

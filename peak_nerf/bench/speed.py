@@ -177,17 +177,22 @@ def nerfacto_rays_per_second(settings: Settings, folder: Path) -> float:
     return train_for(start_trainer(config, folder), settings.nerfacto_seconds)[0]
 
 
-def main(settings: Settings) -> None:
-    """Measure and print."""
+def scene_at(data: Path) -> Path:
+    """The scene's absolute folder; in a checkout the default one is rendered first. Raises: PeakError without one."""
     script = Path(__file__).parents[2] / "data_scripts" / "make_demo_scene.py"
-    if settings.data == Settings.data and not settings.data.exists() and script.is_file():
-        subprocess.run([sys.executable, str(script), "--out", str(settings.data)], check=True)
-    if not (settings.data / "transforms_train.json").is_file():
+    if data == Settings.data and not data.exists() and script.is_file():
+        subprocess.run([sys.executable, str(script), "--out", str(data)], check=True)
+    if not (data / "transforms_train.json").is_file():
         raise PeakError(
-            f"{settings.data}: no Blender scene (transforms_train.json) there; make one with"
+            f"{data}: no Blender scene (transforms_train.json) there; make one with"
             " `python data_scripts/make_demo_scene.py --out DIR`"
         )
-    settings.data = settings.data.resolve()
+    return data.resolve()
+
+
+def main(settings: Settings) -> None:
+    """Measure and print."""
+    settings.data = scene_at(settings.data)
     figures: dict[str, Any] = {"threads": torch.get_num_threads(), "data": str(settings.data), "seed": SEED}
     figures.update(hash_grid_ratio())
     with tempfile.TemporaryDirectory() as folder:

@@ -10,6 +10,8 @@ from scene_factory import write_blender_scene
 
 from peak_nerf.core.field import FieldConfig, HashGridConfig
 from peak_nerf.nerf.field import PeakRadianceField, padding
+from peak_nerf.nerf.kar_free_space import KarInFreeSpace
+from peak_nerf.nerf.kar_on_rays import KarOnRays
 from peak_nerf.nerf.rendering import accumulate, packed_weights
 
 
@@ -222,6 +224,14 @@ def test_no_start_ends_in_fog(tmp_path, background: str) -> None:
     assert accumulation[16, 16] > 0.8
     assert accumulation[:2].mean() < 0.15
     assert trainer.pipeline.model.occupancy.share < 0.9
+
+
+@pytest.mark.parametrize(("views", "form"), [(6, KarInFreeSpace), (20, KarOnRays)])
+def test_the_form_of_kar_goes_by_the_number_of_views(tmp_path, views: int, form: type) -> None:
+    write_blender_scene(tmp_path / "scene", n_train=20, n_val=1, n_test=1, size=8)
+    model = start(tiny_config(tmp_path, num_views=views)).pipeline.model
+    assert type(model.kar_on_rays) is form
+    assert model.kar.weight == {KarInFreeSpace: 0.1, KarOnRays: 0.01}[form]
 
 
 @pytest.mark.parametrize(("views", "asked", "expected"), [(6, None, 2), (20, None, 4), (6, 3, 3)])

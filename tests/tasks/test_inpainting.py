@@ -342,3 +342,24 @@ def test_callers_mistakes() -> None:
         quick(values, observed, truth=values[..., 0])
     with pytest.raises(ValueError, match="not both"):
         inpaint(values, observed, steps=3, budget_seconds=1.0)
+
+
+@pytest.mark.parametrize(("side", "is_deep"), [(4, False), (12, False), (14, True)])
+def test_only_deep_in_a_hole_is_the_prior_held_faster(side: int, is_deep: bool) -> None:
+    """With a reach of 3, pixels more than 6 from any measured one: a hole of 14 x 14 has some, one of 12 x 12 none."""
+    values = np.zeros((32, 32, 1), dtype=np.float32)
+    observed = np.ones((32, 32), dtype=bool)
+    observed[8 : 8 + side, 8 : 8 + side] = False
+    settings = settings_for("peak", (32, 32))
+    assert settings.kar is not None
+    losses = []
+    for factor in (1.0, 1000.0):
+        torch.manual_seed(0)
+        kar = dataclasses.replace(settings.kar, blind_divergence=factor, reach=3.0)
+        chosen = dataclasses.replace(settings, kar=kar)
+        field = inpainting.build_field(chosen, (32, 32, 1))
+        generator = torch.Generator().manual_seed(0)
+        problem = inpainting._Problem(field, chosen, values, observed, None, generator)
+        problem.known[:] = torch.from_numpy(observed).reshape(-1)  # as when the held-out pixels have joined
+        losses.append(problem.kar_loss(torch.zeros(32, 32, 1), torch.arange(32 * 32)).item())
+    assert (losses[1] > losses[0]) == is_deep
