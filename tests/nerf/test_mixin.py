@@ -61,6 +61,10 @@ def test_kar_is_the_weighted_mean_residual(blender, tmp_path) -> None:
     """Against the definition, with g and f evaluated point by point."""
     trainer = start(nerfacto_config(blender, tmp_path / "out", kar_weight=0.5, kar_warmup=0.0, kar_queries=5))
     model = trainer.pipeline.model
+    with torch.no_grad():  # a field that varies: at the start |f - A f| is all rounding
+        for grid in (m for m in model.field.modules() if isinstance(m, FastHashEncoding)):
+            for parameter in grid.parameters():
+                parameter.uniform_(-10, 10)
     rays, _ = trainer.pipeline.datamanager.next_train(0)
     outputs = model(rays)
     seen = []
@@ -78,7 +82,8 @@ def test_kar_is_the_weighted_mean_residual(blender, tmp_path) -> None:
         reach = (x[anchors] - x[i]).abs().max()
         assert 0 < reach <= 0.015 * 1.5 + 1e-6  # the Blender box's half side is 1.5
         assert torch.equal(samples.frustums.directions[anchors], samples.frustums.directions[[i] * 8])
-    assert loss.item() == pytest.approx(0.5 * torch.stack(norms).mean().item(), rel=1e-4)
+    assert loss.item() > 1e-3
+    assert loss.item() == pytest.approx(0.5 * torch.stack(norms).mean().item(), rel=1e-3, abs=1e-6)
 
 
 def test_without_kar_and_polynomial_it_is_nerfacto(blender, tmp_path) -> None:
