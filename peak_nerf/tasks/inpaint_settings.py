@@ -23,7 +23,7 @@ class KarSettings:
     weight: float = 3.0
     """Its weight lambda; 0 for none."""
     n_features: int = 100
-    """Features r of g."""
+    """Features r of g, and the width of its hidden layers."""
     n_hidden: int = 2
     """Hidden layers of g. With a single one g hardly tells an edge from its surroundings."""
     activation: Literal["cosine", "softmax"] = "cosine"

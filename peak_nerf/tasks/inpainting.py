@@ -178,6 +178,7 @@ def build_field(settings: InpaintSettings, shape: tuple[int, int, int]) -> PeakF
         kar = KernelAlignmentRegularizer(
             2,
             r=settings.kar.n_features,
+            hidden_dim=settings.kar.n_features,
             n_hidden=settings.kar.n_hidden,
             logits="cosine" if settings.kar.activation == "cosine" else "dot",
             temperature=settings.kar.temperature,
