@@ -15,7 +15,7 @@ import tyro
 from peak_nerf.core.fit import Progress
 from peak_nerf.errors import PeakError
 from peak_nerf.tasks import classical, masks
-from peak_nerf.tasks.images import parse_size, read_picture, resize_picture, write_png
+from peak_nerf.tasks.images import read_picture, write_png
 from peak_nerf.tasks.inpaint_settings import Method, settings_for, with_overrides
 from peak_nerf.tasks.inpainting import inpaint
 from peak_nerf.tasks.record import (
@@ -27,6 +27,7 @@ from peak_nerf.tasks.record import (
     versions,
     write_json,
 )
+from peak_nerf.tasks.resizing import parse_size, resize_picture
 
 # What a run leaves in its folder.
 PICTURES = ("input.png", "reconstruction.png", "comparison.png", "residual.png", "psnr.png", "similarity.png")

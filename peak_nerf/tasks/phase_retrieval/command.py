@@ -15,7 +15,7 @@ import tyro
 
 from peak_nerf.core.fit import Progress
 from peak_nerf.errors import PeakError
-from peak_nerf.tasks.images import parse_size, read_picture, resize_picture, write_png
+from peak_nerf.tasks.images import read_picture, write_png
 from peak_nerf.tasks.record import (
     check_folder,
     peak_memory_gib,
@@ -25,6 +25,7 @@ from peak_nerf.tasks.record import (
     versions,
     write_json,
 )
+from peak_nerf.tasks.resizing import parse_size, resize_picture
 
 if TYPE_CHECKING:
     from peak_nerf.tasks.phase_retrieval.measurements import Measurements
