@@ -25,7 +25,8 @@ from peak_nerf.tasks.phase_retrieval.measurements import Measurements
 from peak_nerf.tasks.phase_retrieval.operators import FourierOperator, Operator
 
 FourierSolver = Literal["error-reduction", "hio", "raar"]
-FOURIER_SOLVERS = ("error-reduction", "hio", "raar")
+FOURIER_SOLVERS = ("error-reduction", "hio", "raar", "multiscale-hio")
+"""The last is `starts.CoarseToFine`, with which a field's run begins, given all of the time."""
 GAUSSIAN_SOLVERS = ("spectral", "amplitude-flow")
 ROUND = 25
 """Iterations of a round."""

@@ -51,8 +51,8 @@ class PhaseOptions:
     ratio: float | None = None
     """Fourier: side of the zero-padded picture over its side (default 1.9). Gaussian: magnitudes over pixels (1.0)."""
     method: str = "peak"
-    """peak, or a baseline: mlp, fourier, siren, hash; error-reduction, hio, raar (fourier); spectral, amplitude-flow
-    (gaussian)."""
+    """peak, or a baseline: mlp, fourier, siren, hash; error-reduction, hio, raar, multiscale-hio (fourier); spectral,
+    amplitude-flow (gaussian)."""
     size: int | None = None
     """Side in pixels to which the picture is resized; by default 256 (fourier) or 64 (gaussian)."""
     seed: int = 0

@@ -35,7 +35,14 @@ from peak_nerf.tasks.phase_retrieval.searching import Point, SearchRun, run_sear
 from peak_nerf.tasks.phase_retrieval.settings import FIELD_METHODS, PhaseSettings, check_method, settings_for
 from peak_nerf.tasks.phase_retrieval.starts import FULL_BETA, CoarseToFine, gaussian_start
 
-CLASSICAL_ROUNDS = {"error-reduction": 60, "hio": 120, "raar": 120, "amplitude-flow": 8, "spectral": 1}
+CLASSICAL_ROUNDS = {
+    "error-reduction": 60,
+    "hio": 120,
+    "raar": 120,
+    "multiscale-hio": 1000,
+    "amplitude-flow": 8,
+    "spectral": 1,
+}
 """Without a budget, in rounds of `classical.ROUND` iterations."""
 
 
@@ -125,7 +132,9 @@ class _Run:
     def classical(self) -> Retrieval:
         begin = time.perf_counter()
         search: Search
-        if self.method in FOURIER_SOLVERS:
+        if self.method == "multiscale-hio":
+            search = CoarseToFine(self.measurements, self.restarts, self.seed)
+        elif self.method in FOURIER_SOLVERS:
             search = ProjectionSearch(self.measurements, cast(FourierSolver, self.method), self.restarts, self.seed)
         else:
             search = AmplitudeFlow(self.measurements, gaussian_start(self.measurements))
@@ -134,7 +143,9 @@ class _Run:
             return self._result(search.picture, FitResult(0, 0.0), spent, 0)
         rounds = None if self.budget is not None else CLASSICAL_ROUNDS[self.method]
         run = self._search(search, self.budget, rounds, 0.0, 1.0)
-        return self._result(search.picture, FitResult(0, 0.0), spent + run.seconds, search.iterations, run.partial)
+        pictures = search.candidates() if isinstance(search, CoarseToFine) else [search.picture]
+        picture = min(pictures, key=self.measurements.misfit)
+        return self._result(picture, FitResult(0, 0.0), spent + run.seconds, search.iterations, run.partial)
 
     def field(self, settings: PhaseSettings) -> Retrieval:
         generator = torch.Generator().manual_seed(self.seed)

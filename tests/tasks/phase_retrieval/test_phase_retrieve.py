@@ -75,7 +75,7 @@ def test_every_field_explains_gaussian_magnitudes(method: str, gaussian: Measure
     assert {p.stage for p in result.history} == {"fit"}
 
 
-@pytest.mark.parametrize("method", ["error-reduction", "hio", "raar"])
+@pytest.mark.parametrize("method", ["error-reduction", "hio", "raar", "multiscale-hio"])
 def test_classical_fourier_solvers_run_and_record(method: str, fourier: Measurements) -> None:
     told: list[Progress] = []
     result = retrieve(fourier, method, restarts=2, budget_seconds=0.5, report=told.append)
