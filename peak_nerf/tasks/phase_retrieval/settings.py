@@ -94,19 +94,31 @@ def settings_for(method: str, problem: Problem, size: int) -> PhaseSettings:
         reach=2.9,
         window=64,
     )
+    gaussian = problem == "gaussian"
+    # Without KAR a grid may not have as many vertices as there are pixels when magnitudes are no more than these.
+    coarse = replace(grid, finest_resolution=max(size // 2, 16)) if gaussian else grid
+    # Of 256 x 256 pixels a wide network sees too few steps in a minute.
+    width = 128 if gaussian else 64
     presets: dict[str, Callable[[], PhaseSettings]] = {
         "peak": lambda: PhaseSettings(FieldConfig(hash_grid=grid), kar),
-        "hash": lambda: PhaseSettings(FieldConfig(hash_grid=grid, polynomial_degree=None)),
+        "hash": lambda: PhaseSettings(FieldConfig(hash_grid=coarse, polynomial_degree=None)),
         "fourier": lambda: PhaseSettings(
-            FieldConfig(hash_grid=None, polynomial_degree=None, n_frequencies=128, hidden_dim=128, n_hidden=3),
-            learning_rate=2e-3,
+            FieldConfig(
+                hash_grid=None,
+                polynomial_degree=None,
+                n_frequencies=128,
+                frequency_scale=3.0 if gaussian else 10.0,
+                hidden_dim=width,
+                n_hidden=3,
+            ),
+            learning_rate=5e-3,
         ),
         "siren": lambda: PhaseSettings(
-            FieldConfig(hash_grid=None, polynomial_degree=None, backbone="siren", hidden_dim=128, n_hidden=3),
-            learning_rate=1e-3,
+            FieldConfig(hash_grid=None, polynomial_degree=None, backbone="siren", hidden_dim=width, n_hidden=3),
+            learning_rate=3e-4 if gaussian else 1e-3,
         ),
         "mlp": lambda: PhaseSettings(
-            FieldConfig(hash_grid=None, polynomial_degree=None, hidden_dim=128, n_hidden=4), learning_rate=3e-3
+            FieldConfig(hash_grid=None, polynomial_degree=None, hidden_dim=width, n_hidden=4), learning_rate=3e-3
         ),
     }
     if method not in presets:
