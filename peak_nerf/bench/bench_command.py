@@ -16,8 +16,8 @@ from peak_nerf.bench.data_root import DataRoot
 from peak_nerf.bench.display import RichDisplay, clock
 from peak_nerf.bench.engine import Engine
 from peak_nerf.bench.pool import Pool
-from peak_nerf.bench.suite import Cell, Suite
-from peak_nerf.bench.suite_file import parse_selection, read_suite
+from peak_nerf.bench.suite import Cell, Suite, parse_selection
+from peak_nerf.bench.suite_file import read_suite
 from peak_nerf.errors import PeakError
 
 INTERRUPTED = 130

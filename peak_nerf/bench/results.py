@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from peak_nerf.bench.records import Record, read_record
-from peak_nerf.bench.suite import LOWER_IS_BETTER, Cell, Method, Suite
-from peak_nerf.bench.suite_file import parse_selection
+from peak_nerf.bench.suite import LOWER_IS_BETTER, Cell, Method, Suite, parse_selection
 
 Row = tuple[str, ...]
 """Values on a table's row axes."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Annotated, Any, Literal
 
@@ -131,6 +131,9 @@ class Suite(Strict):
     seeds: Annotated[list[StrictInt], Field(min_length=1), AfterValidator(_not_repeated)]
     settings: dict[str, Value] = {}
     """Options of the task, the same for all methods."""
+    where: dict[str, dict[str, Value]] = {}
+    """Settings of the cells that a selection names, such as `problem=gaussian@1.0: {budget_seconds: 20}`; on top of the
+    suite's and the method's, the later ones of the file last."""
     sweep: dict[str, AxisValues] = {}
     """Options varied one at a time, each over its values; for every method without a sweep of its own."""
     paper: Paper | None = None
@@ -166,13 +169,14 @@ class Suite(Strict):
 
     def _cell(self, data: dict[str, Value], method: Method, point: tuple[str, Value] | None, seed: int) -> Cell:
         swept = {} if point is None else dict([point])
-        settings = {**self.settings, **method.settings, **data, **swept}
         key = {**data, "method": method.name, **swept, "seed": seed}
-        return Cell(
-            key={axis: show(value) for axis, value in key.items()},
-            options={**settings, "method": method.method, "seed": seed},
-            swept=None if point is None else point[0],
-        )
+        cell = Cell({axis: show(value) for axis, value in key.items()}, {}, None if point is None else point[0])
+        here: dict[str, Value] = {}
+        for place, given in self.where.items():
+            if cell.matches(parse_selection(self, place)):
+                here |= given
+        settings = {**self.settings, **method.settings, **here, **data, **swept}
+        return replace(cell, options={**settings, "method": method.method, "seed": seed})
 
 
 @dataclass(frozen=True)
@@ -194,3 +198,36 @@ class Cell:
     def matches(self, selection: dict[str, list[str]]) -> bool:
         """Whether it has one of the values on each selected axis."""
         return all(self.key.get(axis) in values for axis, values in selection.items())
+
+
+def parse_selection(suite: Suite, text: str) -> dict[str, list[str]]:
+    """`image=baboon,image=lake,method=peak` as {axis: values}; an axis given twice means either value.
+
+    Raises: ValueError on an axis or a value that the suite does not have, with the nearest.
+    """
+    axes = suite.axes()
+    selection: dict[str, list[str]] = {}
+    for part in text.split(","):
+        axis, equals, value = (piece.strip() for piece in part.partition("="))
+        if not equals:
+            raise ValueError(f"{part.strip()!r} is not axis=value, such as image=baboon")
+        if axis not in axes:
+            raise ValueError(f"the suite has no axis {axis!r}; {near(axis, axes)}")
+        match = value if value in axes[axis] else _same_number(value, axes[axis])
+        if match is None:
+            raise ValueError(f"{axis} is never {value!r}; {near(value, axes[axis])}")
+        selection.setdefault(axis, []).append(match)
+    return selection
+
+
+def _same_number(text: str, values: Iterable[str]) -> str | None:
+    """The one of `values` that is the same number, since 1e-2 is 0.01."""
+
+    def number(value: str) -> float | None:
+        try:
+            return float(value)
+        except ValueError:
+            return None
+
+    wanted = number(text)
+    return None if wanted is None else next((value for value in values if number(value) == wanted), None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn, get_args
 
@@ -11,7 +11,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
-from peak_nerf.bench.suite import LONGEST_NAME, Method, Suite, near
+from peak_nerf.bench.suite import LONGEST_NAME, Method, Suite, near, parse_selection
 from peak_nerf.bench.tasks import TASKS, OptionTypes, option_types
 from peak_nerf.core.files import write_atomically
 from peak_nerf.errors import PeakError
@@ -127,6 +127,7 @@ def read_suite(path: Path, *, check_options: bool = True) -> Suite:
         suite = Suite.model_validate(source.data)
     except ValidationError as error:
         _fail_as_pydantic(source, error)
+    _check_selections(suite, source)
     _check_axes(suite, source)
     _check_paper(suite, source)
     if suite.task not in TASKS:
@@ -141,39 +142,6 @@ def write_suite(suite: Suite, path: Path) -> None:
     data = suite.model_dump(mode="json")
     text = yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
     write_atomically(path, lambda file: file.write(text.encode()))
-
-
-def parse_selection(suite: Suite, text: str) -> dict[str, list[str]]:
-    """`image=baboon,image=lake,method=peak` as {axis: values}; an axis given twice means either value.
-
-    Raises: ValueError on an axis or a value that the suite does not have, with the nearest.
-    """
-    axes = suite.axes()
-    selection: dict[str, list[str]] = {}
-    for part in text.split(","):
-        axis, equals, value = (piece.strip() for piece in part.partition("="))
-        if not equals:
-            raise ValueError(f"{part.strip()!r} is not axis=value, such as image=baboon")
-        if axis not in axes:
-            raise ValueError(f"the suite has no axis {axis!r}; {near(axis, axes)}")
-        match = value if value in axes[axis] else _same_number(value, axes[axis])
-        if match is None:
-            raise ValueError(f"{axis} is never {value!r}; {near(value, axes[axis])}")
-        selection.setdefault(axis, []).append(match)
-    return selection
-
-
-def _same_number(text: str, values: Iterable[str]) -> str | None:
-    """The one of `values` that is the same number, since 1e-2 is 0.01."""
-
-    def number(value: str) -> float | None:
-        try:
-            return float(value)
-        except ValueError:
-            return None
-
-    wanted = number(text)
-    return None if wanted is None else next((value for value in values if number(value) == wanted), None)
 
 
 # -------------------------------------------------------------------------------------------------------- checks
@@ -228,6 +196,15 @@ def _sweeps(suite: Suite) -> list[tuple[Loc, Mapping[str, list[Any]]]]:
     return [(("sweep",), suite.sweep), *own]
 
 
+def _check_selections(suite: Suite, source: Source) -> None:
+    """The cells that `where` names exist."""
+    for place in suite.where:
+        try:
+            parse_selection(suite, place)
+        except ValueError as error:
+            source.fail(("where", place), str(error))
+
+
 def _check_axes(suite: Suite, source: Source) -> None:
     """Each axis has one meaning, and names are short enough for folders."""
     for axis in suite.data:
@@ -239,6 +216,7 @@ def _check_axes(suite: Suite, source: Source) -> None:
                 source.fail((*loc, setting), "is an axis already; sweep something else")
     settings: list[tuple[Loc, Mapping[str, Any]]] = [(("settings",), suite.settings)]
     settings += [(("methods", i, "settings"), method.settings) for i, method in enumerate(suite.methods)]
+    settings += [(("where", place), given) for place, given in suite.where.items()]
     for loc, given in settings:
         for setting in given:
             if setting in suite.data or setting in ("method", "seed"):
@@ -279,6 +257,9 @@ def _check_options(suite: Suite, source: Source, options: OptionTypes) -> None:
             check(("data", axis, i) if axis in options else ("data", axis), axis, value)
     for name, value in suite.settings.items():
         check(("settings", name), name, value)
+    for place, given in suite.where.items():
+        for name, value in given.items():
+            check(("where", place, name), name, value)
     for loc, sweep in _sweeps(suite):
         for name, values in sweep.items():
             for i, value in enumerate(values):

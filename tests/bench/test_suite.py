@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from peak_nerf.bench.suite import Suite
-from peak_nerf.bench.suite_file import parse_selection, read_suite, write_suite
+from peak_nerf.bench.suite import Suite, parse_selection
+from peak_nerf.bench.suite_file import read_suite, write_suite
 from peak_nerf.errors import PeakError
 
 Write = Callable[..., Path]
@@ -52,6 +52,16 @@ def test_sweeps_vary_one_setting_at_a_time_and_a_method_may_have_its_own(write: 
     ]
 
 
+def test_settings_of_some_cells_stand_above_the_suites_and_the_methods(write: Write) -> None:
+    where = "where:\n  image=lena: {size: 64}\n  image=lena,method=peak-no-kar: {size: 32, kar_weight: 0.5}\npaper:"
+    cells = list(read_suite(write(("paper:", where))).cells())
+    found = {(cell.key["image"], cell.key["method"]): cell.options for cell in cells}
+    assert [found[image, "peak"]["size"] for image in ("lena", "house")] == [64, 256]
+    assert "kar_weight" not in found["lena", "peak"]
+    assert (found["lena", "peak-no-kar"]["size"], found["lena", "peak-no-kar"]["kar_weight"]) == (32, 0.5)
+    assert (found["house", "peak-no-kar"]["size"], found["house", "peak-no-kar"]["kar_weight"]) == (256, 0)
+
+
 @pytest.mark.parametrize(
     ("old", "new", "line", "message"),
     [
@@ -79,6 +89,14 @@ def test_sweeps_vary_one_setting_at_a_time_and_a_method_may_have_its_own(write: 
         ("{peak: 21}", "{peak: no}", 14, "input should be a valid number"),
         ("paper:", "plot: {kind: curve}\npaper:", 11, "plot.kind: a curve needs a sweep"),
         ("paper:", "sweep: {image: [a]}\npaper:", 11, "sweep.image: is an axis already"),
+        ("paper:", "where: {image=lean: {size: 64}}\npaper:", 11, "image is never 'lean'; did you mean 'lena'?"),
+        (
+            "paper:",
+            "where: {image=lena: {sise: 64}}\npaper:",
+            11,
+            "where.image=lena.sise: the task has no option 'sise'",
+        ),
+        ("paper:", "where: {image=lena: {mask: patch}}\npaper:", 11, "where.image=lena.mask: is an axis already"),
         ("[lena, house]", f"[{'x' * 200}]", 3, "is longer than 200 bytes"),
     ],
 )
