@@ -35,11 +35,12 @@ class PhaseSettings:
     """Rounds of the search when there is no budget (Fourier)."""
     polish_rounds: int = 40
     """Rounds of the polish when there is no budget (Fourier)."""
-    search: float = 0.75
-    """Fraction of the budget for the search of a start (Fourier). Without noise it is the search that gets there; with
-    noise of 20 dB half of the budget is no better."""
-    polish: float = 0.1
-    """Fraction of the budget in which z goes on from the field's picture without it (Fourier)."""
+    search: float = 0.6
+    """Fraction of the budget for the search of a start (Fourier)."""
+    polish: float = 0.25
+    """Fraction of the budget in which z goes on without the field, from the field's picture or the start, whichever
+    explains the held-out magnitudes better (Fourier). Without noise that is mostly the start: what helps there is to
+    begin anew from its picture. With noise it is the field's."""
     sigma_start: float = 0.2
     """How far off A x is believed to be at first; see `data_term`."""
     sigma_end: float = 0.002
