@@ -23,12 +23,15 @@ LEVELS = (0.13, 0.27, 0.53)
 """Of `CoarseToFine`: sides of the coarse spectra, of the full one's."""
 LEVEL_ENDS = (0.2, 0.3, 0.45)
 """Fractions of the run at which these levels end."""
+ALONE = 0.65
+"""Fraction of the run from which the best goes on alone."""
 LEAST_SIDE = 24
 """Pixels that a picture has at least on a coarse level."""
 LEAST_CEILING = 0.02
 """Below, the blurred support counts as 0: ringing of the cut spectrum."""
-COARSE_STARTS = 4
-"""Random pictures on the coarsest level per restart: there most of them end up half the picture, half its twin."""
+COARSE_STARTS, KEPT = 8, 2
+"""Random pictures on the coarsest level per restart, and how many of them go on to the finer ones: most end up half the
+picture, half its twin, and with some pictures it is on all frequencies only that these show."""
 FULL_BETA = 0.3
 COARSEST, FINEST = 6, 48
 """Grid sides of `gaussian_start`; never finer than half the picture."""
@@ -40,10 +43,11 @@ class CoarseToFine:
     Magnitudes times g(k) = exp(-log(20) |k|^2 / K^2) are those of the picture blurred. Of these the side x side lowest
     frequencies, K = side / 2, are kept: a small padded picture whose constraint is known exactly, 0 <= v <= ceiling,
     the ceiling being the blurred support. There HIO takes no time, from many random pictures, of which the misfit
-    chooses a few for the second half, then one; what it finds is the start of the next level. On all frequencies,
-    without blur, a small beta keeps what the levels before have found, where the usual 0.9 wanders off.
+    chooses a few for the second half; what they find are the starts of the next level. On all frequencies, without
+    blur, a small beta keeps what the levels before have found, where the usual 0.9 wanders off. There they take turns,
+    until the misfit chooses one.
 
-    There the phases of the iterates also vote: where they have not settled, as with noise, the mean phase factor is
+    Then the phases of the iterates also vote: where they have not settled, as with noise, the mean phase factor is
     small, and y times it is the transform of a better picture, with little energy where nothing is known.
 
     Sources: HIO, Fienup, Appl. Opt. 1982; voting, Fienup and Wackerman, J. Opt. Soc. Am. A 1986; the levels are ours.
@@ -63,7 +67,7 @@ class CoarseToFine:
         self.ends = [*LEVEL_ENDS[len(LEVELS) - len(sides) :], 1.0]
         generator = torch.Generator().manual_seed(seed)
         first = self.levels[0]
-        n, self.kept = restarts * COARSE_STARTS, restarts
+        n, self.kept = restarts * COARSE_STARTS, restarts * KEPT
         self.iterates = [torch.rand(first.side, first.side, generator=generator) * first.ceiling for _ in range(n)]
         self.misfits = [math.inf] * n
         self.level, self.turn, self.iterations = 0, 0, 0
@@ -76,8 +80,10 @@ class CoarseToFine:
         while self.level + 1 < len(self.levels) and fraction >= self.ends[self.level]:
             self._refine()
         level = self.levels[self.level]
-        if self.level == 0 and fraction >= self.ends[0] / 2 and len(self.iterates) > self.kept:
+        if len(self.iterates) > self.kept and fraction >= self.ends[0] / 2:
             self._drop_all_but_the_best(self.kept)
+        if len(self.iterates) > 1 and fraction >= ALONE:
+            self._drop_all_but_the_best(1)
         n = min(round(ROUND * (self.full.side / level.side) ** 2), 1500)
         v = level.run(self.iterates[self.turn], "hio", n)
         self.iterates[self.turn] = v
@@ -92,7 +98,7 @@ class CoarseToFine:
         self.turn = (self.turn + 1) % len(self.iterates)
 
     def candidates(self) -> list[Tensor]:
-        """The iterate of least misfit, and the vote."""
+        """The iterate of least misfit, and the vote, if one has begun."""
         if self.total == 0:
             return [self.picture]
         operator = self.measurements.operator
@@ -104,6 +110,8 @@ class CoarseToFine:
         misfit = self.misfits[self.turn]
         if misfit < self.misfit:
             self.picture, self.misfit = picture, misfit
+        if len(self.iterates) > 1:
+            return  # they are not of one mind
         z = self.measurements.operator.apply(picture)
         weight = max(misfit, 1e-7) ** -2
         self.votes += weight * z / z.abs().clamp_min(1e-12)
@@ -115,17 +123,20 @@ class CoarseToFine:
         self.misfits, self.turn = [self.misfits[i] for i in best], 0
 
     def _refine(self) -> None:
-        """The best iterate of this level on the next."""
+        """The iterates of this level on the next."""
         old, new = self.levels[self.level], self.levels[self.level + 1]
-        best = min(range(len(self.misfits)), key=self.misfits.__getitem__)
-        spectrum = self._unblurred(old.clean(self.iterates[best]), old)
-        if new is not self.full:
-            spectrum = _low(spectrum, new.side) * _blur(new.side) * (new.side / self.full.side)
-        self.iterates = [torch.fft.irfft2(spectrum, s=(new.side, new.side), norm="ortho")]
-        self.misfits, self.turn = [math.inf], 0
+        self._drop_all_but_the_best(self.kept)
+        self.iterates = [self._refined(v, old, new) for v in self.iterates]
+        self.misfits, self.turn = [math.inf] * len(self.iterates), 0
         self.level += 1
         if new is self.full:
             self.misfit = math.inf  # that of a coarse picture is no match for a full one's
+
+    def _refined(self, v: Tensor, old: Projections, new: Projections) -> Tensor:
+        spectrum = self._unblurred(old.clean(v), old)
+        if new is not self.full:
+            spectrum = _low(spectrum, new.side) * _blur(new.side) * (new.side / self.full.side)
+        return torch.fft.irfft2(spectrum, s=(new.side, new.side), norm="ortho")
 
     def _coarse(self, side: int) -> Projections:
         scale = _blur(side) * (side / self.full.side)

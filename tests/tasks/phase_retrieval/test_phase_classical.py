@@ -18,7 +18,7 @@ from peak_nerf.tasks.phase_retrieval.classical import (
     projections_for,
 )
 from peak_nerf.tasks.phase_retrieval.measurements import simulate
-from peak_nerf.tasks.phase_retrieval.starts import CoarseToFine, gaussian_start
+from peak_nerf.tasks.phase_retrieval.starts import COARSE_STARTS, KEPT, CoarseToFine, gaussian_start
 from peak_nerf.tasks.scores import psnr
 
 N = 16
@@ -146,9 +146,25 @@ def test_coarse_to_fine_solves_what_hio_from_random_pictures_does_not() -> None:
     assert best > 25
 
 
+def test_several_go_on_to_all_frequencies_and_one_stays() -> None:
+    search = CoarseToFine(simulate(scene(96), "fourier", 1.9), restarts=2, seed=0)
+    alive, levels = [], []
+    for fraction in np.linspace(0, 1, 40, endpoint=False):
+        search.round(float(fraction))
+        alive.append(len(search.iterates))
+        levels.append(search.level)
+    assert alive[0] == 2 * COARSE_STARTS
+    assert {n for n, level in zip(alive, levels, strict=True) if level == 1} == {2 * KEPT}
+    assert [n for n, level in zip(alive, levels, strict=True) if level == 2] == sorted(alive[levels.index(2) :])[::-1]
+    assert (alive[levels.index(2)], alive[-1]) == (2 * KEPT, 1)
+    assert search.misfit == min(search.misfit, *search.misfits)
+
+
 def test_a_vote_of_what_has_settled_is_the_picture_itself() -> None:
     truth = torch.from_numpy(TRUTH)
     search = CoarseToFine(simulate(TRUTH, "fourier", 1.9), 1, seed=0)
+    search._look(1 - truth)  # while several take turns, none votes
+    search._drop_all_but_the_best(1)
     search.misfits = [1.0]
     search._look(truth)
     search._look(truth)

@@ -75,7 +75,15 @@ def test_every_field_explains_gaussian_magnitudes(method: str, gaussian: Measure
     assert {p.stage for p in result.history} == {"fit"}
 
 
-@pytest.mark.parametrize("method", ["error-reduction", "hio", "raar", "multiscale-hio"])
+def test_the_search_of_the_fields_is_a_method_too(fourier: Measurements) -> None:
+    result = retrieve(fourier, "multiscale-hio", restarts=2, budget_seconds=0.5)
+    assert result.field is None
+    assert 0.4 < result.seconds < 2
+    assert result.misfit <= result.history[-1].misfit * 1.001
+    assert result.misfit < 0.5 * result.history[0].misfit
+
+
+@pytest.mark.parametrize("method", ["error-reduction", "hio", "raar"])
 def test_classical_fourier_solvers_run_and_record(method: str, fourier: Measurements) -> None:
     told: list[Progress] = []
     result = retrieve(fourier, method, restarts=2, budget_seconds=0.5, report=told.append)
