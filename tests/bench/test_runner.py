@@ -195,7 +195,7 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(
         os.killpg(child.pid, signal_)  # as a terminal does: parent and workers
     else:
         child.send_signal(signal_)
-    output, _ = child.communicate(timeout=20)  # returns when the worker's end of the pipe is closed too
+    output, _ = child.communicate(timeout=60)  # returns when the worker's end of the pipe is closed too
     assert "Traceback" not in output
     if signal_ == signal.SIGINT:
         assert child.returncode == 130

@@ -182,7 +182,7 @@ def test_a_checkpoint_of_something_else_is_refused(tmp_path: Path) -> None:
 def test_a_time_budget_ends_the_fit() -> None:
     values, observed = picture()
     result = inpaint(values, observed, "hash", budget_seconds=0.2)
-    assert result.fit.seconds < 1.0
+    assert result.fit.seconds < 3
     assert result.fit.steps > 1
     assert result.fit.history[-1].fraction == 1
 

@@ -78,7 +78,7 @@ def test_every_field_explains_gaussian_magnitudes(method: str, gaussian: Measure
 def test_the_search_of_the_fields_is_a_method_too(fourier: Measurements) -> None:
     result = retrieve(fourier, "multiscale-hio", restarts=2, budget_seconds=0.5)
     assert result.field is None
-    assert 0.4 < result.seconds < 2
+    assert 0.4 < result.seconds < 5
     assert result.misfit <= result.history[-1].misfit * 1.001
     assert result.misfit < result.history[0].misfit
 
@@ -89,7 +89,7 @@ def test_classical_fourier_solvers_run_and_record(method: str, fourier: Measurem
     result = retrieve(fourier, method, restarts=2, budget_seconds=0.5, report=told.append)
     assert result.field is None
     assert result.n_parameters == 0
-    assert 0.4 < result.seconds < 2
+    assert 0.4 < result.seconds < 5
     misfits = [p.misfit for p in result.history]
     assert misfits == sorted(misfits, reverse=True)
     assert result.misfit == pytest.approx(misfits[-1], rel=1e-3)
