@@ -131,7 +131,7 @@ def test_each_option_adds_its_loss(tmp_path) -> None:
         losses[factor] = trainer.pipeline.get_train_loss_dict(0)[1]
         assert set(losses[factor]) == {"rgb", *OPTIONS}
     for name in OPTIONS:
-        assert losses[2][name].item() == pytest.approx(2 * losses[1][name].item(), rel=1e-5), name
+        assert losses[2][name].item() == pytest.approx(2 * losses[1][name].item(), rel=1e-3), name
         trainer.pipeline.model.field.zero_grad()
         losses[2][name].backward(retain_graph=True)
         assert trainer.pipeline.model.field.grid.table.grad.abs().sum() > 0, name
