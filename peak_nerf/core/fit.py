@@ -13,8 +13,6 @@ The stopping rule, the same for every method:
 from __future__ import annotations
 
 import math
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from peak_nerf.core.files import write_atomically
+from peak_nerf.core.interrupts import interrupts_deferred
 from peak_nerf.errors import PeakError
 
 # Fractions of the run: where phase 2 starts, and how long phase 1 waits for a better score.
@@ -195,7 +194,7 @@ def fit(
     clock = _Clock(run.seconds)
     saved = time.perf_counter()
     try:
-        with _interrupts_deferred() as raise_if_interrupted:
+        with interrupts_deferred() as raise_if_interrupted:
             while run.fraction < 1:
                 run.step(clock)
                 if run.at_check():
@@ -215,36 +214,6 @@ def fit(
         return run.result(partial=True)
     run.average.exchange()
     return run.result(partial=False)
-
-
-@contextmanager
-def _interrupts_deferred() -> Iterator[Callable[[], None]]:
-    """Inside, Ctrl-C is noted only, and raised by the function that is yielded; a second one is raised at once.
-
-    Python tells signals to the main thread alone; in others nothing is deferred.
-    """
-    noted = False
-
-    def note(number: int, frame: Any) -> None:
-        nonlocal noted
-        if noted:
-            raise KeyboardInterrupt
-        noted = True
-
-    def raise_if_noted() -> None:
-        if noted:
-            raise KeyboardInterrupt
-
-    in_charge = threading.current_thread() is threading.main_thread()
-    before = signal.getsignal(signal.SIGINT)
-    if not in_charge or before is not signal.default_int_handler:
-        yield raise_if_noted
-        return
-    signal.signal(signal.SIGINT, note)
-    try:
-        yield raise_if_noted
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 class _Run:

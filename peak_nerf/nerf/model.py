@@ -1,8 +1,5 @@
 """The nerfstudio model: what nerfstudio asks of a method, answered with our field, renderer, occupancy grid and KAR."""
 
-import dataclasses
-import logging
-import math
 from typing import Any
 
 import torch
@@ -17,7 +14,6 @@ from torch.nn import Parameter
 
 from peak_nerf.core.field import FieldConfig, HashGridConfig
 from peak_nerf.core.kar import KernelAlignmentRegularizer, Norm
-from peak_nerf.errors import PeakError
 from peak_nerf.nerf.far_field import FarField
 from peak_nerf.nerf.field import PeakRadianceField, multiplies_bfloat16
 from peak_nerf.nerf.hull import possible_cells
@@ -25,23 +21,13 @@ from peak_nerf.nerf.kar_free_space import KarInFreeSpace
 from peak_nerf.nerf.kar_on_rays import KarOnRays
 from peak_nerf.nerf.metrics import ImageMetrics
 from peak_nerf.nerf.mixin import seen_by_ddp
-from peak_nerf.nerf.model_config import PeakModelConfig
+from peak_nerf.nerf.model_config import PeakModelConfig, settled
 from peak_nerf.nerf.regularizers import comparator_losses
 from peak_nerf.nerf.renderer import OPAQUE, VolumeRenderer
 from peak_nerf.nerf.sampler import OccupancyGrid, box_intersection
 
-logger = logging.getLogger(__name__)
-
 MIN_RAYS, MAX_RAYS = 256, 1 << 16
 """Bounds of the number of rays of a training step."""
-
-FEW_VIEWS = 16
-"""Up to so many training views colour depends less on direction, unless `sh_levels` is given."""
-WEIGHTS = (
-    "kar_weight", "distortion_weight", "tv_weight", "occlusion_weight", "occlusion_reach", "entropy_weight",
-    "level_annealing",
-)  # fmt: skip
-"""Options that are at least 0."""
 
 
 class PeakModel(Model):
@@ -52,8 +38,8 @@ class PeakModel(Model):
     def populate_modules(self) -> None:
         """Field, occupancy grid, KAR."""
         super().populate_modules()
-        c = self.config = _with_kar_chosen(self.config, self.num_train_data)
-        _check_weights(c)
+        c = self.config = settled(self.config, self.num_train_data)
+        assert c.sh_levels is not None  # settled
         device = self.kwargs.get("device", "cpu")
         metadata: dict[str, Any] = self.kwargs.get("metadata") or {}
         grid = HashGridConfig(c.n_levels, c.n_features, c.log2_table_size, c.base_resolution, c.finest_resolution)
@@ -70,7 +56,7 @@ class PeakModel(Model):
             n_geometry=c.n_geometry,
             colour_hidden_dim=c.colour_hidden_dim,
             colour_n_hidden=c.colour_n_hidden,
-            sh_levels=self._sh_levels(),
+            sh_levels=c.sh_levels,
             density_bias=c.density_bias,
             bfloat16=c.network_precision == "bfloat16"
             or (c.network_precision == "auto" and multiplies_bfloat16(device)),
@@ -118,15 +104,6 @@ class PeakModel(Model):
         )
         device = self.kwargs.get("device", "cpu")
         return FarField(config, self.config.far_samples, self.field.in_bfloat16, device)
-
-    def _sh_levels(self) -> int:
-        """Few views cannot tell a shine from a wrong surface: colour then gets less say in direction."""
-        asked = self.config.sh_levels
-        if asked is not None:
-            return asked
-        levels = 2 if self.num_train_data <= FEW_VIEWS else 4
-        logger.info("colour: %d levels of spherical harmonics for %d training views", levels, self.num_train_data)
-        return levels
 
     def _set_kar_weight(self, handle: ViewerSlider) -> None:
         assert self.kar is not None
@@ -340,23 +317,3 @@ class PeakModel(Model):
         density, _ = self.field.density(self.occupancy.points_in(cells))
         self.occupancy.observe(cells, density)
         self.occupancy.refresh(self.renderer.dt)
-
-
-def _with_kar_chosen(config: PeakModelConfig, n_views: int) -> PeakModelConfig:
-    """KAR's form by the number of training views, and its weight by the form, where they are not given."""
-    form = config.kar_form
-    if form == "auto":
-        form = "free-space" if n_views <= FEW_VIEWS else "point"
-        logger.info("KAR: %s form for %d training views", form, n_views)
-    weight = config.kar_weight
-    if weight is None:
-        weight = 0.1 if form == "free-space" else 0.01
-    return dataclasses.replace(config, kar_form=form, kar_weight=weight)
-
-
-def _check_weights(config: PeakModelConfig) -> None:
-    for name in WEIGHTS:
-        weight = getattr(config, name)
-        if not 0 <= weight < math.inf:
-            option = name.replace("_", "-")
-            raise PeakError(f"--pipeline.model.{option} {weight}: give 0 (which leaves it out) or a positive number")

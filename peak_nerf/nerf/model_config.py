@@ -1,12 +1,26 @@
 """What a user can choose about the model of `peak` and `peak-lite`."""
 
 # No `from __future__ import annotations`: tyro reads this module's dataclass fields as types.
+import dataclasses
+import logging
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
 from nerfstudio.models.base_model import ModelConfig
 
 from peak_nerf.core.hash_grid import Implementation
+from peak_nerf.errors import PeakError
+
+logger = logging.getLogger(__name__)
+
+FEW_VIEWS = 16
+"""Up to so many training views KAR takes its free-space form, and colour depends less on direction."""
+WEIGHTS = (
+    "kar_weight", "distortion_weight", "tv_weight", "occlusion_weight", "occlusion_reach", "entropy_weight",
+    "level_annealing",
+)  # fmt: skip
+"""Options that are at least 0."""
 
 
 def _model_class() -> type:
@@ -121,3 +135,27 @@ class PeakModelConfig(ModelConfig):
     """Samples of a ray behind the box of an unbounded scene, in contracted space; 0 paints all on the box's walls."""
     loss: Literal["huber", "mse"] = "huber"
     """Colour loss."""
+
+
+def settled(config: PeakModelConfig, n_views: int) -> PeakModelConfig:
+    """The options that were left open, chosen for this many training views; says which.
+
+    KAR's form by the number of views, its weight by its form. Few views cannot tell a shine from a wrong surface: there
+    colour gets less say in direction. Raises: PeakError on a weight that is negative or not finite.
+    """
+    form, weight, levels = config.kar_form, config.kar_weight, config.sh_levels
+    if form == "auto":
+        form = "free-space" if n_views <= FEW_VIEWS else "point"
+        logger.info("KAR: %s form for %d training views", form, n_views)
+    if weight is None:
+        weight = 0.1 if form == "free-space" else 0.01
+    if levels is None:
+        levels = 2 if n_views <= FEW_VIEWS else 4
+        logger.info("colour: %d levels of spherical harmonics for %d training views", levels, n_views)
+    config = dataclasses.replace(config, kar_form=form, kar_weight=weight, sh_levels=levels)
+    for name in WEIGHTS:
+        value = getattr(config, name)
+        if not 0 <= value < math.inf:
+            option = name.replace("_", "-")
+            raise PeakError(f"--pipeline.model.{option} {value}: give 0 (which leaves it out) or a positive number")
+    return config

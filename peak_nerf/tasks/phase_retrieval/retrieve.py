@@ -25,15 +25,14 @@ from peak_nerf.tasks.phase_retrieval.classical import (
     FourierSolver,
     ProjectionSearch,
     Search,
-    padded,
-    projections_for,
 )
 from peak_nerf.tasks.phase_retrieval.measurements import Measurements
 from peak_nerf.tasks.phase_retrieval.nets import EARLIEST, NetADM, NetGD, Splitting, held_out_mask
 from peak_nerf.tasks.phase_retrieval.operators import FourierOperator
+from peak_nerf.tasks.phase_retrieval.polish import Polish, held_out_misfit
 from peak_nerf.tasks.phase_retrieval.searching import Point, SearchRun, run_search
 from peak_nerf.tasks.phase_retrieval.settings import FIELD_METHODS, PhaseSettings, check_method, settings_for
-from peak_nerf.tasks.phase_retrieval.starts import FULL_BETA, CoarseToFine, gaussian_start
+from peak_nerf.tasks.phase_retrieval.starts import CoarseToFine, gaussian_start
 
 CLASSICAL_ROUNDS = {
     "error-reduction": 60,
@@ -272,37 +271,3 @@ class _Run:
             self.history,
             partial,
         )
-
-
-class Polish:
-    """HIO from the best of some pictures, without the held-out magnitudes, which choose among all pictures."""
-
-    def __init__(self, measurements: Measurements, starts: list[Tensor], known: Tensor) -> None:
-        self.measurements, self.known = measurements, known
-        self.projections = projections_for(measurements, known, FULL_BETA)
-        start = min(starts, key=lambda picture: held_out_misfit(measurements, picture, known))
-        self.v = padded(start, self.projections.side)
-        self.picture, self.misfit, self.iterations = start, held_out_misfit(measurements, start, known), 0
-
-    def round(self, fraction: float) -> None:
-        self.v = self.projections.run(self.v, "hio", ROUND)
-        n = len(self.picture)
-        picture = self.projections.clean(self.v)[:n, :n]
-        misfit = held_out_misfit(self.measurements, picture, self.known)
-        self.iterations += ROUND + CLEANING
-        if misfit < self.misfit:
-            self.picture, self.misfit = picture, misfit
-
-    def state(self) -> dict[str, Tensor]:
-        return {}
-
-    def restore(self, state: dict[str, Tensor]) -> None:
-        """Nothing: a polish is short and starts anew."""
-
-
-def held_out_misfit(measurements: Measurements, picture: Tensor, known: Tensor) -> float:
-    """The misfit over the magnitudes that are not known."""
-    with torch.no_grad():
-        error = (measurements.operator.apply(picture).abs() - measurements.magnitudes).square()
-    counts = measurements.weights * ~known
-    return math.sqrt(float((error * counts).sum() / (measurements.magnitudes.square() * counts).sum()))
