@@ -26,7 +26,7 @@ from peak_nerf.tasks.phase_retrieval.operators import FourierOperator, Operator
 
 FourierSolver = Literal["error-reduction", "hio", "raar"]
 FOURIER_SOLVERS = ("error-reduction", "hio", "raar", "multiscale-hio")
-"""The last is `starts.CoarseToFine`, with which a field's run begins, given all of the time."""
+"""The last is a field's run without the field: `starts.CoarseToFine`, then `polish.Polish`."""
 GAUSSIAN_SOLVERS = ("spectral", "amplitude-flow")
 ROUND = 25
 """Iterations of a round."""

@@ -9,7 +9,10 @@ from torch import Tensor
 
 from peak_nerf.tasks.phase_retrieval.classical import CLEANING, ROUND, padded, projections_for
 from peak_nerf.tasks.phase_retrieval.measurements import Measurements
-from peak_nerf.tasks.phase_retrieval.starts import FULL_BETA
+from peak_nerf.tasks.phase_retrieval.starts import FULL_BETA, Vote
+
+RESTART = 25
+"""Rounds after which HIO begins anew from the vote: left alone it circles around the solution."""
 
 
 class Polish:
@@ -18,9 +21,11 @@ class Polish:
     def __init__(self, measurements: Measurements, starts: list[Tensor], known: Tensor) -> None:
         self.measurements, self.known = measurements, known
         self.projections = projections_for(measurements, known, FULL_BETA)
+        self.vote = Vote(measurements, self.projections.y, known)
         start = min(starts, key=lambda picture: held_out_misfit(measurements, picture, known))
         self.v = padded(start, self.projections.side)
-        self.picture, self.misfit, self.iterations = start, held_out_misfit(measurements, start, known), 0
+        self.picture, self.misfit = start, held_out_misfit(measurements, start, known)
+        self.rounds, self.iterations = 0, 0
 
     def round(self, fraction: float) -> None:
         self.v = self.projections.run(self.v, "hio", ROUND)
@@ -30,6 +35,11 @@ class Polish:
         self.iterations += ROUND + CLEANING
         if misfit < self.misfit:
             self.picture, self.misfit = picture, misfit
+        self.vote.add(picture, misfit)
+        self.rounds += 1
+        if self.rounds % RESTART == 0:
+            self.v = padded(self.vote.picture(self.picture), self.projections.side)
+            self.vote.clear()
 
     def state(self) -> dict[str, Tensor]:
         return {}

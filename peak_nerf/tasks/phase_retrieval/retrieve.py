@@ -38,7 +38,6 @@ CLASSICAL_ROUNDS = {
     "error-reduction": 60,
     "hio": 120,
     "raar": 120,
-    "multiscale-hio": 1000,
     "amplitude-flow": 8,
     "spectral": 1,
 }
@@ -101,6 +100,8 @@ def retrieve(
     if restarts < 1 or (budget_seconds is not None and not budget_seconds > 0):
         raise ValueError(f"restarts and budget_seconds must be above 0, got {restarts}, {budget_seconds}")
     run = _Run(measurements, method, restarts, budget_seconds, seed, report, folder, resume)
+    if method == "multiscale-hio":
+        return run.multiscale()
     if method not in FIELD_METHODS:
         return run.classical()
     return run.field(settings or settings_for(method, measurements.operator.name, measurements.operator.size))
@@ -131,9 +132,7 @@ class _Run:
     def classical(self) -> Retrieval:
         begin = time.perf_counter()
         search: Search
-        if self.method == "multiscale-hio":
-            search = CoarseToFine(self.measurements, self.restarts, self.seed)
-        elif self.method in FOURIER_SOLVERS:
+        if self.method in FOURIER_SOLVERS:
             search = ProjectionSearch(self.measurements, cast(FourierSolver, self.method), self.restarts, self.seed)
         else:
             search = AmplitudeFlow(self.measurements, gaussian_start(self.measurements))
@@ -142,9 +141,21 @@ class _Run:
             return self._result(search.picture, FitResult(0, 0.0), spent, 0)
         rounds = None if self.budget is not None else CLASSICAL_ROUNDS[self.method]
         run = self._search(search, self.budget, rounds, 0.0, 1.0)
-        pictures = search.candidates() if isinstance(search, CoarseToFine) else [search.picture]
-        picture = min(pictures, key=self.measurements.misfit)
-        return self._result(picture, FitResult(0, 0.0), spent + run.seconds, search.iterations, run.partial)
+        return self._result(search.picture, FitResult(0, 0.0), spent + run.seconds, search.iterations, run.partial)
+
+    def multiscale(self) -> Retrieval:
+        """What a field's run is without the field: its search, longer by the time of the fit, and its polish."""
+        settings = PhaseSettings()
+        known = held_out_mask(self.measurements, torch.Generator().manual_seed(self.seed))
+        search = CoarseToFine(self.measurements, self.restarts, self.seed, known)
+        share = 1 - settings.polish
+        rounds = settings.search_rounds if self.budget is None else None
+        run = self._search(search, None if self.budget is None else self.budget * share, rounds, 0.0, share)
+        if run.partial:
+            return self._result(search.picture, FitResult(0, 0.0), run.seconds, search.iterations, True)
+        picture, polishing = self._polish(search.candidates(), known, settings, run.seconds)
+        seconds, iterations = run.seconds + polishing.seconds, polishing.rounds * (ROUND + CLEANING)
+        return self._result(picture, FitResult(0, 0.0), seconds, search.iterations + iterations, polishing.partial)
 
     def field(self, settings: PhaseSettings) -> Retrieval:
         generator = torch.Generator().manual_seed(self.seed)
@@ -200,8 +211,8 @@ class _Run:
     def _polish(
         self, pictures: list[Tensor], known: Tensor, settings: PhaseSettings, seconds: float
     ) -> tuple[Tensor, SearchRun]:
-        """HIO from the field's picture, or from the start where too short a fit has spoilt that one; of all pictures,
-        what the held-out magnitudes choose."""
+        """HIO from the best of the pictures: the field's, or the start, which too short a fit may have spoilt. Of all
+        that come up, what the held-out magnitudes choose."""
         search = Polish(self.measurements, pictures, known)
         budget = None if self.budget is None else max(self.budget * settings.polish, 0.1)
         rounds = None if self.budget is not None else settings.polish_rounds

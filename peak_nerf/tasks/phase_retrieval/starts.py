@@ -37,6 +37,39 @@ COARSEST, FINEST = 6, 48
 """Grid sides of `gaussian_start`; never finer than half the picture."""
 
 
+class Vote:
+    """The mean phase factor of a search's iterates, and the picture whose transform is y times it.
+
+    Where the phases have not settled, as with noise, the mean is small: the picture has little energy where nothing is
+    known, and is nearer to the truth than any of the iterates, though further off the magnitudes.
+
+    Source: Fienup and Wackerman, J. Opt. Soc. Am. A 1986.
+    """
+
+    def __init__(self, measurements: Measurements, y: Tensor, known: Tensor) -> None:
+        self.measurements, self.y, self.known = measurements, y, known
+        self.clear()
+
+    def clear(self) -> None:
+        """No votes."""
+        self.sum = torch.zeros_like(self.y, dtype=torch.complex64)
+        self.total = 0.0
+
+    def add(self, picture: Float[Tensor, "n n"], misfit: float) -> None:
+        """A vote, of weight misfit^-2."""
+        z = self.measurements.operator.apply(picture)
+        weight = max(misfit, 1e-7) ** -2
+        self.sum += weight * z / z.abs().clamp_min(1e-12)
+        self.total += weight
+
+    def picture(self, best: Float[Tensor, "n n"]) -> Float[Tensor, "n n"]:
+        """In [0, 1]; magnitudes that are not known are those of `best`."""
+        n = self.measurements.operator.size
+        y = torch.where(self.known, self.y, self.measurements.operator.apply(best).abs())
+        side = len(y)
+        return torch.fft.irfft2(y * self.sum / self.total, s=(side, side), norm="ortho")[:n, :n].clamp(0, 1)
+
+
 class CoarseToFine:
     r"""HIO on blurred magnitudes of few low frequencies first, then on more and more of them.
 
@@ -47,10 +80,9 @@ class CoarseToFine:
     blur, a small beta keeps what the levels before have found, where the usual 0.9 wanders off. There they take turns,
     until the misfit chooses one.
 
-    Then the phases of the iterates also vote: where they have not settled, as with noise, the mean phase factor is
-    small, and y times it is the transform of a better picture, with little energy where nothing is known.
+    Then its iterates also vote, see `Vote`.
 
-    Sources: HIO, Fienup, Appl. Opt. 1982; voting, Fienup and Wackerman, J. Opt. Soc. Am. A 1986; the levels are ours.
+    Source: HIO, Fienup, Appl. Opt. 1982; the levels are ours.
     Args: known as in `Projections`. Raises: ValueError when there are no restarts, or on Gaussian magnitudes.
     """
 
@@ -72,8 +104,7 @@ class CoarseToFine:
         self.misfits = [math.inf] * n
         self.level, self.turn, self.iterations = 0, 0, 0
         self.picture, self.misfit = self._spread(self.iterates[0], first), math.inf
-        self.votes = torch.zeros_like(self.full.y, dtype=torch.complex64)
-        self.total = 0.0
+        self.vote = Vote(measurements, self.full.y, self.known)
 
     def round(self, fraction: float) -> None:
         """About as long at every level."""
@@ -99,23 +130,14 @@ class CoarseToFine:
 
     def candidates(self) -> list[Tensor]:
         """The iterate of least misfit, and the vote, if one has begun."""
-        if self.total == 0:
-            return [self.picture]
-        operator = self.measurements.operator
-        y = torch.where(self.known, self.full.y, operator.apply(self.picture).abs())
-        vote = torch.fft.irfft2(y * self.votes / self.total, s=(self.full.side,) * 2, norm="ortho")
-        return [self.picture, vote[: self.n, : self.n].clamp(0, 1)]
+        return [self.picture] if self.vote.total == 0 else [self.picture, self.vote.picture(self.picture)]
 
     def _look(self, picture: Tensor) -> None:
         misfit = self.misfits[self.turn]
         if misfit < self.misfit:
             self.picture, self.misfit = picture, misfit
-        if len(self.iterates) > 1:
-            return  # they are not of one mind
-        z = self.measurements.operator.apply(picture)
-        weight = max(misfit, 1e-7) ** -2
-        self.votes += weight * z / z.abs().clamp_min(1e-12)
-        self.total += weight
+        if len(self.iterates) == 1:  # several are not of one mind
+            self.vote.add(picture, misfit)
 
     def _drop_all_but_the_best(self, n: int) -> None:
         best = sorted(range(len(self.misfits)), key=self.misfits.__getitem__)[:n]
@@ -160,14 +182,16 @@ class CoarseToFine:
         spectrum = self._unblurred(v, level)
         return torch.fft.irfft2(spectrum, s=(self.full.side,) * 2, norm="ortho")[: self.n, : self.n].clamp(0, 1)
 
-    _NAMES = ("iterates", "misfits", "level", "turn", "iterations", "picture", "misfit", "votes", "total")
+    _NAMES = ("iterates", "misfits", "level", "turn", "iterations", "picture", "misfit")
 
     def state(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in self._NAMES}
+        votes = {"votes": self.vote.sum, "total": self.vote.total}
+        return {name: getattr(self, name) for name in self._NAMES} | votes
 
     def restore(self, state: dict[str, Any]) -> None:
-        for name, value in state.items():
-            setattr(self, name, value)
+        for name in self._NAMES:
+            setattr(self, name, state[name])
+        self.vote.sum, self.vote.total = state["votes"], state["total"]
 
 
 def _misfit(level: Projections, v: Tensor) -> float:
