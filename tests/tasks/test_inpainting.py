@@ -15,7 +15,7 @@ from peak_nerf.core.fit import Progress
 from peak_nerf.errors import PeakError
 from peak_nerf.tasks import classical, inpainting
 from peak_nerf.tasks.inpaint_settings import Method, settings_for, with_overrides
-from peak_nerf.tasks.inpainting import Inpainting, inpaint, pixel_coordinates, render
+from peak_nerf.tasks.inpainting import Inpainting, build_field, inpaint, pixel_coordinates, render
 from peak_nerf.tasks.scores import psnr
 
 METHODS: tuple[str, ...] = get_args(Method)
@@ -285,6 +285,14 @@ def test_parameters_are_counted_with_those_of_g() -> None:
     assert result.field.kar is not None
     parts = (result.field.encoding, result.field.backbone, result.field.kar)
     assert result.n_parameters == sum(p.numel() for part in parts for p in part.parameters())
+
+
+def test_g_is_as_wide_as_it_has_features() -> None:
+    settings = with_overrides(settings_for("peak", (H, W)), kar_features=8)
+    field = build_field(settings, (H, W, 1))
+    assert field.kar is not None
+    weights = [p for p in field.kar.parameters() if p.ndim == 2]
+    assert [tuple(p.shape) for p in weights] == [(8, 2), (8, 8), (8, 8)]
 
 
 @pytest.mark.parametrize("method", FIELDS)

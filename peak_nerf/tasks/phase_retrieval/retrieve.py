@@ -34,13 +34,7 @@ from peak_nerf.tasks.phase_retrieval.searching import Point, SearchRun, run_sear
 from peak_nerf.tasks.phase_retrieval.settings import FIELD_METHODS, PhaseSettings, check_method, settings_for
 from peak_nerf.tasks.phase_retrieval.starts import CoarseToFine, gaussian_start
 
-CLASSICAL_ROUNDS = {
-    "error-reduction": 60,
-    "hio": 120,
-    "raar": 120,
-    "amplitude-flow": 8,
-    "spectral": 1,
-}
+CLASSICAL_ROUNDS = {"error-reduction": 60, "hio": 120, "raar": 120, "amplitude-flow": 8, "spectral": 1}
 """Without a budget, in rounds of `classical.ROUND` iterations."""
 
 

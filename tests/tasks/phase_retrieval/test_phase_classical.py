@@ -18,7 +18,8 @@ from peak_nerf.tasks.phase_retrieval.classical import (
     projections_for,
 )
 from peak_nerf.tasks.phase_retrieval.measurements import simulate
-from peak_nerf.tasks.phase_retrieval.starts import COARSE_STARTS, KEPT, CoarseToFine, gaussian_start
+from peak_nerf.tasks.phase_retrieval.polish import RESTART, Polish, held_out_misfit
+from peak_nerf.tasks.phase_retrieval.starts import COARSE_STARTS, KEPT, CoarseToFine, Vote, gaussian_start
 from peak_nerf.tasks.scores import psnr
 
 N = 16
@@ -169,6 +170,35 @@ def test_a_vote_of_what_has_settled_is_the_picture_itself() -> None:
     search._look(truth)
     search._look(truth)
     np.testing.assert_allclose(search.candidates()[1], truth, atol=1e-5)
+
+
+def test_the_mean_of_votes_is_small_where_they_differ() -> None:
+    measurements = simulate(TRUTH, "fourier", 1.9)
+    one, other = torch.from_numpy(TRUTH), torch.from_numpy(TRUTH[::-1, ::-1].copy())
+    vote = Vote(measurements, measurements.magnitudes, torch.ones_like(measurements.magnitudes, dtype=torch.bool))
+    vote.add(one, 0.1)
+    vote.add(other, 0.2)
+    phases = [(z := measurements.operator.apply(x)) / z.abs() for x in (one, other)]
+    np.testing.assert_allclose(vote.sum / vote.total, (4 * phases[0] + phases[1]) / 5, atol=1e-4)
+    vote.clear()
+    vote.add(other, 0.2)
+    np.testing.assert_allclose(vote.picture(one), other, atol=1e-5)  # turned, it has the same magnitudes
+
+
+def test_a_polish_begins_anew_from_the_vote() -> None:
+    truth = scene(48)
+    measurements = simulate(truth, "fourier", 1.9)
+    known = torch.rand(measurements.magnitudes.shape, generator=torch.Generator().manual_seed(0)) > 0.02
+    search = Polish(measurements, [torch.from_numpy(truth) * 0.9, torch.rand(48, 48)], known)
+    start = search.misfit
+    for _ in range(RESTART - 1):
+        search.round(0.0)
+    assert search.v[48:].abs().max() > 0  # HIO keeps something outside of the picture
+    search.round(0.0)
+    assert search.v[48:].abs().max() == 0
+    assert search.v[:, 48:].abs().max() == 0
+    assert search.vote.total == 0
+    assert search.misfit == held_out_misfit(measurements, search.picture, known) < start
 
 
 @pytest.mark.parametrize("complex_matrix", [False, True])
