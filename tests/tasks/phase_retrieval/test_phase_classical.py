@@ -164,12 +164,24 @@ def test_several_go_on_to_all_frequencies_and_one_stays() -> None:
 def test_a_vote_of_what_has_settled_is_the_picture_itself() -> None:
     truth = torch.from_numpy(TRUTH)
     search = CoarseToFine(simulate(TRUTH, "fourier", 1.9), 1, seed=0)
+    search.misfits = [1.0] * len(search.misfits)
     search._look(1 - truth)  # while several take turns, none votes
     search._drop_all_but_the_best(1)
     search.misfits = [1.0]
     search._look(truth)
     search._look(truth)
     np.testing.assert_allclose(search.candidates()[1], truth, atol=1e-5)
+
+
+def test_a_search_that_is_restored_has_its_votes() -> None:
+    measurements = simulate(scene(32), "fourier", 1.9)
+    search, again = (CoarseToFine(measurements, 1, seed=seed) for seed in (0, 1))
+    for fraction in (0.5, 0.7, 0.8):
+        search.round(fraction)
+    again.restore(search.state())
+    for one, other in zip(search.candidates(), again.candidates(), strict=True):
+        assert torch.equal(one, other)
+    assert len(search.candidates()) == 2
 
 
 def test_the_mean_of_votes_is_small_where_they_differ() -> None:
