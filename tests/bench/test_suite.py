@@ -53,7 +53,8 @@ def test_sweeps_vary_one_setting_at_a_time_and_a_method_may_have_its_own(write: 
 
 
 def test_settings_of_some_cells_stand_above_the_suites_and_the_methods(write: Write) -> None:
-    where = "where:\n  image=lena: {size: 64, hidden_dim: 8}\n  image=lena,method=peak-no-kar: {size: 32, kar_weight: 0.5}\npaper:"
+    where = "where:\n  image=lena: {size: 64, hidden_dim: 8}\n"
+    where += "  image=lena,method=peak-no-kar: {size: 32, kar_weight: 0.5}\npaper:"
     cells = list(read_suite(write(("paper:", where))).cells())
     found = {(cell.key["image"], cell.key["method"]): cell.options for cell in cells}
     assert [found[image, "peak"]["size"] for image in ("lena", "house")] == [64, 256]
