@@ -103,7 +103,7 @@ def results_grid(table: Table, suite: Suite) -> Grid:
         best = table.best(row)
         places = [Place(value) for value in row]
         for method in table.methods:
-            bold = method == best or column_best.get(row[:-1]) == row
+            bold = method in best or column_best.get(row[:-1]) == row
             places.append(_place(table.entries.get((row, method)), bold))
         rows.append(places)
     return Grid([*table.axes, *table.methods], rows, len(table.axes), [] if table.swept else _mean_row(table))

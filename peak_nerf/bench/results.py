@@ -73,11 +73,14 @@ class Table:
     metric: str
     swept: str | None = None
 
-    def best(self, row: Row) -> str | None:
-        """The method with the best mean on a row, when there are several."""
-        means = {method: mean for method in self.methods if (mean := self.mean(row, method)) is not None}
-        choose = min if self.metric in LOWER_IS_BETTER else max
-        return choose(means, key=lambda method: means[method]) if len(means) > 1 else None
+    def best(self, row: Row) -> set[str]:
+        """The methods with the best mean on a row, to two decimals as the report shows it; none where there is but one
+        method."""
+        means = {m: round(mean, 2) for m in self.methods if (mean := self.mean(row, m)) is not None}
+        if len(means) < 2:
+            return set()
+        best = (min if self.metric in LOWER_IS_BETTER else max)(means.values())
+        return {method for method, mean in means.items() if mean == best}
 
     def mean(self, row: Row, method: str) -> float | None:
         """Over seeds; None where there is no figure."""
