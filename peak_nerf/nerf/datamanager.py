@@ -53,6 +53,8 @@ class PeakDataManager(VanillaDataManager[InputDataset]):
         self.pixels = torch.cat(images).to(self.device)
         sizes = torch.tensor([len(image) for image in images])
         self.first_pixel = (sizes.cumsum(0) - sizes).to(self.device)
+        # Of images of one size, a division tells whose pixel it is: a search takes a tenth of a training step.
+        self.pixels_per_image = int(sizes[0]) if bool((sizes == sizes[0]).all()) else None
         # Pixels that a mask leaves out are never drawn.
         self.drawable = torch.cat(masks).nonzero()[:, 0].to(self.device) if masks else None
         self.cameras: Cameras = self.train_dataset.cameras.to(self.device)
@@ -81,13 +83,18 @@ class PeakDataManager(VanillaDataManager[InputDataset]):
         pixel = torch.randint(total, (n,), device=self.device)
         if self.drawable is not None:
             pixel = self.drawable[pixel]
-        camera = torch.searchsorted(self.first_pixel, pixel, right=True) - 1
+        camera = self._camera_of(pixel)
         within = pixel - self.first_pixel[camera]
         row, column = within // self.widths[camera], within % self.widths[camera]
         batch: dict[str, Any] = {"image": self.pixels[pixel]}
         if self.config.unseen_rays > 0 and len(self.cameras) > 1:
             batch["unseen"] = self.unseen_view_rays(self.config.unseen_rays)
         return self.rays(camera, row, column), batch
+
+    def _camera_of(self, pixel: Tensor) -> Tensor:
+        if self.pixels_per_image is not None:
+            return torch.div(pixel, self.pixels_per_image, rounding_mode="floor")
+        return torch.searchsorted(self.first_pixel, pixel, right=True) - 1
 
     def rays(self, camera: Tensor, row: Tensor, column: Tensor) -> RayBundle:
         """The rays through the centres of pixels (row, column) of training cameras, each with shape (n,)."""

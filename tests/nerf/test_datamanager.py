@@ -62,3 +62,11 @@ def test_rgb_scene_with_distortion_takes_the_general_camera(tmp_path) -> None:
     assert bundle.origins.shape == (512, 3)
     assert batch["image"].shape == (512, 3)
     assert torch.isfinite(bundle.directions).all()
+
+
+def test_a_division_finds_the_camera_that_the_search_finds(datamanager) -> None:
+    pixel = torch.arange(len(datamanager.pixels))
+    assert datamanager.pixels_per_image == 32 * 32
+    assert torch.equal(datamanager._camera_of(pixel), torch.arange(12).repeat_interleave(32 * 32))
+    searched = torch.searchsorted(datamanager.first_pixel, pixel, right=True) - 1
+    assert torch.equal(searched, datamanager._camera_of(pixel))
