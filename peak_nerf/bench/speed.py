@@ -141,15 +141,19 @@ def peak_lite_figures(settings: Settings, folder: Path) -> dict[str, float]:
 
 
 def kar_cost(trainer: Any, pairs: int = 30) -> float:
-    """By how many percent KAR lengthens a step: the same model with and without it, in turn; median of the ratios."""
+    """By how many percent KAR lengthens a step: the same model with and without it, in turn; median of the ratios.
+
+    Over `kar_interval` steps at a time, of which KAR asks in one.
+    """
     model = trainer.pipeline.model
     kar, ratios = model.kar_on_rays, []
-    for step in range(pairs):
+    for pair in range(pairs):
         times = {}
-        for on in (False, True) if step % 2 else (True, False):
+        for on in (False, True) if pair % 2 else (True, False):
             model.kar_on_rays = kar if on else None
             start = time.perf_counter()
-            trainer.train_iteration(step)
+            for _ in range(model.config.kar_interval):
+                trainer.train_iteration(pair)
             times[on] = time.perf_counter() - start
         ratios.append(times[True] / times[False])
     model.kar_on_rays = kar

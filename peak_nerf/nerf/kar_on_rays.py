@@ -25,6 +25,7 @@ class KarOnRays:
 
     def __init__(self, kar: KernelAlignmentRegularizer, renderer: VolumeRenderer, config: PeakModelConfig) -> None:
         self.kar, self.renderer, self.config = kar, renderer, config
+        self.waiting = 0  # steps until it asks again
 
     def loss(
         self,
@@ -34,11 +35,17 @@ class KarOnRays:
         unseen: tuple[Tensor, Tensor] | None,
         progress: float,
     ) -> Tensor | None:
-        """Weighted KAR, or None where there are too few samples to compare; `density` (n,) is that of the samples.
+        """Weighted KAR, or None between its steps and where there are too few samples to compare.
 
+        Every `kar_interval` steps, and as many times heavier: most of its cost does not depend on how much it asks.
         Half of the queries are drawn from the batch's samples, half from `unseen`, (origins, directions) of rays of
-        views between the training cameras; `progress` is the finished share of the training.
+        views between the training cameras; `density` (n,) is that of the samples, `progress` the finished share of the
+        training.
         """
+        if self.waiting > 0:
+            self.waiting -= 1
+            return None
+        self.waiting = self.config.kar_interval - 1
         n = self.config.kar_queries // 2
         parts = [_random_samples(samples, directions, n)]
         if unseen is not None:
@@ -50,7 +57,7 @@ class KarOnRays:
         if len(x) <= self.config.kar_anchors:
             return None
         norms = torch.linalg.vector_norm(self.residual(x, seen_from), dim=-1)
-        return self.kar.weight_at(min(1.0, progress)) * norms.mean()
+        return self.config.kar_interval * self.kar.weight_at(min(1.0, progress)) * norms.mean()
 
     def residual(self, x: Tensor, directions: Tensor) -> Tensor:
         """f - A f at points seen from `directions`; anchors are looked at from the direction of their query."""

@@ -51,6 +51,8 @@ class PeakModelConfig(ModelConfig):
     kar_queries: int = 256
     """Query points a step. free-space: in cells hidden from the cameras; point: half from the batch's ray samples and
     half from rays of unseen views."""
+    kar_interval: int = 2
+    """point: steps from one asking to the next; the weight is as many times larger, so that its pull stays the same."""
     kar_bank: int = 256
     """Anchors that all queries of the free-space form share."""
     kar_anchors: int = 8
@@ -158,4 +160,6 @@ def settled(config: PeakModelConfig, n_views: int) -> PeakModelConfig:
         if not 0 <= value < math.inf:
             option = name.replace("_", "-")
             raise PeakError(f"--pipeline.model.{option} {value}: give 0 (which leaves it out) or a positive number")
+    if config.kar_interval < 1:
+        raise PeakError(f"--pipeline.model.kar-interval {config.kar_interval}: give 1 (every step) or more")
     return config

@@ -98,9 +98,20 @@ def test_gradients_reach_everything_that_trains(tmp_path) -> None:
     for name in ("encoding", "networks"):
         assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in groups[name]), name
     assert all(p.grad is None for p in groups["kar"])
-    losses = pipeline.get_train_loss_dict(0)[1]
+    losses = next(losses for _ in range(2) if "kar" in (losses := pipeline.get_train_loss_dict(0)[1]))
     losses["kar"].backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in groups["kar"])
+
+
+@pytest.mark.parametrize("interval", [1, 3])
+def test_kar_asks_every_few_steps_and_weighs_as_much(tmp_path, interval: int) -> None:
+    trainer = start(tiny_config(tmp_path, kar_form="point", kar_warmup=0.0, kar_interval=interval))
+    pipeline, kar = trainer.pipeline, trainer.pipeline.model.kar_on_rays
+    pipeline.train()
+    kar.residual = lambda x, _: torch.ones(len(x), 1)
+    asked = [pipeline.get_train_loss_dict(0)[1].get("kar") for _ in range(6)]
+    assert [loss is not None for loss in asked] == [step % interval == 0 for step in range(6)]
+    assert asked[0] == pytest.approx(interval * pipeline.model.kar.weight)
 
 
 OPTIONS = [
@@ -127,11 +138,14 @@ def test_weight_zero_is_the_plain_baseline(tmp_path) -> None:
     assert "kar_residual" not in trainer.pipeline.model.get_outputs_for_camera(camera)
 
 
-def test_negative_weight_is_refused(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(("name", "value"), [("kar_weight", -1.0), ("kar_interval", 0)])
+def test_what_no_model_can_have_is_refused(
+    tmp_path, capsys: pytest.CaptureFixture[str], name: str, value: float
+) -> None:
     with pytest.raises(SystemExit) as stopped:
-        start(tiny_config(tmp_path, kar_weight=-1.0))
+        start(tiny_config(tmp_path, **{name: value}))
     assert stopped.value.code == 2
-    assert "kar-weight -1.0" in capsys.readouterr().err
+    assert f"{name.replace('_', '-')} {value}" in capsys.readouterr().err
 
 
 def test_seed_makes_a_run_repeatable(tmp_path) -> None:
