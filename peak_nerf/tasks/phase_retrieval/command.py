@@ -250,9 +250,15 @@ def _write(
         name = (options.image or options.measurements or Path()).name
         pictures.write_misfit(out / "misfit.png", result.history, f"{options.method} on {name}")
     if save_field and result.field is not None and result.settings is not None:
+        import torch
+
         from peak_nerf.tasks.field_file import save_field as write_field
         from peak_nerf.tasks.inpainting import Inpainting
+        from peak_nerf.tasks.phase_retrieval.nets import imprint
 
+        if not result.partial:  # the last word on the picture is the polish's, not the field's
+            picture = torch.from_numpy(reconstruction)
+            metrics["field_psnr"] = imprint(result.field, picture, result.settings.learning_rate)
         fitted = Inpainting(reconstruction, result.field, result.settings.as_inpainting(), result.fit)
         write_field(out / "field.safetensors", fitted)
     write_json(out / "metrics.json", metrics)

@@ -32,6 +32,9 @@ MIN_PREFIT = 60
 ANNEALED = 0.8
 """Fraction of the run at which sigma has reached its end: where `core.fit` lets the held-out magnitudes join."""
 
+IMPRINTED = 1e-6
+"""Mean squared error, 60 dB, at which a field holds a picture."""
+
 
 def held_out_mask(measurements: Measurements, generator: torch.Generator) -> Tensor:
     """Which magnitudes are known in the first phase, of y's shape, bool; at least one is held out.
@@ -81,6 +84,30 @@ class Splitting(nn.Module):
         self.register_buffer("z", start.clone())
         self.register_buffer("u", torch.zeros_like(start))
         self.register_buffer("steps", torch.zeros((), dtype=torch.long))
+
+
+def imprint(field: PeakField, picture: Float[Tensor, "n n"], learning_rate: float, max_steps: int = 400) -> float:
+    """Fit f(X) to a picture that came up after the field's own fit; returns the PSNR of f(X) against it, in dB.
+
+    Adam, its rate falling to 0 over `max_steps`; it ends at a mean squared error of `IMPRINTED`, or on Ctrl-C.
+    """
+    x = torch.cartesian_prod(*pixel_coordinates((picture.shape[0], picture.shape[1])))
+    own = [] if field.kar is None else [id(p) for p in field.kar.parameters()]
+    optimizer = torch.optim.Adam([p for p in field.parameters() if id(p) not in own], learning_rate)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max_steps)
+    try:
+        for _ in range(max_steps):
+            error = (field(x).reshape(picture.shape) - picture).square().mean()
+            if error.item() < IMPRINTED:
+                break
+            optimizer.zero_grad()
+            error.backward()
+            optimizer.step()
+            schedule.step()
+    except KeyboardInterrupt:
+        pass  # a field between two steps is whole
+    with torch.no_grad():
+        return psnr(float((field(x).reshape(picture.shape) - picture).square().mean()))
 
 
 class NetGD:

@@ -9,7 +9,15 @@ from phase_pictures import scene
 
 from peak_nerf.tasks.inpainting import build_field
 from peak_nerf.tasks.phase_retrieval.measurements import Measurements, simulate
-from peak_nerf.tasks.phase_retrieval.nets import MIN_PREFIT, NetADM, NetGD, Splitting, held_out_mask, window_kar
+from peak_nerf.tasks.phase_retrieval.nets import (
+    MIN_PREFIT,
+    NetADM,
+    NetGD,
+    Splitting,
+    held_out_mask,
+    imprint,
+    window_kar,
+)
 from peak_nerf.tasks.phase_retrieval.settings import PhaseSettings, settings_for
 from peak_nerf.tasks.scores import psnr
 
@@ -52,6 +60,17 @@ def test_first_the_field_is_fitted_to_the_start_alone() -> None:
     assert problem.fits_start(0.9)
     past_prefit(problem)
     assert not problem.fits_start(0.9)
+
+
+def test_imprint_fits_f_to_a_picture_and_leaves_g_alone() -> None:
+    settings = settings_for("peak", "gaussian", N)
+    field = build_field(settings.as_inpainting(), (N, N, 1))
+    assert field.kar is not None
+    g = [p.clone() for p in field.kar.parameters()]
+    picture = torch.from_numpy(TRUTH)
+    before = imprint(field, picture, 1e-2, max_steps=0)
+    assert before < 20 < 50 < imprint(field, picture, 1e-2)
+    assert all(torch.equal(a, b) for a, b in zip(g, field.kar.parameters(), strict=True))
 
 
 def test_net_gd_descends_the_amplitude_loss_of_known_magnitudes() -> None:
