@@ -66,10 +66,15 @@ class PeakDataManager(VanillaDataManager[InputDataset]):
         # nerfstudio reads and sets the batch size here (point cloud export does), so it lives here for us too.
         self.train_pixel_sampler = self._get_pixel_sampler(self.train_dataset, self.config.train_num_rays_per_batch)
 
+    @property
+    def has_alpha(self) -> bool:
+        """Whether any training image has an alpha channel."""
+        return self.pixels.shape[-1] == 4
+
     def silhouettes(self) -> list[Tensor] | None:
         """Per training image, (h, w): where it is not wholly transparent. None without an alpha channel, or with masks,
         which leave pixels out whose transparency means nothing."""
-        if self.pixels.shape[-1] != 4 or self.drawable is not None:
+        if not self.has_alpha or self.drawable is not None:
             return None
         sizes = [(int(h), int(w)) for h, w in zip(self.cameras.height, self.cameras.width, strict=True)]
         opaque = (self.pixels[:, 3] > 0).split([h * w for h, w in sizes])

@@ -269,6 +269,10 @@ class PeakModel(Model):
 
     # Training
 
+    def sees_alpha(self, datamanager: Any) -> bool:
+        """Whether training is told by an alpha channel what is empty; before a fixed background it must not be."""
+        return datamanager.has_alpha and self.config.train_background == "random"
+
     def get_training_callbacks(
         self, training_callback_attributes: TrainingCallbackAttributes
     ) -> list[TrainingCallback]:
@@ -280,8 +284,7 @@ class PeakModel(Model):
         datamanager: Any = attributes.pipeline.datamanager
         sampler = datamanager.train_pixel_sampler
         if self.config.cull_cells and datamanager.is_pinhole:
-            # Training that ignores the alpha channel must not be told by it either.
-            silhouettes = datamanager.silhouettes() if self.config.train_background == "random" else None
+            silhouettes = datamanager.silhouettes() if self.sees_alpha(datamanager) else None
             self.occupancy.restrict(
                 possible_cells(
                     datamanager.cameras, silhouettes, self.centre, self.half_extent, self.occupancy.resolution

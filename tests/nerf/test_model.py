@@ -138,7 +138,7 @@ def test_weight_zero_is_the_plain_baseline(tmp_path) -> None:
     assert "kar_residual" not in trainer.pipeline.model.get_outputs_for_camera(camera)
 
 
-@pytest.mark.parametrize(("name", "value"), [("kar_weight", -1.0), ("kar_interval", 0)])
+@pytest.mark.parametrize(("name", "value"), [("kar_weight", -1.0), ("kar_interval", 0), ("rate_without_alpha", 0.0)])
 def test_what_no_model_can_have_is_refused(
     tmp_path, capsys: pytest.CaptureFixture[str], name: str, value: float
 ) -> None:
