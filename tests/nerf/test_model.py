@@ -245,7 +245,7 @@ def test_the_form_of_kar_goes_by_the_number_of_views(tmp_path, views: int, form:
     write_blender_scene(tmp_path / "scene", n_train=20, n_val=1, n_test=1, size=8)
     model = start(tiny_config(tmp_path, num_views=views)).pipeline.model
     assert type(model.kar_on_rays) is form
-    assert model.kar.weight == {KarInFreeSpace: 0.1, KarOnRays: 0.01}[form]
+    assert model.kar.weight == {KarInFreeSpace: 0.1, KarOnRays: 0.001}[form]
 
 
 @pytest.mark.parametrize(("views", "asked", "expected"), [(6, None, 2), (20, None, 4), (6, 3, 3)])
