@@ -90,9 +90,8 @@ class PeakTrainer(Trainer):
     def setup_optimizers(self) -> Optimizers:
         """Schedules without a length of their own get that of the run; networks slow down where nothing but colours
         tells what is empty, see `rate_without_alpha`."""
-        self.config.optimizers = copy.deepcopy(
-            self.config.optimizers
-        )  # a preset is shared by all trainers of a process
+        # A preset is shared by all trainers of a process.
+        self.config.optimizers = copy.deepcopy(self.config.optimizers)
         model: Any = self.pipeline.model
         factor = getattr(model.config, "rate_without_alpha", 1.0)
         if factor != 1.0 and not model.sees_alpha(self.pipeline.datamanager):

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from PIL import Image
 from runs import start, tiny_config
 from scene_factory import write_nerfstudio_scene
 
@@ -64,9 +65,23 @@ def test_rgb_scene_with_distortion_takes_the_general_camera(tmp_path) -> None:
     assert torch.isfinite(bundle.directions).all()
 
 
-def test_a_division_finds_the_camera_that_the_search_finds(datamanager) -> None:
-    pixel = torch.arange(len(datamanager.pixels))
+@pytest.mark.parametrize("by_division", [True, False])
+def test_every_pixel_has_its_camera(datamanager, monkeypatch: pytest.MonkeyPatch, by_division: bool) -> None:
     assert datamanager.pixels_per_image == 32 * 32
+    if not by_division:
+        monkeypatch.setattr(datamanager, "pixels_per_image", None)
+    pixel = torch.arange(len(datamanager.pixels))
     assert torch.equal(datamanager._camera_of(pixel), torch.arange(12).repeat_interleave(32 * 32))
-    searched = torch.searchsorted(datamanager.first_pixel, pixel, right=True) - 1
-    assert torch.equal(searched, datamanager._camera_of(pixel))
+
+
+def test_an_opaque_alpha_channel_is_none(datamanager, tmp_path) -> None:
+    assert datamanager.has_alpha
+    config = tiny_config(tmp_path)
+    for path in (config.data / "train").glob("*.png"):
+        image = Image.open(path)
+        image.putalpha(255)
+        image.save(path)
+    opaque = start(config).pipeline.datamanager
+    assert opaque.pixels.shape[-1] == 4
+    assert not opaque.has_alpha
+    assert opaque.silhouettes() is None

@@ -249,6 +249,9 @@ def _write(
     if result.history:
         name = (options.image or options.measurements or Path()).name
         pictures.write_misfit(out / "misfit.png", result.history, f"{options.method} on {name}")
+    (out / "field.safetensors").unlink(missing_ok=True)  # of an earlier run
+    write_json(out / "metrics.json", metrics)
+    # Last, since it takes a while: Ctrl-C in it costs the field alone, and --resume makes up for it.
     if save_field and result.field is not None and result.settings is not None:
         import torch
 
@@ -261,7 +264,7 @@ def _write(
             metrics["field_psnr"] = imprint(result.field, picture, result.settings.learning_rate)
         fitted = Inpainting(reconstruction, result.field, result.settings.as_inpainting(), result.fit)
         write_field(out / "field.safetensors", fitted)
-    write_json(out / "metrics.json", metrics)
+        write_json(out / "metrics.json", metrics)
     if not result.partial:
         for name in ("checkpoint.pt", "search.pt"):
             (out / name).unlink(missing_ok=True)

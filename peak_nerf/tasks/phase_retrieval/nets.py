@@ -89,23 +89,19 @@ class Splitting(nn.Module):
 def imprint(field: PeakField, picture: Float[Tensor, "n n"], learning_rate: float, max_steps: int = 400) -> float:
     """Fit f(X) to a picture that came up after the field's own fit; returns the PSNR of f(X) against it, in dB.
 
-    Adam, its rate falling to 0 over `max_steps`; it ends at a mean squared error of `IMPRINTED`, or on Ctrl-C.
+    Adam, its rate falling to 0 over `max_steps`; it ends at a mean squared error of `IMPRINTED`. g has no part in f(X).
     """
     x = torch.cartesian_prod(*pixel_coordinates((picture.shape[0], picture.shape[1])))
-    own = [] if field.kar is None else [id(p) for p in field.kar.parameters()]
-    optimizer = torch.optim.Adam([p for p in field.parameters() if id(p) not in own], learning_rate)
+    optimizer = torch.optim.Adam(field.parameters(), learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max_steps)
-    try:
-        for _ in range(max_steps):
-            error = (field(x).reshape(picture.shape) - picture).square().mean()
-            if error.item() < IMPRINTED:
-                break
-            optimizer.zero_grad()
-            error.backward()
-            optimizer.step()
-            schedule.step()
-    except KeyboardInterrupt:
-        pass  # a field between two steps is whole
+    for _ in range(max_steps):
+        error = (field(x).reshape(picture.shape) - picture).square().mean()
+        if error.item() < IMPRINTED:
+            break
+        optimizer.zero_grad()
+        error.backward()
+        optimizer.step()
+        schedule.step()
     with torch.no_grad():
         return psnr(float((field(x).reshape(picture.shape) - picture).square().mean()))
 

@@ -66,6 +66,23 @@ def test_a_saved_field_holds_the_polished_picture(image: Path, tmp_path: Path) -
     assert min(np.abs(turned - shown).mean() for turned in (rendered, rendered[::-1, ::-1])) < 3
 
 
+def test_ctrl_c_while_the_field_is_saved_costs_the_field_alone(
+    image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from peak_nerf.tasks.phase_retrieval import nets
+
+    def interrupted(*_: object) -> float:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(nets, "imprint", interrupted)
+    (tmp_path / "field.safetensors").write_bytes(b"of an earlier run")
+    arguments = ["phase", str(image), "--problem", "gaussian", "--size", "16", "--budget-seconds", "1", "--save-field"]
+    assert main([*arguments, "--out", str(tmp_path)]) == 130
+    assert "field_psnr" not in read_metrics(tmp_path)
+    assert (tmp_path / "reconstruction.png").exists()
+    assert not (tmp_path / "field.safetensors").exists()
+
+
 def test_measurements_alone(image: Path, tmp_path: Path) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
     arguments = ["phase", str(image), "--size", "16", "--ratio", "1.9", "--method", "hio", "--budget-seconds", "0.5"]
