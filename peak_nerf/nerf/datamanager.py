@@ -69,8 +69,10 @@ class PeakDataManager(VanillaDataManager[InputDataset]):
         self.train_pixel_sampler = self._get_pixel_sampler(self.train_dataset, self.config.train_num_rays_per_batch)
 
     def silhouettes(self) -> list[Tensor] | None:
-        """Per training image, (h, w): where it is not wholly transparent. None if nothing is transparent, or with masks,
-        which leave pixels out whose transparency means nothing."""
+        """Per training image, (h, w): where it is not wholly transparent.
+
+        None where nothing is transparent, or with masks, which leave pixels out whose transparency means nothing.
+        """
         if not self.has_alpha or self.drawable is not None:
             return None
         sizes = [(int(h), int(w)) for h, w in zip(self.cameras.height, self.cameras.width, strict=True)]
