@@ -188,6 +188,8 @@ def test_the_clock_ends_a_run_and_drives_its_schedules(tmp_path, capsys) -> None
     """Two seconds by the clock, whatever the number of steps; a resumed run has what is left of them."""
     config = tiny_config(tmp_path)
     config.max_seconds = 2.0
+    for group in config.optimizers.values():
+        group["scheduler"].warmup_steps = 1  # a stalling machine may do fewer steps than the usual 20
     trainer = train(config)
     assert 2.0 <= trainer.elapsed() < 3.0
     assert trainer.progress(7) == 1.0
