@@ -146,17 +146,17 @@ def kar_cost(trainer: Any, pairs: int = 30) -> float:
     Over `kar_interval` steps at a time, of which KAR asks in one.
     """
     model = trainer.pipeline.model
-    kar, ratios = model.kar_on_rays, []
+    kar, ratios = model.kar_form, []
     for pair in range(pairs):
         times = {}
         for on in (False, True) if pair % 2 else (True, False):
-            model.kar_on_rays = kar if on else None
+            model.kar_form = kar if on else None
             start = time.perf_counter()
             for _ in range(model.config.kar_interval):
                 trainer.train_iteration(pair)
             times[on] = time.perf_counter() - start
         ratios.append(times[True] / times[False])
-    model.kar_on_rays = kar
+    model.kar_form = kar
     return 100 * (statistics.median(ratios) - 1)
 
 

@@ -16,6 +16,7 @@ from nerfstudio.data.datasets.base_dataset import InputDataset
 from torch import Tensor
 
 from peak_nerf.nerf.dataparser import PeakDataParserConfig
+from peak_nerf.nerf.hull import project
 
 
 @dataclass
@@ -29,14 +30,15 @@ class PeakDataManagerConfig(VanillaDataManagerConfig):
     train_num_rays_per_batch: int = 4096
     """Rays of the first step; later steps take as many as give the model's `target_samples`."""
     unseen_rays: int = 128
-    """Rays a step from views between the training cameras, where KAR's point form asks half of its questions; 0 for
-    none."""
+    """Rays a step from views between the training cameras, where some forms of KAR ask; 0 for none."""
 
 
 class PeakDataManager(VanillaDataManager[InputDataset]):
     """Batches of rays with RGBA ground truth, and rays of unseen views for KAR."""
 
     config: PeakDataManagerConfig
+    draws_unseen = True
+    """Whether batches bring rays of unseen views; the model says."""
 
     def setup_train(self) -> None:
         """Load the training images once, as bytes."""
@@ -91,7 +93,7 @@ class PeakDataManager(VanillaDataManager[InputDataset]):
         within = pixel - self.first_pixel[camera]
         row, column = within // self.widths[camera], within % self.widths[camera]
         batch: dict[str, Any] = {"image": self.pixels[pixel]}
-        if self.config.unseen_rays > 0 and len(self.cameras) > 1:
+        if self.draws_unseen and self.config.unseen_rays > 0 and len(self.cameras) > 1:
             batch["unseen"] = self.unseen_view_rays(self.config.unseen_rays)
         return self.rays(camera, row, column), batch
 
@@ -132,6 +134,20 @@ class PeakDataManager(VanillaDataManager[InputDataset]):
         # Blending the two rotated directions equals rotating by the blended matrix, up to the length taken out below.
         directions = torch.lerp(rotate(poses[a, :, :3], local), rotate(poses[b, :, :3], local), blend)
         return pinhole_bundle(position, directions, (fx * fy)[:, None], a)
+
+    def near_cameras(self, camera: Tensor) -> Tensor:
+        """Each of the training cameras (n,) and its nearest, nearest first: (n, up to 4)."""
+        return torch.cat((camera[:, None], self.neighbours[camera]), 1)
+
+    def look_at(self, points: Tensor, camera: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Positions (n, 3) of training cameras, the pixels (n, 3 or 4) that the points (n, 3) project to, as bytes, and
+        whether they are in the image (n,); what is recorded elsewhere means nothing. World units, pinhole cameras."""
+        u, v, depth = project(self.cameras, camera, points)
+        width, height = self.cameras.width[camera, 0], self.cameras.height[camera, 0]
+        inside = (depth > 0) & (u >= 0) & (u < width) & (v >= 0) & (v < height)
+        column, row = torch.where(inside, u, 0).long(), torch.where(inside, v, 0).long()
+        recorded = self.pixels[self.first_pixel[camera] + row * width + column]
+        return self.cameras.camera_to_worlds[camera, :, 3], recorded, inside
 
 
 def rotate(matrix: Tensor, vector: Tensor) -> Tensor:

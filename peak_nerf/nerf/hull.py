@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from nerfstudio.cameras.cameras import Cameras
 from torch import Tensor
 
@@ -46,15 +46,13 @@ def possible_cells(
     empty = torch.zeros_like(seen)
     for i in range(len(cameras)):
         pose = cameras.camera_to_worlds[i]
+        u, v, before = project(cameras, i, x)
+        depth = before.clamp(min=1e-6)
         focal = float(torch.maximum(cameras.fx[i], cameras.fy[i]))
         width, height = int(cameras.width[i]), int(cameras.height[i])
-        local = (x - pose[:, 3]) @ pose[:, :3]  # x right, y up, z backward
-        depth = (-local[:, 2]).clamp(min=1e-6)
-        u = cameras.cx[i] + cameras.fx[i] * local[:, 0] / depth
-        v = cameras.cy[i] - cameras.fy[i] * local[:, 1] / depth
         margin = focal * reach / depth
         in_image = (u > -margin) & (u < width + margin) & (v > -margin) & (v < height + margin)
-        seen |= (local[:, 2] < reach) & in_image
+        seen |= (before > -reach) & in_image
         if silhouettes is None:
             continue
         nearest = 0.5 * float((pose[:, 3] - centre).norm())
@@ -71,6 +69,21 @@ def possible_cells(
         empty[asked] |= mask[rows, columns] == 0
     possible = (seen & ~empty).reshape(1, 1, n, n, n).float()
     return F.interpolate(possible, size=(resolution,) * 3, mode="nearest")[0, 0] > 0
+
+
+def project(
+    cameras: Cameras, camera: int | Int[Tensor, " n"], x: Float[Tensor, "n 3"]
+) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"], Float[Tensor, " n"]]:
+    """Column u and row v, in pixels, of points in the image of a pinhole camera, and how far before it they are.
+
+    Behind a camera u and v mean nothing. `camera` is one for all points, or one each.
+    """
+    pose = cameras.camera_to_worlds[camera]
+    local = ((x - pose[..., 3])[..., None] * pose[..., :3]).sum(-2)  # x right, y up, z backward
+    before = -local[:, 2]
+    depth = before.clamp(min=1e-6)
+    fx, fy, cx, cy = (getattr(cameras, name)[camera][..., 0] for name in ("fx", "fy", "cx", "cy"))
+    return cx + fx * local[:, 0] / depth, cy - fy * local[:, 1] / depth, before
 
 
 def mask_border(mask: Bool[Tensor, "h w"]) -> Bool[Tensor, " n"]:

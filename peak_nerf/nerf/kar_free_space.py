@@ -17,11 +17,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from peak_nerf.core.kar import KernelAlignmentRegularizer, kernel_alignment_residual
-from peak_nerf.nerf.kar_on_rays import KarOnRays
+from peak_nerf.nerf.kar_form import KarForm, KarStep
 from peak_nerf.nerf.model_config import PeakModelConfig
 from peak_nerf.nerf.renderer import VolumeRenderer
 from peak_nerf.nerf.rendering import packed_weights
-from peak_nerf.nerf.sampler import PackedSamples
 
 LOG_EMPTY, LOG_SOLID = -6.0, 5.0
 """Log densities, per unit of the half box, that count as empty and as solid."""
@@ -62,7 +61,7 @@ class SeenCells:
         return (occupied & (self.last < self.step - FORGET)).nonzero()[:, 0]
 
 
-class KarInFreeSpace(KarOnRays):
+class KarInFreeSpace(KarForm):
     r"""lambda (mean_X ||f(X) - A(X, X) f(X)|| + mean_x ||f(x) - A(x, X) f(X)||), the bank's f(X) without gradient.
 
     The first term teaches g which places are alike, where cameras tell; the second applies it where they do not.
@@ -74,21 +73,16 @@ class KarInFreeSpace(KarOnRays):
 
     def __init__(self, kar: KernelAlignmentRegularizer, renderer: VolumeRenderer, config: PeakModelConfig) -> None:
         super().__init__(kar, renderer, config)
+        self.interval = 1  # it keeps watch of what rays reach
         occupied = renderer.occupancy.occupied
         self.seen = SeenCells(occupied.numel(), occupied.device)
         self.hidden = self.seen.hidden(occupied.view(-1))
 
-    def loss(
-        self,
-        samples: PackedSamples,
-        density: Tensor,
-        directions: Tensor,
-        unseen: tuple[Tensor, Tensor] | None,
-        progress: float,
-    ) -> Tensor | None:
-        """Weighted KAR, or None where there is nothing to ask yet; `density` (n,) is that of the samples."""
+    def ask(self, step: KarStep) -> Tensor | None:
+        """Both terms; None where there is nothing to ask yet."""
+        samples, density = step.samples, step.density
         occupancy = self.renderer.occupancy
-        _, transmittance = packed_weights(density.detach() * samples.dt, samples.ray, len(directions))
+        _, transmittance = packed_weights(density.detach() * samples.dt, samples.ray, len(step.directions))
         seen = (transmittance > SEEN).nonzero()[:, 0]
         self.seen.observe(occupancy.cells(samples.x[seen]))
         if self.seen.step % self.config.occupancy_interval == 0:
@@ -109,7 +103,7 @@ class KarInFreeSpace(KarOnRays):
                 g = self.kar.similarity_features(x)
             residual = kernel_alignment_residual(self._f(x), g, f_bank, g_bank.detach())
             loss = loss + self.kar.mean_norm(residual)
-        return self.kar.weight_at(min(1.0, progress)) * loss
+        return loss
 
     def residual(self, x: Tensor, directions: Tensor) -> Tensor:
         """f - A f at points, against a bank drawn anew from the grid: half from anywhere, half from occupied cells."""

@@ -14,11 +14,15 @@ from torch.nn import Parameter
 
 from peak_nerf.core.field import FieldConfig, HashGridConfig
 from peak_nerf.core.kar import KernelAlignmentRegularizer, Norm
+from peak_nerf.errors import PeakError
 from peak_nerf.nerf.far_field import FarField
 from peak_nerf.nerf.field import PeakRadianceField, multiplies_bfloat16
 from peak_nerf.nerf.hull import possible_cells
+from peak_nerf.nerf.kar_form import KarForm, KarStep, UnseenRays
 from peak_nerf.nerf.kar_free_space import KarInFreeSpace
-from peak_nerf.nerf.kar_on_rays import KarOnRays
+from peak_nerf.nerf.kar_planes import KarOnPlanes
+from peak_nerf.nerf.kar_points import KarAtPoints
+from peak_nerf.nerf.kar_rays import KarOnRays
 from peak_nerf.nerf.metrics import ImageMetrics
 from peak_nerf.nerf.mixin import seen_by_ddp
 from peak_nerf.nerf.model_config import PeakModelConfig, settled
@@ -26,6 +30,9 @@ from peak_nerf.nerf.regularizers import comparator_losses
 from peak_nerf.nerf.renderer import OPAQUE, VolumeRenderer
 from peak_nerf.nerf.sampler import OccupancyGrid, box_intersection
 
+FORMS: dict[str, type[KarForm]] = {
+    "point": KarAtPoints, "free-space": KarInFreeSpace, "rays": KarOnRays, "planes": KarOnPlanes
+}  # fmt: skip
 MIN_RAYS, MAX_RAYS = 256, 1 << 16
 """Bounds of the number of rays of a training step."""
 
@@ -66,7 +73,7 @@ class PeakModel(Model):
         self.occupancy = OccupancyGrid(c.occupancy_resolution, c.occupancy_threshold)
         self.kar: KernelAlignmentRegularizer | None = None
         if c.kar_weight:
-            norm: Norm = "l2" if c.kar_form == "point" else "huber"
+            norm: Norm = "huber" if c.kar_form == "free-space" else "l2"
             self.kar = KernelAlignmentRegularizer(3, r=c.kar_rank, norm=norm, weight=c.kar_weight, warmup=c.kar_warmup)
             self.kar_weight_control = ViewerSlider(
                 name="KAR weight", default_value=c.kar_weight, min_value=0.0, max_value=1.0, step=0.001,
@@ -83,10 +90,8 @@ class PeakModel(Model):
         self.renderer = VolumeRenderer(
             self.field, self.occupancy, 2 / c.steps_per_side, near, background=self.background_colour
         )
-        self.kar_on_rays: KarOnRays | None = None
-        if self.kar is not None:
-            form = KarOnRays if c.kar_form == "point" else KarInFreeSpace
-            self.kar_on_rays = form(self.kar, self.renderer, c)
+        self.kar_form = None if self.kar is None else FORMS[c.kar_form](self.kar, self.renderer, c)
+        self.datamanager: Any = None  # in training
         self.metrics = ImageMetrics()
         self.progress = 0.0
         self.n_samples = 0
@@ -173,10 +178,10 @@ class PeakModel(Model):
             chunk = camera_ray_bundle.get_row_major_sliced_ray_bundle(start, end).to(self.device)
             parts.append(self._render(*self._normalised(chunk)))
         outputs = {name: torch.cat([part[name] for part in parts]).reshape(height, width, -1) for name in parts[0]}
-        if self.kar_on_rays is not None:
+        if self.kar_form is not None:
             stride = self.config.kar_residual_stride
             coarse = camera_ray_bundle[::stride, ::stride].to(self.device)
-            residual = self.kar_on_rays.render(*self._normalised(coarse)).reshape(1, 1, *coarse.shape)
+            residual = self.kar_form.render(*self._normalised(coarse)).reshape(1, 1, *coarse.shape)
             enlarged = F.interpolate(residual, size=(height, width), mode="bilinear", align_corners=False)
             outputs["kar_residual"] = enlarged[0, 0, :, :, None]
         return outputs
@@ -196,14 +201,24 @@ class PeakModel(Model):
             return losses
         t_enter, _ = box_intersection(outputs["origins"], outputs["directions"], self.renderer.near)
         losses |= comparator_losses(self.config, self.field.grid, outputs["samples"], outputs["density"], t_enter)
-        if self.kar_on_rays is not None:
-            unseen = self._normalised(batch["unseen"]) if "unseen" in batch else None
-            kar = self.kar_on_rays.loss(
-                outputs["samples"], outputs["density"], outputs["directions"], unseen, self.progress
-            )
+        if self.kar_form is not None:
+            unseen = self._unseen(batch["unseen"]) if "unseen" in batch else None
+            step = KarStep(outputs["samples"], outputs["density"], outputs["directions"], unseen, self.progress)
+            kar = self.kar_form.loss(step)
             if kar is not None:
                 losses["kar"] = kar
         return losses
+
+    def _unseen(self, ray_bundle: RayBundle) -> UnseenRays:
+        assert ray_bundle.camera_indices is not None
+        near = self.datamanager.near_cameras(ray_bundle.camera_indices[:, 0])
+        return UnseenRays(*self._normalised(ray_bundle), near, self._look_at)
+
+    def _look_at(self, x: Tensor, camera: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """See `UnseenRays.look_at`."""
+        position, recorded, inside = self.datamanager.look_at(x * self.half_extent + self.centre, camera)
+        recorded = recorded.float() / 255 if recorded.dtype == torch.uint8 else recorded
+        return (position - self.centre) / self.half_extent, recorded, inside
 
     def _colours(self, outputs: dict[str, Any], batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
         """Predicted and true colour over one and the same background, drawn once for metrics and loss."""
@@ -281,7 +296,12 @@ class PeakModel(Model):
         assert attributes.trainer is not None
         assert attributes.pipeline is not None
         total = attributes.trainer.config.max_num_iterations + attributes.trainer._start_step
-        datamanager: Any = attributes.pipeline.datamanager
+        datamanager = self.datamanager = attributes.pipeline.datamanager
+        datamanager.draws_unseen = self.kar_form is not None and self.kar_form.asks_unseen
+        if self.config.kar_form == "rays" and self.kar is not None and not datamanager.is_pinhole:
+            raise PeakError(
+                "--pipeline.model.kar-form rays: the images have lens distortion; undistort them, or take another form"
+            )
         sampler = datamanager.train_pixel_sampler
         if self.config.cull_cells and datamanager.is_pinhole:
             silhouettes = datamanager.silhouettes() if self.sees_alpha(datamanager) else None

@@ -40,20 +40,24 @@ class PeakModelConfig(ModelConfig):
     eval_num_rays_per_chunk: int = 1 << 13
     """Rays rendered at a time; on a CPU, few enough that a wave of samples stays in its cache."""
 
-    kar_form: Literal["auto", "free-space", "point"] = "auto"
+    kar_form: Literal["auto", "free-space", "point", "rays", "planes"] = "auto"
     """auto: free-space for up to 16 training views, point beyond, and says so. free-space:
-    opacity where no camera sees takes after similar places that cameras do see. point: opacity and
-    colour at ray samples take after their neighbourhood."""
+    opacity where no camera sees takes after similar places that cameras do see. point: the field
+    at ray samples takes after its neighbourhood. rays: rays of unseen views take after what near
+    cameras recorded. planes: the point form's f, compared by rows and columns of small planes."""
+    kar_values: Literal["both", "opacity", "colour", "features"] = "both"
+    """point, planes: what is compared. both: opacity and colour; features: the hash grid's, coarse levels first."""
     kar_weight: float | None = None
     """Weight lambda of KAR; 0 trains the plain baseline, None takes 0.1 for free-space and 0.001 for
-    point, where more costs quality."""
+    the others, where more costs quality."""
     kar_warmup: float = 0.1
     """Share of the training over which KAR's weight rises from 0."""
     kar_queries: int = 256
     """Query points a step. free-space: in cells hidden from the cameras; point: half from the batch's ray samples and
-    half from rays of unseen views."""
+    half from rays of unseen views. The other forms do not use it."""
     kar_interval: int = 2
-    """point: steps from one asking to the next; the weight is as many times larger, so that its pull stays the same."""
+    """Steps from one asking to the next, but for free-space, which asks in each; the weight is as many times larger,
+    so that its pull stays the same."""
     kar_bank: int = 256
     """Anchors that all queries of the free-space form share."""
     kar_anchors: int = 8
@@ -61,7 +65,7 @@ class PeakModelConfig(ModelConfig):
     kar_sampler: Literal["local", "global"] = "local"
     """point: anchors near each query, or a random subset of the batch's samples."""
     kar_radius: float = 0.015
-    """point: reach of local anchors; the scene box has side 2."""
+    """point: reach of local anchors; planes: twice the distance of their points. The scene box has side 2."""
     kar_rank: int = 100
     """Number r of features of the similarity network g."""
     kar_residual_stride: int = 4

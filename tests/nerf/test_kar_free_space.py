@@ -32,7 +32,7 @@ def test_a_cell_is_hidden_once_no_ray_reaches_it() -> None:
 def pipeline(tmp_path):
     trainer = start(tiny_config(tmp_path, kar_warmup=0.0, kar_bank=64))
     trainer.pipeline.train()
-    assert isinstance(trainer.pipeline.model.kar_on_rays, KarInFreeSpace)
+    assert isinstance(trainer.pipeline.model.kar_form, KarInFreeSpace)
     return trainer.pipeline
 
 
@@ -44,8 +44,8 @@ def test_nothing_is_asked_before_anything_can_be_hidden(pipeline) -> None:
 def test_only_hidden_places_are_pulled_at(pipeline, n_hidden: int) -> None:
     """g always learns; the field has a gradient from KAR exactly where there are hidden cells."""
     model = pipeline.model
-    model.kar_on_rays.seen.step = FORGET + 1
-    model.kar_on_rays.hidden = torch.arange(n_hidden) + 16912  # in the middle of the box
+    model.kar_form.seen.step = FORGET + 1
+    model.kar_form.hidden = torch.arange(n_hidden) + 16912  # in the middle of the box
     pipeline.get_train_loss_dict(0)[1]["kar"].backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.get_param_groups()["kar"])
     table = model.field.grid.table.grad
@@ -54,7 +54,7 @@ def test_only_hidden_places_are_pulled_at(pipeline, n_hidden: int) -> None:
 
 def test_an_empty_scene_has_no_residual(pipeline) -> None:
     """f = 0 at every place that is not occupied."""
-    kar = pipeline.model.kar_on_rays
+    kar = pipeline.model.kar_form
     pipeline.model.occupancy.occupied[:] = False
     x = 2 * torch.rand(50, 3) - 1
     assert kar.residual(x, x).abs().max() == 0
@@ -63,7 +63,7 @@ def test_an_empty_scene_has_no_residual(pipeline) -> None:
 def test_hidden_matter_thins_out(pipeline) -> None:
     """KAR alone moves a solid hidden region towards the rest of the box, of which most is empty."""
     model = pipeline.model
-    kar, occupancy = model.kar_on_rays, model.occupancy
+    kar, occupancy = model.kar_form, model.occupancy
     model.field.density_bias = 4.0
     occupancy.occupied[:] = False
     occupancy.occupied[12:20, 12:20, 12:20] = True

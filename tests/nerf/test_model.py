@@ -11,7 +11,7 @@ from scene_factory import write_blender_scene
 from peak_nerf.core.field import FieldConfig, HashGridConfig
 from peak_nerf.nerf.field import PeakRadianceField, padding
 from peak_nerf.nerf.kar_free_space import KarInFreeSpace
-from peak_nerf.nerf.kar_on_rays import KarOnRays
+from peak_nerf.nerf.kar_points import KarAtPoints
 from peak_nerf.nerf.rendering import accumulate, packed_weights
 
 
@@ -106,7 +106,7 @@ def test_gradients_reach_everything_that_trains(tmp_path) -> None:
 @pytest.mark.parametrize("interval", [1, 3])
 def test_kar_asks_every_few_steps_and_weighs_as_much(tmp_path, interval: int) -> None:
     trainer = start(tiny_config(tmp_path, kar_form="point", kar_warmup=0.0, kar_interval=interval))
-    pipeline, kar = trainer.pipeline, trainer.pipeline.model.kar_on_rays
+    pipeline, kar = trainer.pipeline, trainer.pipeline.model.kar_form
     pipeline.train()
     kar.residual = lambda x, _: torch.ones(len(x), 1)
     asked = [pipeline.get_train_loss_dict(0)[1].get("kar") for _ in range(6)]
@@ -240,12 +240,12 @@ def test_no_start_ends_in_fog(tmp_path, background: str) -> None:
     assert trainer.pipeline.model.occupancy.share < 0.9
 
 
-@pytest.mark.parametrize(("views", "form"), [(6, KarInFreeSpace), (20, KarOnRays)])
+@pytest.mark.parametrize(("views", "form"), [(6, KarInFreeSpace), (20, KarAtPoints)])
 def test_the_form_of_kar_goes_by_the_number_of_views(tmp_path, views: int, form: type) -> None:
     write_blender_scene(tmp_path / "scene", n_train=20, n_val=1, n_test=1, size=8)
     model = start(tiny_config(tmp_path, num_views=views)).pipeline.model
-    assert type(model.kar_on_rays) is form
-    assert model.kar.weight == {KarInFreeSpace: 0.1, KarOnRays: 0.001}[form]
+    assert type(model.kar_form) is form
+    assert model.kar.weight == {KarInFreeSpace: 0.1, KarAtPoints: 0.001}[form]
 
 
 @pytest.mark.parametrize(("views", "asked", "expected"), [(6, None, 2), (20, None, 4), (6, 3, 3)])
