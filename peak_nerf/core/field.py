@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from peak_nerf.core.anchors import AnchorSampler
-from peak_nerf.core.backbones import ReluMLP, Siren
+from peak_nerf.core.backbones import ReluInit, ReluMLP, Siren
 from peak_nerf.core.encodings import ConcatEncoding, FourierEncoding, IdentityEncoding, PolynomialEncoding
 from peak_nerf.core.hash_grid import HashGridEncoding, Implementation
 from peak_nerf.core.kar import KernelAlignmentRegularizer
@@ -62,6 +62,8 @@ class FieldConfig:
     """Hidden layers of the backbone."""
     bias: bool = True
     """Whether the layers of a ReLU backbone have a bias; without is faster."""
+    relu_init: ReluInit = "torch"
+    """Where the weights of a ReLU backbone start, see `ReluMLP`."""
     implementation: Implementation = "auto"
     """Who computes the grid: tcnn (CUDA), numba (CPU), torch, or auto."""
 
@@ -107,7 +109,10 @@ class PeakField(nn.Module):
             raise ValueError(f"low must be below high, got {low} and {high}")
         self.encoding = build_encoding(in_dim, config, device)
         size = (self.encoding.out_dim, out_dim, config.hidden_dim, config.n_hidden)
-        self.backbone = ReluMLP(*size, bias=config.bias) if config.backbone == "relu" else Siren(*size)
+        if config.backbone == "relu":
+            self.backbone: nn.Module = ReluMLP(*size, bias=config.bias, init=config.relu_init)
+        else:
+            self.backbone = Siren(*size)
         self.kar, self.anchors = kar, anchors
 
     def normalise(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:

@@ -284,10 +284,6 @@ class PeakModel(Model):
 
     # Training
 
-    def sees_alpha(self, datamanager: Any) -> bool:
-        """Whether training is told by an alpha channel what is empty; before a fixed background it must not be."""
-        return datamanager.has_alpha and self.config.train_background == "random"
-
     def get_training_callbacks(
         self, training_callback_attributes: TrainingCallbackAttributes
     ) -> list[TrainingCallback]:
@@ -304,7 +300,8 @@ class PeakModel(Model):
             )
         sampler = datamanager.train_pixel_sampler
         if self.config.cull_cells and datamanager.is_pinhole:
-            silhouettes = datamanager.silhouettes() if self.sees_alpha(datamanager) else None
+            # Before a fixed background, training must not be told by an alpha channel what is empty.
+            silhouettes = datamanager.silhouettes() if self.config.train_background == "random" else None
             self.occupancy.restrict(
                 possible_cells(
                     datamanager.cameras, silhouettes, self.centre, self.half_extent, self.occupancy.resolution

@@ -138,9 +138,6 @@ class PeakModelConfig(ModelConfig):
     """Rays begin no nearer to the camera than this, in world units."""
     train_background: Literal["random", "white", "black"] = "random"
     """What stands behind training rays; random teaches opacity. Evaluation uses the data parser's `background`."""
-    rate_without_alpha: float = 0.3
-    """Factor on the networks' learning rate where no alpha channel tells what is empty: photos, or a fixed
-    train_background. At the full rate colours go grey there before there is a shape to paint."""
     far_samples: int = 8
     """Samples of a ray behind the box of an unbounded scene, in contracted space; 0 paints all on the box's walls."""
     loss: Literal["huber", "mse"] = "huber"
@@ -168,8 +165,6 @@ def settled(config: PeakModelConfig, n_views: int) -> PeakModelConfig:
         if not 0 <= value < math.inf:
             option = name.replace("_", "-")
             raise PeakError(f"--pipeline.model.{option} {value}: give 0 (which leaves it out) or a positive number")
-    if not 0 < config.rate_without_alpha < math.inf:
-        raise PeakError(f"--pipeline.model.rate-without-alpha {config.rate_without_alpha}: give a number above 0")
     if config.kar_interval < 1:
         raise PeakError(f"--pipeline.model.kar-interval {config.kar_interval}: give 1 (every step) or more")
     return config

@@ -88,15 +88,9 @@ class PeakTrainer(Trainer):
             self._running_since = time.perf_counter() if running else None
 
     def setup_optimizers(self) -> Optimizers:
-        """Schedules without a length of their own get that of the run; networks slow down where nothing but colours
-        tells what is empty, see `rate_without_alpha`."""
+        """Schedules without a length of their own get that of the run."""
         # A preset is shared by all trainers of a process.
         self.config.optimizers = copy.deepcopy(self.config.optimizers)
-        model: Any = self.pipeline.model
-        factor = getattr(model.config, "rate_without_alpha", 1.0)
-        if factor != 1.0 and not model.sees_alpha(self.pipeline.datamanager):
-            CONSOLE.print(f"no alpha channel to tell what is empty: networks train at {factor:g} times their rate")
-            self.config.optimizers["networks"]["optimizer"].lr *= factor
         for group in self.config.optimizers.values():
             schedule = group["scheduler"]
             if isinstance(schedule, ExponentialScheduleConfig) and schedule.max_steps is None:

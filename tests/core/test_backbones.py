@@ -72,6 +72,15 @@ def test_sitzmann_keeps_the_spread_of_every_layer() -> None:
         assert 0.6 < h.std().item() < 0.75
 
 
+def test_he_bounds() -> None:
+    """sqrt(6 / fan_in) for weights, torch's own 1 / sqrt(fan_in) for biases."""
+    mlp = ReluMLP(20, 300, hidden_dim=100, n_hidden=1, init="he")
+    for layer, fan_in in ((mlp.hidden[0], 20), (mlp.output, 100)):
+        bound = (6 / fan_in) ** 0.5
+        assert 0.98 * bound < float(layer.weight.detach().abs().max()) <= bound
+        assert float(layer.bias.detach().abs().max()) <= fan_in**-0.5
+
+
 def test_leading_dimensions_are_kept() -> None:
     assert Siren(2, 3)(torch.zeros(4, 5, 2)).shape == (4, 5, 3)
     assert ReluMLP(2, 3, n_hidden=0)(torch.zeros(0, 2)).shape == (0, 3)
@@ -80,6 +89,8 @@ def test_leading_dimensions_are_kept() -> None:
 def test_bad_sizes() -> None:
     with pytest.raises(ValueError, match="n_hidden"):
         ReluMLP(2, 1, n_hidden=-1)
+    with pytest.raises(ValueError, match="init"):
+        ReluMLP(2, 1, init="she")
     with pytest.raises(ValueError, match="n_hidden"):
         Siren(2, 1, n_hidden=0)
     with pytest.raises(ValueError, match="omega_0"):

@@ -138,7 +138,7 @@ def test_weight_zero_is_the_plain_baseline(tmp_path) -> None:
     assert "kar_residual" not in trainer.pipeline.model.get_outputs_for_camera(camera)
 
 
-@pytest.mark.parametrize(("name", "value"), [("kar_weight", -1.0), ("kar_interval", 0), ("rate_without_alpha", 0.0)])
+@pytest.mark.parametrize(("name", "value"), [("kar_weight", -1.0), ("kar_interval", 0)])
 def test_what_no_model_can_have_is_refused(
     tmp_path, capsys: pytest.CaptureFixture[str], name: str, value: float
 ) -> None:
@@ -238,6 +238,18 @@ def test_no_start_ends_in_fog(tmp_path, background: str) -> None:
     assert accumulation[16, 16] > 0.8
     assert accumulation[:2].mean() < 0.15
     assert trainer.pipeline.model.occupancy.share < 0.9
+
+
+@pytest.mark.parametrize("background", ["random", "white"])
+def test_the_start_is_not_grey(tmp_path, background: str) -> None:
+    """What the density network hands to the colour network spreads over many directions from the first steps on. With
+    one that carries nearly all, colours go grey before there is a shape to paint."""
+    trainer = train(tiny_config(tmp_path, steps=40, train_background=background, cull_cells=False, kar_weight=0.0))
+    field = trainer.pipeline.model.field
+    with torch.no_grad():
+        geometry = field.density(torch.rand(2000, 3) - 0.5)[1]
+    spread = torch.linalg.svdvals(geometry - geometry.mean(0))
+    assert (spread > 0.1 * spread[0]).sum() >= 7
 
 
 @pytest.mark.parametrize(("views", "form"), [(6, KarInFreeSpace), (20, KarAtPoints)])
