@@ -21,7 +21,7 @@ def _machine() -> MachineConfig:
 
 def _optimizers() -> dict:
     """Tables and a_k, networks, and KAR's g each have a rate of their own."""
-    return {"encoding": _group(2e-2), "networks": _group(1e-2), "kar": _group(1e-3)}
+    return {"encoding": _group(4e-2), "networks": _group(1e-2), "kar": _group(1e-3)}
 
 
 def _group(rate: float) -> dict:
