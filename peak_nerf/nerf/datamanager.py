@@ -37,7 +37,7 @@ class PeakDataManager(VanillaDataManager[InputDataset]):
     """Batches of rays with RGBA ground truth, and rays of unseen views for KAR."""
 
     config: PeakDataManagerConfig
-    draws_unseen = True
+    draws_unseen = False
     """Whether batches bring rays of unseen views; the model says."""
 
     def setup_train(self) -> None:

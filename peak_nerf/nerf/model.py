@@ -91,7 +91,6 @@ class PeakModel(Model):
             self.field, self.occupancy, 2 / c.steps_per_side, near, background=self.background_colour
         )
         self.kar_form = None if self.kar is None else FORMS[c.kar_form](self.kar, self.renderer, c)
-        self.datamanager: Any = None  # in training
         self.metrics = ImageMetrics()
         self.progress = 0.0
         self.n_samples = 0
@@ -211,12 +210,12 @@ class PeakModel(Model):
 
     def _unseen(self, ray_bundle: RayBundle) -> UnseenRays:
         assert ray_bundle.camera_indices is not None
-        near = self.datamanager.near_cameras(ray_bundle.camera_indices[:, 0])
+        near = self._near_cameras(ray_bundle.camera_indices[:, 0])
         return UnseenRays(*self._normalised(ray_bundle), near, self._look_at)
 
     def _look_at(self, x: Tensor, camera: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """See `UnseenRays.look_at`."""
-        position, recorded, inside = self.datamanager.look_at(x * self.half_extent + self.centre, camera)
+        position, recorded, inside = self._record_at(x * self.half_extent + self.centre, camera)
         recorded = recorded.float() / 255 if recorded.dtype == torch.uint8 else recorded
         return (position - self.centre) / self.half_extent, recorded, inside
 
@@ -292,7 +291,9 @@ class PeakModel(Model):
         assert attributes.trainer is not None
         assert attributes.pipeline is not None
         total = attributes.trainer.config.max_num_iterations + attributes.trainer._start_step
-        datamanager = self.datamanager = attributes.pipeline.datamanager
+        datamanager: Any = attributes.pipeline.datamanager
+        # Not the data manager itself: it is a module, and would become a part of this one.
+        self._near_cameras, self._record_at = datamanager.near_cameras, datamanager.look_at
         datamanager.draws_unseen = self.kar_form is not None and self.kar_form.asks_unseen
         if self.config.kar_form == "rays" and self.kar is not None and not datamanager.is_pinhole:
             raise PeakError(
