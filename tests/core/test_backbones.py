@@ -89,8 +89,6 @@ def test_leading_dimensions_are_kept() -> None:
 def test_bad_sizes() -> None:
     with pytest.raises(ValueError, match="n_hidden"):
         ReluMLP(2, 1, n_hidden=-1)
-    with pytest.raises(ValueError, match="init"):
-        ReluMLP(2, 1, init="she")
     with pytest.raises(ValueError, match="n_hidden"):
         Siren(2, 1, n_hidden=0)
     with pytest.raises(ValueError, match="omega_0"):
