@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
@@ -26,12 +24,10 @@ def multiplies_bfloat16(device: torch.device | str) -> bool:
 class PeakRadianceField(nn.Module):
     r"""Density sigma(x) = exp(h_0(x) + bias) and colour c(x, d) = sigmoid(MLP(h(x), SH(d))), h a `PeakField`.
 
-    Positions are normalised to [-1, 1]^3, densities are per unit of that space. Both networks start as He et al. have
-    it, whatever `config.relu_init` says: with PyTorch's narrower default the grid's features, which start near zero,
-    grow along one direction in the fog of the first steps, and colours stay grey for long.
+    Positions are normalised to [-1, 1]^3, densities are per unit of that space.
 
     Args:
-        config: encodings and density backbone.
+        config: encodings and density backbone; `relu_init` is also how the colour network starts.
         n_geometry: features h_1.. handed from density to colour.
         colour_hidden_dim, colour_n_hidden: size of the colour network.
         sh_levels: levels of spherical harmonics, 1 to 4; L levels are L^2 numbers per direction.
@@ -52,13 +48,13 @@ class PeakRadianceField(nn.Module):
         device: torch.device | str = "cpu",
     ) -> None:
         super().__init__()
-        self.base = PeakField(3, 1 + n_geometry, dataclasses.replace(config, relu_init="he"), device=device)
+        self.base = PeakField(3, 1 + n_geometry, config, device=device)
         self.density_bias = density_bias
         self.in_bfloat16 = bfloat16
         self.feature_mask: Tensor | None = None
         self.direction_encoding = SHEncoding(levels=sh_levels, implementation="torch")
         size = (n_geometry + sh_levels**2, 3, colour_hidden_dim, colour_n_hidden)
-        self.colour_network = ReluMLP(*size, bias=False, init="he")
+        self.colour_network = ReluMLP(*size, bias=False, init=config.relu_init)
 
     def density(self, x: Float[Tensor, "n 3"]) -> tuple[Float[Tensor, " n"], Float[Tensor, "n geometry"]]:
         """Density and the features that the colour needs."""

@@ -7,6 +7,7 @@ A form says what f is, where the queries x are and what the anchors X are: `kar_
 from __future__ import annotations
 
 import dataclasses
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 import torch
@@ -48,7 +49,7 @@ class KarStep:
     """Finished share of the training."""
 
 
-class KarForm:
+class KarForm(ABC):
     """The regulariser `kar` on the renderer's field, asked in one way; options as in the model's config.
 
     Source: Li et al., ICML 2025, sections 3.4 and 4.5.
@@ -74,13 +75,13 @@ class KarForm:
         asked = self.ask(step)
         return None if asked is None else self.interval * self.kar.weight_at(min(1.0, step.progress)) * asked
 
+    @abstractmethod
     def ask(self, step: KarStep) -> Tensor | None:
         """Mean norm of f - A f over the form's queries in this step; None where there is too little to compare."""
-        raise NotImplementedError
 
+    @abstractmethod
     def residual(self, x: Float[Tensor, "n 3"], directions: Float[Tensor, "n 3"]) -> Float[Tensor, "n c"]:
         """f - A f at points seen from `directions`, for the viewer."""
-        raise NotImplementedError
 
     @torch.no_grad()
     def render(self, origins: Tensor, directions: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from nerfstudio.viewer.viewer_elements import ViewerSlider
 from torch import Tensor
 from torch.nn import Parameter
 
+from peak_nerf.core.backbones import ReluInit
 from peak_nerf.core.field import FieldConfig, HashGridConfig
 from peak_nerf.core.kar import KernelAlignmentRegularizer, Norm
 from peak_nerf.errors import PeakError
@@ -33,6 +34,9 @@ from peak_nerf.nerf.sampler import OccupancyGrid, box_intersection
 FORMS: dict[str, type[KarForm]] = {
     "point": KarAtPoints, "free-space": KarInFreeSpace, "rays": KarOnRays, "planes": KarOnPlanes
 }  # fmt: skip
+RELU_INIT: ReluInit = "he"
+"""With PyTorch's narrower default the grid's features, which start near zero, grow along one direction in the fog of
+the first steps, and colours stay grey for long."""
 MIN_RAYS, MAX_RAYS = 256, 1 << 16
 """Bounds of the number of rays of a training step."""
 
@@ -56,6 +60,7 @@ class PeakModel(Model):
             hidden_dim=c.hidden_dim,
             n_hidden=c.n_hidden,
             bias=False,
+            relu_init=RELU_INIT,
             implementation=c.implementation,
         )
         self.field = PeakRadianceField(
@@ -104,6 +109,7 @@ class PeakModel(Model):
             hidden_dim=32,
             n_hidden=1,
             bias=False,
+            relu_init=RELU_INIT,
             implementation=self.config.implementation,
         )
         device = self.kwargs.get("device", "cpu")
@@ -295,10 +301,8 @@ class PeakModel(Model):
         # Not the data manager itself: it is a module, and would become a part of this one.
         self._near_cameras, self._record_at = datamanager.near_cameras, datamanager.look_at
         datamanager.draws_unseen = self.kar_form is not None and self.kar_form.asks_unseen
-        if self.config.kar_form == "rays" and self.kar is not None and not datamanager.is_pinhole:
-            raise PeakError(
-                "--pipeline.model.kar-form rays: the images have lens distortion; undistort them, or take another form"
-            )
+        if isinstance(self.kar_form, KarOnRays):
+            _check_rays_form(datamanager)
         sampler = datamanager.train_pixel_sampler
         if self.config.cull_cells and datamanager.is_pinhole:
             # Before a fixed background, training must not be told by an alpha channel what is empty.
@@ -338,3 +342,14 @@ class PeakModel(Model):
         density, _ = self.field.density(self.occupancy.points_in(cells))
         self.occupancy.observe(cells, density)
         self.occupancy.refresh(self.renderer.dt)
+
+
+def _check_rays_form(datamanager: Any) -> None:
+    """Raises: PeakError where KAR's rays form would have nothing to ask."""
+    option = "--pipeline.model.kar-form rays"
+    if not datamanager.is_pinhole:
+        raise PeakError(f"{option}: the images have lens distortion; undistort them, or take another form")
+    if len(datamanager.cameras) < 2:
+        raise PeakError(f"{option}: one training view has no views beside it; give two or more, or take another form")
+    if datamanager.config.unseen_rays < 1:
+        raise PeakError(f"{option}: --pipeline.datamanager.unseen-rays is 0; give 1 or more, or take another form")

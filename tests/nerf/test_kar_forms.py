@@ -137,13 +137,17 @@ def test_rays_that_no_camera_tells_about_do_not_count(ball) -> None:
     assert asked(ball, None) is None
 
 
-def test_rays_want_pinhole_images(tmp_path) -> None:
-    config = tiny_config(tmp_path, kar_form="rays")
-    scene = write_nerfstudio_scene(tmp_path / "photos", n=9, size=32, k1=0.05)
-    config.data = config.pipeline.datamanager.data = scene
+@pytest.mark.parametrize("missing", ["distortion", "one training view", "unseen-rays"])
+def test_rays_that_could_ask_nothing_are_refused(tmp_path, missing: str) -> None:
+    config = tiny_config(tmp_path, kar_form="rays", num_views=1 if missing == "one training view" else None)
+    if missing == "distortion":
+        scene = write_nerfstudio_scene(tmp_path / "photos", n=9, size=32, k1=0.05)
+        config.data = config.pipeline.datamanager.data = scene
+    if missing == "unseen-rays":
+        config.pipeline.datamanager.unseen_rays = 0
     with pytest.raises((PeakError, SystemExit)) as error:
         start(config)
-    assert "distortion" in str(error.value.__context__ or error.value)
+    assert missing in str(error.value.__context__ or error.value)
 
 
 @pytest.mark.parametrize(
