@@ -14,6 +14,9 @@ from peak_nerf.bench.suite import Resources
 from peak_nerf.errors import PeakError
 
 CONNECT_SECONDS = 5.0
+HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes.fromhex("000000040000000000")
+"""What opens an HTTP/2 connection: a fixed text and an empty SETTINGS frame (RFC 9113, section 3.4). A server answers
+with a SETTINGS frame, type 4. Ray speaks gRPC, which is HTTP/2."""
 SURVEY_SECONDS = 120.0
 """For a node to start a worker and say what it has. One that is later is looked at with its first cell."""
 
@@ -53,11 +56,21 @@ def _knock(address: str) -> None:
     if not host or not port.isdecimal():
         raise PeakError(f"--address {address}: is not HOST:PORT, such as 10.0.0.1:6379, nor auto")
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS) as server:
+            problem = "" if os.environ.get("RAY_USE_TLS") == "1" or _speaks_http2(server) else "no Ray answers there"
     except (OSError, OverflowError) as error:
-        raise PeakError(
-            f"--address {address}: no cluster there ({error}); start one with `ray start --head` (docs/clusters.md)"
-        ) from error
+        problem = f"no cluster there ({error})"
+    if problem:
+        raise PeakError(f"--address {address}: {problem}; start one with `ray start --head` (docs/clusters.md)")
+
+
+def _speaks_http2(server: socket.socket) -> bool:
+    """Whether what is behind the port may be Ray, which itself takes 40 s to give up on others."""
+    try:
+        server.sendall(HTTP2_HELLO)
+        return server.recv(9, socket.MSG_WAITALL)[3:4] == b"\x04"
+    except OSError:
+        return False
 
 
 def room_on(node: Node, resources: Resources) -> int:

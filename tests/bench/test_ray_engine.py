@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -281,7 +282,9 @@ def test_a_node_that_is_killed_costs_a_retry(cluster: Any, tmp_path: Path) -> No
         if update.kind == "retry":
             gone.touch()
         if update.kind == "progress" and {task for task, _ in said} == {"a", "b"} and not killed:
-            os.kill(next(iter(cluster.worker_nodes)).all_processes["raylet"][0].process.pid, signal.SIGKILL)
+            raylet = next(iter(cluster.worker_nodes)).all_processes["raylet"][0].process
+            raylet.kill()
+            raylet.wait()  # as init would: the node's workers take a zombie for a living raylet, and stay
             killed = True
     retries = [(task, update.problem) for task, update in said if update.kind == "retry"]
     assert len(retries) == 1
@@ -315,6 +318,32 @@ def test_without_ray_the_remedy_is_named(
 def test_no_cluster_is_one_line(address: str, message: str, write: Write, data_root: Path, tmp_path: Path) -> None:
     with pytest.raises(PeakError, match=f"--address {address}: {message}"):
         bench(write(), tmp_path / "runs", data_root, engine="ray", address=address)
+
+
+@pytest.mark.parametrize("banner", [b"SSH-2.0-OpenSSH_9.2\r\n", b"", None])
+def test_an_open_port_that_is_not_ray_is_one_line_soon(
+    banner: bytes | None, write: Write, data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It greets, hangs up, or says nothing. Ray itself is not asked."""
+    monkeypatch.setattr(ray_cluster, "CONNECT_SECONDS", 0.2)
+    monkeypatch.setattr("ray.init", lambda *_, **__: pytest.fail("Ray was asked"))
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+
+        def answer() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(len(ray_cluster.HTTP2_HELLO), socket.MSG_WAITALL)
+                if banner is None:
+                    connection.recv(1)  # until the other hangs up
+                else:
+                    connection.sendall(banner)
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        with pytest.raises(PeakError, match=f"--address {address}: no Ray answers there; start one with"):
+            bench(write(), tmp_path / "runs", data_root, engine="ray", address=address)
+        thread.join()
 
 
 def test_options_of_a_cluster_are_refused_without_one(write: Write, data_root: Path, tmp_path: Path) -> None:
