@@ -93,7 +93,7 @@ class PeakModel(Model):
         self.background_colour = 0.0 if background == "black" or self.far is not None else 1.0
         near = c.near_plane / self.half_extent
         self.renderer = VolumeRenderer(
-            self.field, self.occupancy, 2 / c.steps_per_side, near, background=self.background_colour
+            self.field, self.occupancy, 2 / c.steps_per_side, near, self.background_colour, c.render_substeps
         )
         self.kar_form = None if self.kar is None else FORMS[c.kar_form](self.kar, self.renderer, c)
         self.metrics = ImageMetrics()

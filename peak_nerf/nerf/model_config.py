@@ -119,6 +119,9 @@ class PeakModelConfig(ModelConfig):
 
     steps_per_side: int = 256
     """Ray steps along one side of the scene box."""
+    render_substeps: int = 2
+    """Rendering divides a training step into so many: each training ray put its samples elsewhere in their steps, and
+    what they agree on is a mean over all places."""
     occupancy_resolution: int = 128
     """Cells per side of the occupancy grid."""
     occupancy_threshold: float = 0.002
@@ -165,6 +168,8 @@ def settled(config: PeakModelConfig, n_views: int) -> PeakModelConfig:
         if not 0 <= value < math.inf:
             option = name.replace("_", "-")
             raise PeakError(f"--pipeline.model.{option} {value}: give 0 (which leaves it out) or a positive number")
-    if config.kar_interval < 1:
-        raise PeakError(f"--pipeline.model.kar-interval {config.kar_interval}: give 1 (every step) or more")
+    for name in ("kar_interval", "render_substeps"):
+        if getattr(config, name) < 1:
+            option = name.replace("_", "-")
+            raise PeakError(f"--pipeline.model.{option} {getattr(config, name)}: give 1 or more")
     return config

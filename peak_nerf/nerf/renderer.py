@@ -35,20 +35,29 @@ class VolumeRenderer:
         occupancy: where samples are worth taking.
         dt: step length once training is past its coarse steps; `self.dt` is the present one.
         near: rays begin no nearer to the camera than this.
+        substeps: rendering divides a step into so many.
         background: grey value behind the scene, 0 to 1.
     """
 
     def __init__(
-        self, field: PeakRadianceField, occupancy: OccupancyGrid, dt: float, near: float, background: float
+        self,
+        field: PeakRadianceField,
+        occupancy: OccupancyGrid,
+        dt: float,
+        near: float,
+        background: float,
+        substeps: int = 1,
     ) -> None:
         self.field, self.occupancy = field, occupancy
         self.final_dt = self.dt = dt
-        self.near, self.background = near, background
+        self.near, self.background, self.substeps = near, background, substeps
 
-    def marcher(self, origins: Tensor, directions: Tensor, jitter: Tensor | None = None) -> RayMarcher:
+    def marcher(
+        self, origins: Tensor, directions: Tensor, jitter: Tensor | None = None, substeps: int = 1
+    ) -> RayMarcher:
         """A march through the occupied cells; `jitter` (r,) in [0, 1) is where in its step a sample lies."""
-        grid = self.occupancy
-        return RayMarcher(origins, directions, grid.occupied, grid.blocks, self.dt, near=self.near, jitter=jitter)
+        grid, dt = self.occupancy, self.dt / substeps
+        return RayMarcher(origins, directions, grid.occupied, grid.blocks, dt, near=self.near, jitter=jitter)
 
     def training_samples(self, origins: Tensor, directions: Tensor) -> PackedSamples:
         """Samples worth a gradient, at random places within their steps."""
@@ -89,13 +98,13 @@ class VolumeRenderer:
         Where nothing is hit, depth is that of the far wall of the box, as far as a ray can see.
         """
         n = len(origins)
-        marcher = self.marcher(origins, directions)
+        marcher = self.marcher(origins, directions, substeps=self.substeps)
         t_far = marcher.t_exit.clone()
         transmittance = origins.new_ones(n)
         rgb, t_sum = origins.new_zeros(n, 3), origins.new_zeros(n, 1)
         for samples in _waves(marcher, FIRST_WAVE):
             density, geometry = self.field.density(samples.x)
-            tau = density * self.dt
+            tau = density * marcher.dt
             weights = packed_weights(tau, samples.ray, n)[0] * transmittance[samples.ray]
             shown = (weights > OPAQUE).nonzero()[:, 0]
             colour = self.field.colour(geometry[shown], directions, samples.ray[shown])

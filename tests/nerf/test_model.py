@@ -50,13 +50,28 @@ def test_waves_render_what_one_pass_does(trained) -> None:
     origins, directions = model._normalised(camera.generate_rays(camera_indices=0).flatten())
     rendered = model._render(origins, directions)
     with torch.no_grad():
-        samples = model.renderer.marcher(origins, directions).next()
+        samples = model.renderer.marcher(origins, directions, substeps=model.config.render_substeps).next()
         density, geometry = model.field.density(samples.x)
-        weights, _ = packed_weights(density * model.renderer.dt, samples.ray, len(origins))
+        weights, _ = packed_weights(density * samples.dt, samples.ray, len(origins))
         rgb = accumulate(weights, model.field.colour(geometry, directions, samples.ray), samples.ray, len(origins))
         accumulation = accumulate(weights, torch.ones(len(samples), 1), samples.ray, len(origins))
     assert torch.allclose(rendered["accumulation"], accumulation, atol=3e-3)
     assert torch.allclose(rendered["rgb"], rgb + 1 - accumulation, atol=2e-2)
+
+
+def test_rendering_divides_the_steps_of_the_training(trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, renderer = trained.pipeline.model.eval(), trained.pipeline.model.renderer
+    camera = trained.pipeline.datamanager.eval_dataset.cameras[0:1]
+    rays = model._normalised(camera.generate_rays(camera_indices=0).flatten())
+    rendered = model._render(*rays)
+    assert renderer.training_samples(*rays).dt == renderer.dt == 2 / model.config.steps_per_side
+    monkeypatch.setattr(renderer, "substeps", 1)
+    coarse = model._render(*rays)
+    monkeypatch.setattr(renderer, "dt", renderer.dt / 2)
+    fine = model._render(*rays)
+    for name, image in fine.items():
+        assert torch.equal(rendered[name], image)
+    assert not torch.allclose(rendered["rgb"], coarse["rgb"], atol=1e-4)
 
 
 def test_samples_that_training_leaves_out_are_hidden(trained) -> None:
@@ -138,7 +153,7 @@ def test_weight_zero_is_the_plain_baseline(tmp_path) -> None:
     assert "kar_residual" not in trainer.pipeline.model.get_outputs_for_camera(camera)
 
 
-@pytest.mark.parametrize(("name", "value"), [("kar_weight", -1.0), ("kar_interval", 0)])
+@pytest.mark.parametrize(("name", "value"), [("kar_weight", -1.0), ("kar_interval", 0), ("render_substeps", 0)])
 def test_what_no_model_can_have_is_refused(
     tmp_path, capsys: pytest.CaptureFixture[str], name: str, value: float
 ) -> None:
