@@ -23,6 +23,8 @@ from peak_nerf.tasks.record import check_folder, peak_memory_gib, plain, reset_p
 
 N_CHECKS = 10
 """Times in a training that a test view is scored for the history."""
+CHECK_STRIDE = 2
+"""Of a view that is only scored, every so many pixels in each direction are rendered."""
 PICTURES = 3
 """Test views in comparison.png."""
 
@@ -144,7 +146,7 @@ class _Watch:
         due = fraction >= (len(self.history) + 1) / N_CHECKS
         if due:
             with trainer.clock_stopped(), torch.random.fork_rng():
-                truth, rgb, _ = render_view(trainer.pipeline, self.view)
+                truth, rgb, _ = render_view(trainer.pipeline, self.view, CHECK_STRIDE)
                 mse = float((truth - rgb).square().mean())
             self.history.append(self._progress(step, fraction, -10 * math.log10(max(mse, 1e-10))))
         now = time.perf_counter()
@@ -159,16 +161,22 @@ class _Watch:
         return Progress(step + 1, n_steps, self.trainer.elapsed(), fraction, psnr, psnr)
 
 
-def render_view(pipeline: Any, index: int) -> tuple[Any, Any, Any]:
-    """Truth and rendering (h, w, 3) of a test view, and its depth (h, w, 1) as a coloured picture (h, w, 3)."""
+def render_view(pipeline: Any, index: int, stride: int = 1) -> tuple[Any, Any, Any]:
+    """Truth and rendering (h, w, 3) of a test view, and its depth as a coloured picture (h, w, 3).
+
+    With a stride, of every so many pixels in each direction.
+    """
     import torch
 
     pipeline.eval()
     dataset = pipeline.datamanager.eval_dataset
     camera = dataset.cameras[index : index + 1].to(pipeline.device)
+    data = dict(dataset.get_data(index))
+    data["image"] = data["image"][::stride, ::stride]
     with torch.no_grad():
-        outputs = pipeline.model.get_outputs_for_camera(camera)
-        _, images = pipeline.model.get_image_metrics_and_images(outputs, dict(dataset.get_data(index)))
+        rays = camera.generate_rays(camera_indices=0, keep_shape=True)[::stride, ::stride]
+        outputs = pipeline.model.get_outputs_for_camera_ray_bundle(rays)
+        _, images = pipeline.model.get_image_metrics_and_images(outputs, data)
     pipeline.train()
     truth, rgb = images["img"].chunk(2, dim=1)
     return truth, rgb, images["depth"]

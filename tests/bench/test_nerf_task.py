@@ -8,12 +8,14 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
+from runs import start, tiny_config
 from scene_factory import write_blender_scene
 
 from peak_nerf.bench.data_root import DataRoot
 from peak_nerf.bench.nerf_options import NerfOptions, model_changes
-from peak_nerf.bench.nerf_task import run_nerf, trainer_config
+from peak_nerf.bench.nerf_task import render_view, run_nerf, trainer_config
 from peak_nerf.bench.suite import Cell
 from peak_nerf.bench.suite_file import read_suite
 from peak_nerf.bench.tasks import TASKS, option_types
@@ -57,6 +59,14 @@ def test_a_run_leaves_its_record_and_pictures_and_no_checkpoint(scene: Path, tmp
     assert Image.open(out / "comparison.png").size == (4 * 32 + 3 * 4, 3 * 32 + 2 * 4)
     again = run_nerf(options, tmp_path / "again")
     assert again["psnr"] == metrics["psnr"]  # who watches changes nothing
+
+
+def test_a_view_that_is_only_scored_is_a_part_of_the_whole(tmp_path: Path) -> None:
+    pipeline = start(tiny_config(tmp_path)).pipeline
+    whole, part = render_view(pipeline, 0), render_view(pipeline, 0, stride=2)
+    for image, fewer in zip(whole[:2], part[:2], strict=True):  # colours of depth hang on the nearest and farthest
+        assert fewer.shape == (16, 16, 3)
+        assert torch.allclose(image[::2, ::2], fewer, atol=1e-5)
 
 
 def test_a_budget_in_seconds_and_a_run_that_is_kept(scene: Path, tmp_path: Path) -> None:
