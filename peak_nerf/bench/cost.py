@@ -121,7 +121,8 @@ class Bench:
 
     def anchors(self) -> list[Curve]:
         """What KAR adds to a step."""
-        percent = [kar_cost(self.trainer(kar_anchors=k), self.settings.steps) for k in self.settings.anchors]
+        trainers = (self.trainer(kar_form="point", kar_anchors=k) for k in self.settings.anchors)
+        percent = [kar_cost(trainer, self.settings.steps) for trainer in trainers]
         x = [float(k) for k in self.settings.anchors]
         return [Curve("Anchors", "anchors per query", "KAR's cost in % of a step", x, percent)]
 

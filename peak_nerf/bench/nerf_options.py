@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get
 
 METHODS: Mapping[str, Mapping[str, Any]] = {
     "peak": {},
-    "plain": {"kar_weight": 0.0, "polynomial_degree": None},
+    "plain": {"kar_weight": 0.0, "polynomial_degree": None, "distortion_weight": 0.0},
 }
 """What each method changes in the preset. A comparator is `plain` with its own option as a setting."""
 PRESETS = ("peak-lite", "peak", "peak-nerfacto")
@@ -28,7 +28,7 @@ class NerfSettings:
     views: int | None = None
     """Training views, evenly spaced over the train split; None for all."""
     method: str = field(default="peak", metadata={"choices": tuple(METHODS)})
-    """`peak`: the preset as it is. `plain`: without KAR and polynomial encoding."""
+    """`peak`: the preset as it is. `plain`: without KAR, polynomial encoding and distortion loss."""
     preset: str = field(default="peak-lite", metadata={"choices": PRESETS})
     """The method of `ns-train` whose configuration this starts from."""
     steps: int | None = None

@@ -94,6 +94,8 @@ def trainer_config(options: NerfOptions, out: Path, scratch: Path) -> Any:
     model = config.pipeline.model
     for name, value in model_changes(options).items():
         if not hasattr(model, name):
+            if getattr(options, name) is None:  # the method switches off what this preset's model never had
+                continue
             raise PeakError(f"nerf: preset {options.preset} has no option {name}; leave it out")
         setattr(model, name, value)
     return config

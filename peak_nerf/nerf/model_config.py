@@ -15,7 +15,9 @@ from peak_nerf.errors import PeakError
 logger = logging.getLogger(__name__)
 
 FEW_VIEWS = 16
-"""Up to so many training views KAR takes its free-space form, and colour depends less on direction."""
+"""Up to so many training views KAR and the distortion loss are on, and colour depends less on direction."""
+KAR_WEIGHTS = {"point": 0.004, "free-space": 0.1, "rays": 0.001, "planes": 0.001}
+"""Weight of each form of KAR where none is given; more costs quality."""
 WEIGHTS = (
     "kar_weight", "distortion_weight", "tv_weight", "occlusion_weight", "occlusion_reach", "entropy_weight",
     "level_annealing",
@@ -40,16 +42,16 @@ class PeakModelConfig(ModelConfig):
     eval_num_rays_per_chunk: int = 1 << 13
     """Rays rendered at a time; on a CPU, few enough that a wave of samples stays in its cache."""
 
-    kar_form: Literal["auto", "free-space", "point", "rays", "planes"] = "auto"
-    """auto: free-space for up to 16 training views, point beyond, and says so. free-space:
-    opacity where no camera sees takes after similar places that cameras do see. point: the field
-    at ray samples takes after its neighbourhood. rays: rays of unseen views take after what near
-    cameras recorded. planes: the point form's f, compared by rows and columns of small planes."""
+    kar_form: Literal["auto", "point", "free-space", "rays", "planes"] = "auto"
+    """auto: point for up to 16 training views; beyond, where KAR gains nothing, off unless `kar_weight` is given; says
+    so. point: the field at ray samples takes after its neighbourhood. free-space: opacity where no camera sees takes
+    after similar places that cameras do see. rays: rays of unseen views take after what near cameras recorded.
+    planes: the point form's f, compared by rows and columns of small planes."""
     kar_values: Literal["both", "opacity", "colour", "features"] = "both"
     """point, planes: what is compared. both: opacity and colour; features: the hash grid's, coarse levels first."""
     kar_weight: float | None = None
-    """Weight lambda of KAR; 0 trains the plain baseline, None takes 0.1 for free-space and 0.001 for
-    the others, where more costs quality."""
+    """Weight lambda of KAR; 0 trains without it, None takes 0.004 for the point form, 0.1 for free-space and 0.001 for
+    the others."""
     kar_warmup: float = 0.1
     """Share of the training over which KAR's weight rises from 0."""
     kar_queries: int = 256
@@ -71,8 +73,9 @@ class PeakModelConfig(ModelConfig):
     kar_residual_stride: int = 4
     """The output `kar_residual` is computed on every so many pixels in each direction, and enlarged."""
 
-    distortion_weight: float = 0.0
-    """Weight of Mip-NeRF 360's distortion loss, which gathers a ray's weight in one short stretch; 0 leaves it out."""
+    distortion_weight: float | None = None
+    """Weight of Mip-NeRF 360's distortion loss, which gathers a ray's weight in one short stretch; 0 leaves it out.
+    None takes 0.03 for up to 16 training views and 0 beyond."""
     tv_weight: float = 0.0
     """Weight of total variation on the hash grid's dense levels, as in Plenoxels; 0 leaves it out."""
     occlusion_weight: float = 0.0
@@ -150,19 +153,26 @@ class PeakModelConfig(ModelConfig):
 def settled(config: PeakModelConfig, n_views: int) -> PeakModelConfig:
     """The options that were left open, chosen for this many training views; says which.
 
-    KAR's form by the number of views, its weight by its form. Few views cannot tell a shine from a wrong surface: there
-    colour gets less say in direction. Raises: PeakError on a weight that is negative or not finite.
+    KAR and the distortion loss by the number of views. Few views cannot tell a shine from a wrong surface: there colour
+    gets less say in direction. Raises: PeakError on a weight that is negative or not finite.
     """
-    form, weight, levels = config.kar_form, config.kar_weight, config.sh_levels
+    few = n_views <= FEW_VIEWS
+    form, weight, levels, distortion = config.kar_form, config.kar_weight, config.sh_levels, config.distortion_weight
     if form == "auto":
-        form = "free-space" if n_views <= FEW_VIEWS else "point"
-        logger.info("KAR: %s form for %d training views", form, n_views)
+        form = "point"
+        weight = 0.0 if weight is None and not few else weight
+        logger.info("KAR: %s for %d training views", "off" if weight == 0 else "point form", n_views)
     if weight is None:
-        weight = 0.1 if form == "free-space" else 0.001
+        weight = KAR_WEIGHTS[form]
     if levels is None:
-        levels = 2 if n_views <= FEW_VIEWS else 4
+        levels = 2 if few else 4
         logger.info("colour: %d levels of spherical harmonics for %d training views", levels, n_views)
-    config = dataclasses.replace(config, kar_form=form, kar_weight=weight, sh_levels=levels)
+    if distortion is None:
+        distortion = 0.03 if few else 0.0
+        logger.info("distortion loss: weight %g for %d training views", distortion, n_views)
+    config = dataclasses.replace(
+        config, kar_form=form, kar_weight=weight, sh_levels=levels, distortion_weight=distortion
+    )
     for name in WEIGHTS:
         value = getattr(config, name)
         if not 0 <= value < math.inf:

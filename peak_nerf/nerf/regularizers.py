@@ -123,7 +123,7 @@ def comparator_losses(
     density: Float[Tensor, " n"],
     t_enter: Float[Tensor, " r"],
 ) -> dict[str, Tensor]:
-    """The weighted losses that `config` asks for, by name: `distortion`, `tv`, `occlusion`, `entropy`; {} by default.
+    """The weighted losses that `config` asks for, by name: `distortion`, `tv`, `occlusion`, `entropy`.
 
     Args:
         density: of each sample, differentiable.
@@ -131,7 +131,7 @@ def comparator_losses(
     """
     n_rays, losses = len(t_enter), {}
     tau = density * samples.dt
-    if config.distortion_weight > 0:
+    if config.distortion_weight:
         weights, _ = packed_weights(tau, samples.ray, n_rays)
         distortion = distortion_loss(weights, samples.t, samples.dt, samples.ray, n_rays)
         losses["distortion"] = config.distortion_weight * distortion

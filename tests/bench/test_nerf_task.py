@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import shutil
@@ -128,12 +129,22 @@ def test_every_plain_option_of_the_model_can_be_set() -> None:
 def test_methods_and_options_change_the_preset() -> None:
     scene = Path("ball")
     assert model_changes(NerfOptions(scene)) == {}
-    assert model_changes(NerfOptions(scene, method="plain")) == {"kar_weight": 0.0, "polynomial_degree": None}
+    plain = {"kar_weight": 0.0, "polynomial_degree": None, "distortion_weight": 0.0}
+    assert model_changes(NerfOptions(scene, method="plain")) == plain
     changed = model_changes(NerfOptions(scene, method="plain", kar_weight=0.1))
-    assert changed == {"kar_weight": 0.1, "polynomial_degree": None}
+    assert changed == {**plain, "kar_weight": 0.1}
     assert model_changes(NerfOptions(scene, polynomial_degree="none")) == {"polynomial_degree": None}
     config = trainer_config(NerfOptions(scene, method="plain", density_bias=-1.0), Path("out"), Path("scratch"))
     assert (config.pipeline.model.kar_weight, config.pipeline.model.density_bias) == (0.0, -1.0)
+
+
+def test_plain_takes_any_preset() -> None:
+    """nerfacto's model has no `distortion_weight` to switch off; one that is asked for there is an error."""
+    options = NerfOptions(Path("ball"), method="plain", preset="peak-nerfacto")
+    model = trainer_config(options, Path("out"), Path("scratch")).pipeline.model
+    assert (model.kar_weight, model.polynomial_degree) == (0.0, None)
+    with pytest.raises(PeakError, match="preset peak-nerfacto has no option distortion_weight"):
+        trainer_config(dataclasses.replace(options, distortion_weight=0.1), Path("out"), Path("scratch"))
 
 
 def test_scenes_under_a_data_root(scene: Path, tmp_path: Path) -> None:

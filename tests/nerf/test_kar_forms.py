@@ -150,11 +150,9 @@ def test_rays_that_could_ask_nothing_are_refused(tmp_path, missing: str) -> None
     assert missing in str(error.value.__context__ or error.value)
 
 
-@pytest.mark.parametrize(
-    ("options", "draws"), [({"kar_form": "rays"}, True), ({"kar_form": "planes"}, False), ({}, False)]
-)
-def test_unseen_rays_are_drawn_where_a_form_asks(tmp_path, options: dict, draws: bool) -> None:
-    datamanager = start(tiny_config(tmp_path, **options)).pipeline.datamanager
+@pytest.mark.parametrize(("form", "draws"), [("rays", True), ("planes", False), ("free-space", False)])
+def test_unseen_rays_are_drawn_where_a_form_asks(tmp_path, form: str, draws: bool) -> None:
+    datamanager = start(tiny_config(tmp_path, kar_form=form)).pipeline.datamanager
     assert ("unseen" in datamanager.next_train(0)[1]) == draws
 
 

@@ -102,7 +102,7 @@ def test_kar_residual_is_drawn_where_the_ball_is(trained) -> None:
 
 def test_gradients_reach_everything_that_trains(tmp_path) -> None:
     """The colour loss must not go through a detached copy of the colours (it once did)."""
-    trainer = start(tiny_config(tmp_path, kar_form="point", kar_warmup=0.0))
+    trainer = start(tiny_config(tmp_path, kar_form="point", kar_warmup=0.0, distortion_weight=0.0))
     pipeline = trainer.pipeline
     pipeline.train()
     _, losses, metrics = pipeline.get_train_loss_dict(0)
@@ -143,7 +143,7 @@ def test_options_train(tmp_path, options: dict) -> None:
 
 
 def test_weight_zero_is_the_plain_baseline(tmp_path) -> None:
-    trainer = start(tiny_config(tmp_path, kar_weight=0.0))
+    trainer = start(tiny_config(tmp_path, kar_weight=0.0, distortion_weight=0.0))
     trainer.pipeline.train()
     assert set(trainer.pipeline.get_train_loss_dict(0)[1]) == {"rgb"}
     assert set(trainer.pipeline.model.get_param_groups()) == {"encoding", "networks"}
@@ -267,12 +267,31 @@ def test_the_start_is_not_grey(tmp_path, background: str) -> None:
     assert (spread > 0.1 * spread[0]).sum() >= 7
 
 
-@pytest.mark.parametrize(("views", "form"), [(6, KarInFreeSpace), (20, KarAtPoints)])
-def test_the_form_of_kar_goes_by_the_number_of_views(tmp_path, views: int, form: type) -> None:
+CHOICES = [
+    ({}, 6, KarAtPoints, 0.004),
+    ({}, 20, type(None), 0.0),
+    ({"kar_weight": 0.01}, 20, KarAtPoints, 0.01),
+    ({"kar_form": "point"}, 20, KarAtPoints, 0.004),
+    ({"kar_form": "free-space"}, 6, KarInFreeSpace, 0.1),
+    ({"kar_weight": 0.0}, 6, type(None), 0.0),
+]
+
+
+@pytest.mark.parametrize(("options", "views", "form", "weight"), CHOICES)
+def test_kar_goes_by_the_number_of_views(tmp_path, options: dict, views: int, form: type, weight: float) -> None:
     write_blender_scene(tmp_path / "scene", n_train=20, n_val=1, n_test=1, size=8)
-    model = start(tiny_config(tmp_path, num_views=views)).pipeline.model
+    model = start(tiny_config(tmp_path, num_views=views, **options)).pipeline.model
     assert type(model.kar_form) is form
-    assert model.kar.weight == {KarInFreeSpace: 0.1, KarAtPoints: 0.001}[form]
+    assert (0.0 if model.kar is None else model.kar.weight) == weight
+
+
+@pytest.mark.parametrize(("views", "asked", "expected"), [(6, None, 0.03), (20, None, 0.0), (6, 0.0, 0.0)])
+def test_few_views_get_the_distortion_loss(tmp_path, views: int, asked: float | None, expected: float) -> None:
+    write_blender_scene(tmp_path / "scene", n_train=20, n_val=1, n_test=1, size=8)
+    pipeline = start(tiny_config(tmp_path, num_views=views, distortion_weight=asked)).pipeline
+    assert pipeline.model.config.distortion_weight == expected
+    pipeline.train()
+    assert ("distortion" in pipeline.get_train_loss_dict(0)[1]) == (expected > 0)
 
 
 @pytest.mark.parametrize(("views", "asked", "expected"), [(6, None, 2), (20, None, 4), (6, 3, 3)])
