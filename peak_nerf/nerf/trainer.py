@@ -114,6 +114,8 @@ class PeakTrainer(Trainer):
                 super()._load_checkpoint()
             except (RuntimeError, EOFError, KeyError, AssertionError) as error:
                 reason = str(error).strip().split("\n")[0]
+                if isinstance(error, KeyError):  # a group of parameters
+                    reason = f"it has also trained {reason}, which these settings leave out"
                 raise PeakError(
                     f"{checkpoint}: cannot be loaded ({reason}); is it of this method and these settings?"
                 ) from None

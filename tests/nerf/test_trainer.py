@@ -168,6 +168,7 @@ def test_broken_and_foreign_checkpoints(tmp_path, capsys) -> None:
     for options, said in (
         ({"finest_resolution": 32}, "hash grid has the layout"),
         ({"hidden_dim": 16}, "cannot be loaded"),
+        ({"kar_weight": 0.0}, "it has also trained 'kar', which these settings leave out"),
     ):
         other = tiny_config(tmp_path, steps=9, **options)
         other.load_checkpoint = path
@@ -181,6 +182,17 @@ def test_broken_and_foreign_checkpoints(tmp_path, capsys) -> None:
     with pytest.raises(SystemExit):
         start(cut)
     assert str(path) in capsys.readouterr().err
+
+
+def test_what_trained_with_kar_is_shown_without(tmp_path) -> None:
+    """As where a run of before has KAR, and its configuration leaves it to us, who would not use it now."""
+    config = tiny_config(tmp_path, steps=2)
+    field = train(config).pipeline.model.field.state_dict()
+    saved = torch.load(latest_checkpoint(config.get_checkpoint_dir()), weights_only=True)
+    assert any(".kar." in name for name in saved["pipeline"])
+    pipeline = start(tiny_config(tmp_path, kar_weight=0.0)).pipeline
+    pipeline.load_pipeline(saved["pipeline"], saved["step"])
+    assert all(torch.equal(value, field[name]) for name, value in pipeline.model.field.state_dict().items())
 
 
 def test_the_clock_ends_a_run_and_drives_its_schedules(tmp_path, capsys) -> None:
