@@ -115,13 +115,6 @@ class PeakModel(Model):
         device = self.kwargs.get("device", "cpu")
         return FarField(config, self.config.far_samples, self.field.in_bfloat16, device)
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        """Of a field that trained with KAR, a model without it takes all but g, which serves training alone."""
-        if self.kar is None:
-            for name in [name for name in state_dict if name.startswith(f"{prefix}kar.")]:
-                del state_dict[name]
-        super()._load_from_state_dict(state_dict, prefix, *args)
-
     def _set_kar_weight(self, handle: ViewerSlider) -> None:
         assert self.kar is not None
         self.kar.weight = float(handle.value)

@@ -185,7 +185,10 @@ def test_broken_and_foreign_checkpoints(tmp_path, capsys) -> None:
 
 
 def test_what_trained_with_kar_is_shown_without(tmp_path) -> None:
-    """As where a run of before has KAR, and its configuration leaves it to us, who would not use it now."""
+    """As where a run of before has KAR, and its configuration leaves it to us, who would not use it now.
+
+    nerfstudio's pipeline passes over what a checkpoint has and the model does not; this pins that it does.
+    """
     config = tiny_config(tmp_path, steps=2)
     field = train(config).pipeline.model.field.state_dict()
     saved = torch.load(latest_checkpoint(config.get_checkpoint_dir()), weights_only=True)
