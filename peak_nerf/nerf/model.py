@@ -49,10 +49,11 @@ class PeakModel(Model):
     def populate_modules(self) -> None:
         """Field, occupancy grid, KAR."""
         super().populate_modules()
-        c = self.config = settled(self.config, self.num_train_data)
+        metadata: dict[str, Any] = self.kwargs.get("metadata") or {}
+        unbounded = bool(metadata.get("unbounded"))
+        c = self.config = settled(self.config, self.num_train_data, unbounded)
         assert c.sh_levels is not None  # settled
         device = self.kwargs.get("device", "cpu")
-        metadata: dict[str, Any] = self.kwargs.get("metadata") or {}
         grid = HashGridConfig(c.n_levels, c.n_features, c.log2_table_size, c.base_resolution, c.finest_resolution)
         field_config = FieldConfig(
             hash_grid=grid,
@@ -74,7 +75,7 @@ class PeakModel(Model):
             or (c.network_precision == "auto" and multiplies_bfloat16(device)),
             device=device,
         )
-        self.far = self._far_field() if metadata.get("unbounded") and c.far_samples > 0 else None
+        self.far = self._far_field() if unbounded and c.far_samples > 0 else None
         self.occupancy = OccupancyGrid(c.occupancy_resolution, c.occupancy_threshold)
         self.kar: KernelAlignmentRegularizer | None = None
         if c.kar_weight:
