@@ -114,7 +114,7 @@ class PeakTrainer(Trainer):
                 super()._load_checkpoint()
             except (RuntimeError, EOFError, KeyError, AssertionError) as error:
                 reason = str(error).strip().split("\n")[0]
-                if isinstance(error, KeyError):  # a group of parameters
+                if isinstance(error, KeyError) and error.args[0] in self.config.optimizers:
                     reason = f"it has also trained {reason}, which these settings leave out"
                 raise PeakError(
                     f"{checkpoint}: cannot be loaded ({reason}); is it of this method and these settings?"
