@@ -176,6 +176,13 @@ def test_broken_and_foreign_checkpoints(tmp_path, capsys) -> None:
             start(other)
         assert stopped.value.code == 2
         assert said in capsys.readouterr().err
+    foreign = tmp_path / "foreign.ckpt"
+    torch.save({"step": 1}, foreign)
+    other = tiny_config(tmp_path, steps=9)
+    other.load_checkpoint = foreign
+    with pytest.raises(SystemExit):
+        start(other)
+    assert "cannot be loaded ('pipeline')" in capsys.readouterr().err
     path.write_bytes(path.read_bytes()[:1000])
     cut = tiny_config(tmp_path, steps=9)
     cut.load_checkpoint = path
