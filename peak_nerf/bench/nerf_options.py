@@ -39,6 +39,8 @@ class NerfSettings:
     """Behind transparent images when they are evaluated; None for white."""
     run_folder: Path | None = None
     """Also keep nerfstudio's own run (checkpoint, config.yml) under this folder, for ns-viewer and ns-render."""
+    kar_rate: float | None = None
+    """Learning rate of KAR's g; None for the preset's own."""
     seed: int = 42
     """Of everything random."""
 

@@ -60,7 +60,7 @@ def _check(options: NerfOptions) -> None:
         raise PeakError(f"nerf: method is one of {', '.join(METHODS)}, preset one of {', '.join(PRESETS)}")
     if options.steps is not None and options.budget_seconds is not None:
         raise PeakError("nerf: steps and budget_seconds are both given; keep one of them")
-    for name in ("steps", "budget_seconds"):
+    for name in ("steps", "budget_seconds", "kar_rate"):
         value = getattr(options, name)
         if value is not None and not 0 < value < math.inf:
             raise PeakError(f"nerf: {name} is {value}; give a number above 0")
@@ -91,6 +91,8 @@ def trainer_config(options: NerfOptions, out: Path, scratch: Path) -> Any:
     config.max_seconds = options.budget_seconds
     if options.steps is not None:
         config.max_num_iterations = options.steps
+    if options.kar_rate is not None:
+        config.optimizers["kar"]["optimizer"].lr = options.kar_rate
     model = config.pipeline.model
     for name, value in model_changes(options).items():
         if not hasattr(model, name):

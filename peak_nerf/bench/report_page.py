@@ -216,7 +216,7 @@ def _gains_grid(table: Table, comparisons: list[Comparison]) -> Grid:
 
 def _settings_blocks(results: Results) -> Iterator[Block]:
     axes = {*results.suite.axes(), "out"}
-    rows, versions = [], set()
+    found, versions = [], set()
     for method in results.suite.methods:
         runs = [
             record.metrics
@@ -227,17 +227,29 @@ def _settings_blocks(results: Results) -> Iterator[Block]:
         flat = [_flat(run.get("settings") or {}) for run in runs]
         names = [name for name in dict.fromkeys(n for one in flat for n in one) if name.split(".")[0] not in axes]
         common = {name: flat[0].get(name) for name in names if all(one.get(name) == flat[0].get(name) for one in flat)}
-        varied = [name for name in names if name not in common]
-        text = _settings_text({name: value for name, value in common.items() if value is not None})
+        found.append((method.name, runs, common, [name for name in names if name not in common]))
+    shared = _shared([common for _, runs, common, _ in found if runs])
+    rows = []
+    for name, runs, common, varied in found:
+        text = _settings_text({name: value for name, value in common.items() if name not in shared})
         if varied:
             text += f"{'; ' if text else ''}not the same in all cells: {', '.join(varied)}"
         figures = [Place(_range(runs, "seconds")), Place(_range(runs, "n_parameters"))]
-        rows.append([Place(method.name), Place(str(len(runs))), *figures, Place(text, left=True)])
+        rows.append([Place(name), Place(str(len(runs))), *figures, Place(text, left=True)])
     yield Heading("Settings")
-    yield Grid(["method", "runs", "seconds", "parameters", "settings"], rows)
+    yield Grid(["method", "runs", "seconds", "parameters", "settings of its own"], rows)
+    if any(value is not None for value in shared.values()):
+        yield Paragraph(f"In all methods: {_settings_text(shared)}.")
     seeds = ", ".join(map(str, results.suite.seeds))
     mixed = "MIXED between runs: " if len(versions) > 1 else ""
     yield Paragraph(f"Seeds: {seeds}. Versions: {mixed}{' | '.join(sorted(versions)) or 'not recorded'}.")
+
+
+def _shared(settings: list[dict[str, Any]]) -> dict[str, Any]:
+    """What several methods have alike; nothing where there is one."""
+    if len(settings) < 2:
+        return {}
+    return {name: v for name, v in settings[0].items() if all(one.get(name) == v for one in settings)}
 
 
 def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -248,7 +260,7 @@ def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _settings_text(settings: dict[str, Any]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in settings.items())
+    return ", ".join(f"{name} {value}" for name, value in settings.items() if value is not None)
 
 
 def _range(runs: list[dict[str, Any]], metric: str) -> str:

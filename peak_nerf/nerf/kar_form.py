@@ -55,9 +55,6 @@ class KarForm(ABC):
     Source: Li et al., ICML 2025, sections 3.4 and 4.5.
     """
 
-    asks_unseen = False
-    """Whether it wants rays of unseen views."""
-
     def __init__(self, kar: KernelAlignmentRegularizer, renderer: VolumeRenderer, config: PeakModelConfig) -> None:
         self.kar, self.renderer, self.config = kar, renderer, config
         self.interval = config.kar_interval
@@ -74,6 +71,11 @@ class KarForm(ABC):
         self.waiting = self.interval - 1
         asked = self.ask(step)
         return None if asked is None else self.interval * self.kar.weight_at(min(1.0, step.progress)) * asked
+
+    @property
+    def asks_unseen(self) -> bool:
+        """Whether it wants rays of unseen views."""
+        return False
 
     @abstractmethod
     def ask(self, step: KarStep) -> Tensor | None:

@@ -26,7 +26,10 @@ class KarOnPlanes(KarAtPoints):
     is that of the point form. Source: Li et al., ICML 2025, Prop. 3.6.
     """
 
-    asks_unseen = False
+    @property
+    def asks_unseen(self) -> bool:
+        """Its queries are a plane's."""
+        return False
 
     def ask(self, step: KarStep) -> Tensor | None:
         """(tr(F_r^T L_r F_r) + tr(F_c^T L_c F_c)) / side^2 on a plane drawn anew."""

@@ -17,24 +17,29 @@ from peak_nerf.nerf.sampler import PackedSamples
 
 
 class KarAtPoints(KarForm):
-    """Queries are ray samples, half of the batch, half of unseen views; anchors as `kar_sampler` and radius say.
+    """Queries are ray samples, of the rays that `kar_query_rays` says; anchors as `kar_sampler` and radius say.
 
     Source: Li et al., ICML 2025, sections 3.4 and 4.5.
     """
 
-    asks_unseen = True
     progress = 1.0
 
+    @property
+    def asks_unseen(self) -> bool:
+        """Unless all queries are of the batch."""
+        return self.config.kar_query_rays != "seen"
+
     def ask(self, step: KarStep) -> Tensor | None:
-        """Half of the queries are drawn from the batch's samples, half from those of `step.unseen`."""
+        """Queries are drawn from the batch's samples, from those of `step.unseen`, or half from each."""
         self.progress = step.progress
-        n = self.config.kar_queries // 2
-        parts = [_random_samples(step.samples, step.directions, n)]
+        n = self.config.kar_queries
+        n_seen = {"seen": n, "both": n // 2, "unseen": 0}[self.config.kar_query_rays]
+        parts = [_random_samples(step.samples, step.directions, n_seen)]
         if step.unseen is not None:
             origins, directions = step.unseen.origins, step.unseen.directions
             jitter = torch.rand(len(origins), device=origins.device)
             found = self.renderer.marcher(origins, directions, jitter).next()
-            parts.append(_random_samples(found, directions, self.config.kar_queries - n))
+            parts.append(_random_samples(found, directions, n - n_seen))
         x, seen_from = torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
         if len(x) <= self.config.kar_anchors:
             return None

@@ -30,6 +30,11 @@ class KarOnRays(KarAtPoints):
     Source: Li et al., ICML 2025, section 3.4; queries and anchors are ours.
     """
 
+    @property
+    def asks_unseen(self) -> bool:
+        """Its queries are those rays."""
+        return True
+
     def ask(self, step: KarStep) -> Tensor | None:
         """Mean norm over the rays of `step.unseen`; None where there are no surfaces yet."""
         unseen, renderer = step.unseen, self.renderer

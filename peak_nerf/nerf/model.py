@@ -303,7 +303,12 @@ class PeakModel(Model):
         self._near_cameras, self._record_at = datamanager.near_cameras, datamanager.look_at
         datamanager.draws_unseen = self.kar_form is not None and self.kar_form.asks_unseen
         if isinstance(self.kar_form, KarOnRays):
-            _check_rays_form(datamanager)
+            option = "--pipeline.model.kar-form rays"
+            _check_unseen(option, datamanager)
+            if not datamanager.is_pinhole:
+                raise PeakError(f"{option}: the images have lens distortion; undistort them, or take another form")
+        elif datamanager.draws_unseen and self.config.kar_query_rays == "unseen":
+            _check_unseen("--pipeline.model.kar-query-rays unseen", datamanager)
         sampler = datamanager.train_pixel_sampler
         if self.config.cull_cells and datamanager.is_pinhole:
             # Before a fixed background, training must not be told by an alpha channel what is empty.
@@ -345,12 +350,9 @@ class PeakModel(Model):
         self.occupancy.refresh(self.renderer.dt)
 
 
-def _check_rays_form(datamanager: Any) -> None:
-    """Raises: PeakError where KAR's rays form would have nothing to ask."""
-    option = "--pipeline.model.kar-form rays"
-    if not datamanager.is_pinhole:
-        raise PeakError(f"{option}: the images have lens distortion; undistort them, or take another form")
+def _check_unseen(option: str, datamanager: Any) -> None:
+    """Raises: PeakError where there are no rays of unseen views, which `option` asks for."""
     if len(datamanager.cameras) < 2:
-        raise PeakError(f"{option}: one training view has no views beside it; give two or more, or take another form")
+        raise PeakError(f"{option}: one training view has no views beside it; give two or more, or leave it out")
     if datamanager.config.unseen_rays < 1:
-        raise PeakError(f"{option}: --pipeline.datamanager.unseen-rays is 0; give 1 or more, or take another form")
+        raise PeakError(f"{option}: --pipeline.datamanager.unseen-rays is 0; give 1 or more, or leave it out")

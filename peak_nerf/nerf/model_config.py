@@ -55,8 +55,11 @@ class PeakModelConfig(ModelConfig):
     kar_warmup: float = 0.1
     """Share of the training over which KAR's weight rises from 0."""
     kar_queries: int = 256
-    """Query points a step. free-space: in cells hidden from the cameras; point: half from the batch's ray samples and
-    half from rays of unseen views. The other forms do not use it."""
+    """Query points a step. free-space: in cells hidden from the cameras; point: ray samples, see `kar_query_rays`. The
+    other forms do not use it."""
+    kar_query_rays: Literal["both", "seen", "unseen"] = "both"
+    """point: whose ray samples are asked. seen: those of the batch; unseen: those of views between the training
+    cameras; both: half and half."""
     kar_interval: int = 2
     """Steps from one asking to the next, but for free-space, which asks in each; the weight is as many times larger,
     so that its pull stays the same."""

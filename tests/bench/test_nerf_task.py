@@ -104,6 +104,7 @@ def test_ctrl_c_is_a_ctrl_c(scene: Path, tmp_path: Path) -> None:
         ({"steps": 3, "budget_seconds": 3.0}, "both given"),
         ({"steps": 0}, "give a number above 0"),
         ({"budget_seconds": math.inf}, "give a number above 0"),
+        ({"kar_rate": 0.0}, "give a number above 0"),
         ({"views": 99}, "--num-views is 99, but the train split has 12 views"),
         ({"kar_weight": -1.0}, "kar-weight -1"),
     ],
@@ -136,6 +137,9 @@ def test_methods_and_options_change_the_preset() -> None:
     assert model_changes(NerfOptions(scene, polynomial_degree="none")) == {"polynomial_degree": None}
     config = trainer_config(NerfOptions(scene, method="plain", density_bias=-1.0), Path("out"), Path("scratch"))
     assert (config.pipeline.model.kar_weight, config.pipeline.model.density_bias) == (0.0, -1.0)
+    config = trainer_config(NerfOptions(scene, kar_rate=0.25), Path("out"), Path("scratch"))
+    rates = {group: made["optimizer"].lr for group, made in config.optimizers.items()}
+    assert rates["kar"] == 0.25 != rates["networks"]
 
 
 def test_plain_takes_any_preset() -> None:

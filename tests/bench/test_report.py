@@ -122,6 +122,21 @@ def test_markdown_and_csv(write: Write, tmp_path: Path, capsys: pytest.CaptureFi
     assert (rows[2]["psnr"], rows[2]["status"]) == ("", "failed")
 
 
+def test_settings_that_methods_share_are_said_once(write: Write, tmp_path: Path) -> None:
+    """Of a method's own: what differs from another method, or between its own cells."""
+
+    def settings(cell: Any) -> dict[str, Any]:
+        off = cell.key["method"] == "peak-no-kar"
+        model = {"rank": 8, "weight": 0.0 if off else 0.5, "levels": None}
+        return {"size": "256", "model": model, "views": 3 if off or cell.key["image"] == "lena" else 4}
+
+    results = fill(tmp_path / "mine", write(), PSNR, settings=settings)
+    text = page(results).markdown()
+    assert "| peak | 3 | 2 | 10 | model.weight 0.5; not the same in all cells: views |" in text
+    assert "| peak-no-kar | 4 | 2 | 10 | model.weight 0.0, views 3 |" in text
+    assert "\n\nIn all methods: size 256, model.rank 8.\n" in text
+
+
 def test_html_needs_nothing_from_outside(write: Write, tmp_path: Path) -> None:
     suite = write(("paper:", "plot: {kind: time}\npaper:"))
     history = [{"seconds": 1.0, "psnr": 10.0}, {"seconds": 2.0, "psnr": 20.0}, {"seconds": 3.0, "psnr": None}]

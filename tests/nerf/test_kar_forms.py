@@ -17,6 +17,8 @@ FORMS = [
     {"kar_form": "point", "kar_values": "opacity"},
     {"kar_form": "point", "kar_values": "colour"},
     {"kar_form": "point", "kar_values": "features"},
+    {"kar_form": "point", "kar_query_rays": "seen"},
+    {"kar_form": "point", "kar_query_rays": "unseen"},
     {"kar_form": "rays"},
     {"kar_form": "planes"},
 ]
@@ -55,6 +57,22 @@ def test_fine_features_come_in_late(tmp_path) -> None:
     assert (early[:, 16 // levels * 2 :] == 0).all()
     model.kar_form.progress = 1.0
     assert torch.equal(model.kar_form._f(x, x), features)
+
+
+@pytest.mark.parametrize(("whose", "of_the_batch"), [("seen", 32), ("both", 16), ("unseen", 0)])
+def test_whose_rays_are_asked(tmp_path, whose: str, of_the_batch: int) -> None:
+    pipeline = start(tiny_config(tmp_path, kar_form="point", kar_query_rays=whose)).pipeline
+    model, kar = pipeline.model, pipeline.model.kar_form
+    pipeline.train()
+    bundle, _ = pipeline.datamanager.next_train(0)
+    outputs = model(bundle)
+    rays = model._unseen(pipeline.datamanager.unseen_view_rays(50))
+    asked: list[torch.Tensor] = []
+    kar.residual = lambda x, _: asked.append(x) or x
+    kar.ask(KarStep(outputs["samples"], outputs["density"], outputs["directions"], rays, 1.0))
+    batch = {tuple(x) for x in outputs["samples"].x.tolist()}
+    assert len(asked[0]) == 32
+    assert sum(tuple(x) in batch for x in asked[0].tolist()) == of_the_batch
 
 
 # Rays
@@ -150,9 +168,31 @@ def test_rays_that_could_ask_nothing_are_refused(tmp_path, missing: str) -> None
     assert missing in str(error.value.__context__ or error.value)
 
 
-@pytest.mark.parametrize(("form", "draws"), [("rays", True), ("planes", False), ("free-space", False)])
-def test_unseen_rays_are_drawn_where_a_form_asks(tmp_path, form: str, draws: bool) -> None:
-    datamanager = start(tiny_config(tmp_path, kar_form=form)).pipeline.datamanager
+@pytest.mark.parametrize("missing", ["one training view", "unseen-rays"])
+def test_queries_that_would_have_no_rays_are_refused(tmp_path, missing: str) -> None:
+    n_views = 1 if missing == "one training view" else None
+    config = tiny_config(tmp_path, kar_form="point", kar_query_rays="unseen", num_views=n_views)
+    if missing == "unseen-rays":
+        config.pipeline.datamanager.unseen_rays = 0
+    with pytest.raises((PeakError, SystemExit)) as error:
+        start(config)
+    said = str(error.value.__context__ or error.value)
+    assert said.startswith("--pipeline.model.kar-query-rays unseen: ")
+    assert missing in said
+
+
+@pytest.mark.parametrize(
+    ("form", "whose", "draws"),
+    [
+        ("rays", "seen", True),
+        ("planes", "both", False),
+        ("free-space", "both", False),
+        ("point", "both", True),
+        ("point", "seen", False),
+    ],
+)
+def test_unseen_rays_are_drawn_where_a_form_asks(tmp_path, form: str, whose: str, draws: bool) -> None:
+    datamanager = start(tiny_config(tmp_path, kar_form=form, kar_query_rays=whose)).pipeline.datamanager
     assert ("unseen" in datamanager.next_train(0)[1]) == draws
 
 
