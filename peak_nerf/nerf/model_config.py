@@ -78,7 +78,7 @@ class PeakModelConfig(ModelConfig):
 
     distortion_weight: float | None = None
     """Weight of Mip-NeRF 360's distortion loss, which gathers a ray's weight in one short stretch; 0 leaves it out.
-    None takes 0.03 for up to 16 training views of a bounded scene, and 0 otherwise: in unbounded ones it harms."""
+    None takes 0.03 for up to 16 training views, and 0 beyond."""
     tv_weight: float = 0.0
     """Weight of total variation on the hash grid's dense levels, as in Plenoxels; 0 leaves it out."""
     occlusion_weight: float = 0.0
@@ -153,7 +153,7 @@ class PeakModelConfig(ModelConfig):
     """Colour loss."""
 
 
-def settled(config: PeakModelConfig, n_views: int, unbounded: bool) -> PeakModelConfig:
+def settled(config: PeakModelConfig, n_views: int) -> PeakModelConfig:
     """The options that were left open, chosen for this many training views; says which.
 
     KAR and the distortion loss by the number of views. Few views cannot tell a shine from a wrong surface: there colour
@@ -171,7 +171,7 @@ def settled(config: PeakModelConfig, n_views: int, unbounded: bool) -> PeakModel
         levels = 2 if few else 4
         logger.info("colour: %d levels of spherical harmonics for %d training views", levels, n_views)
     if distortion is None:
-        distortion = 0.03 if few and not unbounded else 0.0
+        distortion = 0.03 if few else 0.0
         if distortion > 0:
             logger.info("distortion loss: weight %g for %d training views", distortion, n_views)
     config = dataclasses.replace(

@@ -19,23 +19,30 @@ from peak_nerf.nerf.sampler import PackedSamples
 
 TV_VERTICES = 4096
 """Vertices per level and step at which total variation is measured."""
+FAINT = 1e-3
+"""Opacity of a ray below which its distortion fades out."""
 
 
 def distortion_loss(
     weights: Float[Tensor, " n"], t: Float[Tensor, " n"], dt: float, ray: Int[Tensor, " n"], n_rays: int
 ) -> Float[Tensor, ""]:
-    r"""Mean over rays of sum_ij w_i w_j |t_i - t_j| + 1/3 sum_i w_i^2 dt: a ray's weight belongs in one short stretch.
+    r"""Mean over rays of W (sum_ij p_i p_j |t_i - t_j| + 1/3 sum_i p_i^2 dt): what a ray hits is in one short stretch.
 
-    In O(n): with t ascending the double sum is 2 sum_i w_i (t_i W_i - S_i), where W_i and S_i are the sums of w and of
-    w t over the samples before i on its ray. 0 without rays.
+    p = w / W are the shares of the samples in W = sum_i w_i, the ray's opacity. W in front has no gradient: what counts
+    is where the weight is, not how much there is. On w itself the loss is least where nothing is, and empties the box
+    of an unbounded scene, whose colours what is behind the box can take over.
+    In O(n): with t ascending the double sum is 2 sum_i p_i (t_i P_i - S_i), where P_i and S_i are the sums of p and of
+    p t over the samples before i on its ray. 0 without rays.
 
-    Source: Barron et al., Mip-NeRF 360, CVPR 2022, eq. (15).
+    Source: Barron et al., Mip-NeRF 360, CVPR 2022, eq. (15), there on w, whose sum the far background makes 1.
     """
-    before = _sum_before(weights, ray, n_rays)
-    t_before = _sum_before(weights * t, ray, n_rays)
-    between = 2 * (weights * (t * before - t_before)).sum()
-    within = weights.square().sum() * (dt / 3)
-    return (between + within) / max(n_rays, 1)
+    total = weights.new_zeros(n_rays).index_add(0, ray, weights)
+    share = weights / total.clamp(min=FAINT)[ray]
+    before = _sum_before(share, ray, n_rays)
+    t_before = _sum_before(share * t, ray, n_rays)
+    between = 2 * share * (t * before - t_before)
+    within = share.square() * (dt / 3)
+    return (total.detach()[ray] * (between + within)).sum() / max(n_rays, 1)
 
 
 def _sum_before(values: Float[Tensor, " n"], ray: Int[Tensor, " n"], n_rays: int) -> Float[Tensor, " n"]:

@@ -70,13 +70,6 @@ def test_photos_train_through_the_far_field(tmp_path) -> None:
     assert all(id(p) in named for p in model.far.parameters())
 
 
-@pytest.mark.parametrize(("asked", "expected"), [(None, 0.0), (0.03, 0.03)])
-def test_few_photos_have_the_distortion_loss_only_when_asked(tmp_path, asked: float | None, expected: float) -> None:
-    model = start(unbounded_config(tmp_path, distortion_weight=asked)).pipeline.model
-    assert model.num_train_data <= 16
-    assert model.config.distortion_weight == expected
-
-
 def test_a_rendering_is_foreground_over_the_far_field(tmp_path) -> None:
     trainer = train(unbounded_config(tmp_path))
     model = trainer.pipeline.model.eval()
