@@ -51,7 +51,7 @@ class PeakModel(Model):
         super().populate_modules()
         metadata: dict[str, Any] = self.kwargs.get("metadata") or {}
         unbounded = bool(metadata.get("unbounded"))
-        c = self.config = settled(self.config, self.num_train_data)
+        c = self.config = settled(self.config, self.num_train_data, unbounded)
         assert c.sh_levels is not None  # settled
         device = self.kwargs.get("device", "cpu")
         grid = HashGridConfig(c.n_levels, c.n_features, c.log2_table_size, c.base_resolution, c.finest_resolution)

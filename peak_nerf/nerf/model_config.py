@@ -77,8 +77,9 @@ class PeakModelConfig(ModelConfig):
     """The output `kar_residual` is computed on every so many pixels in each direction, and enlarged."""
 
     distortion_weight: float | None = None
-    """Weight of Mip-NeRF 360's distortion loss, which gathers a ray's weight in one short stretch; 0 leaves it out.
-    None takes 0.03 for up to 16 training views, and 0 beyond."""
+    """Weight of the distortion loss, which gathers a ray's weight in one short stretch; 0 leaves it out. None takes
+    0.03 for up to 16 training views, and for any number of an unbounded scene, whose images do not say what is empty;
+    otherwise 0."""
     tv_weight: float = 0.0
     """Weight of total variation on the hash grid's dense levels, as in Plenoxels; 0 leaves it out."""
     occlusion_weight: float = 0.0
@@ -153,7 +154,7 @@ class PeakModelConfig(ModelConfig):
     """Colour loss."""
 
 
-def settled(config: PeakModelConfig, n_views: int) -> PeakModelConfig:
+def settled(config: PeakModelConfig, n_views: int, unbounded: bool) -> PeakModelConfig:
     """The options that were left open, chosen for this many training views; says which.
 
     KAR and the distortion loss by the number of views. Few views cannot tell a shine from a wrong surface: there colour
@@ -171,9 +172,10 @@ def settled(config: PeakModelConfig, n_views: int) -> PeakModelConfig:
         levels = 2 if few else 4
         logger.info("colour: %d levels of spherical harmonics for %d training views", levels, n_views)
     if distortion is None:
-        distortion = 0.03 if few else 0.0
+        distortion = 0.03 if few or unbounded else 0.0
         if distortion > 0:
-            logger.info("distortion loss: weight %g for %d training views", distortion, n_views)
+            scene = " of an unbounded scene" if unbounded else ""
+            logger.info("distortion loss: weight %g for %d training views%s", distortion, n_views, scene)
     config = dataclasses.replace(
         config, kar_form=form, kar_weight=weight, sh_levels=levels, distortion_weight=distortion
     )

@@ -48,10 +48,10 @@ def test_rays_that_miss_the_box_and_none_at_all() -> None:
         far_field(0)
 
 
-def unbounded_config(tmp_path, steps: int = 12, **model):
+def unbounded_config(tmp_path, steps: int = 12, n: int = 9, **model):
     scene = tmp_path / "photos"
     if not scene.exists():
-        write_nerfstudio_scene(scene, n=9, size=16, k1=-0.05, k2=0.01)
+        write_nerfstudio_scene(scene, n=n, size=16, k1=-0.05, k2=0.01)
     config = tiny_config(tmp_path, steps=steps, **model)
     config.data = config.pipeline.datamanager.data = scene
     return config
@@ -68,6 +68,13 @@ def test_photos_train_through_the_far_field(tmp_path) -> None:
     groups = model.get_param_groups()
     named = {id(p) for group in groups.values() for p in group}
     assert all(id(p) in named for p in model.far.parameters())
+
+
+@pytest.mark.parametrize(("views", "asked", "expected"), [(4, None, 0.03), (18, None, 0.03), (18, 0.0, 0.0)])
+def test_photos_have_the_distortion_loss(tmp_path, views: int, asked: float | None, expected: float) -> None:
+    model = start(unbounded_config(tmp_path, n=22, num_views=views, distortion_weight=asked)).pipeline.model
+    assert model.num_train_data == views
+    assert model.config.distortion_weight == expected
 
 
 def test_a_rendering_is_foreground_over_the_far_field(tmp_path) -> None:
