@@ -199,7 +199,7 @@ def _evaluate(options: NerfOptions, trainer: Any, watch: _Watch, out: Path) -> d
     shown = sorted({round(i * (n - 1) / (PICTURES - 1)) for i in range(PICTURES)}) if n >= PICTURES else list(range(n))
     names = [path.name for path in dataset.image_filenames]
     write_pictures(out, [(names[i], *render_view(pipeline, i)) for i in shown])
-    model = dataclasses.asdict(trainer.config.pipeline.model)
+    model = dataclasses.asdict(pipeline.model.config)  # what was left open there, the model has chosen
     return {
         "task": "nerf",
         "method": options.method,

@@ -52,7 +52,8 @@ def test_a_run_leaves_its_record_and_pictures_and_no_checkpoint(scene: Path, tmp
     assert wanted <= set(metrics)
     assert metrics["chosen_views"] == [0, 3, 6, 8, 11]
     assert (metrics["views"], metrics["test_views"], metrics["steps"], metrics["seed"]) == (5, 3, 30, 3)
-    assert metrics["settings"]["model"]["n_levels"] == 4
+    model = metrics["settings"]["model"]
+    assert (model["n_levels"], model["kar_form"], model["distortion_weight"]) == (4, "point", 0.03)
     assert [point["step"] for point in metrics["history"]] == list(range(3, 31, 3))
     assert all(math.isfinite(point["psnr"]) for point in metrics["history"])
     assert seen[-1].step == 30
