@@ -105,7 +105,7 @@ def test_ctrl_c_is_a_ctrl_c(scene: Path, tmp_path: Path) -> None:
         ({"steps": 3, "budget_seconds": 3.0}, "both given"),
         ({"steps": 0}, "give a number above 0"),
         ({"budget_seconds": math.inf}, "give a number above 0"),
-        ({"kar_rate": 0.0}, "give a number above 0"),
+        ({"kar_rate": 0.0, "steps": 1}, "give a number above 0"),
         ({"views": 99}, "--num-views is 99, but the train split has 12 views"),
         ({"kar_weight": -1.0}, "kar-weight -1"),
     ],

@@ -155,9 +155,23 @@ def test_rays_that_no_camera_tells_about_do_not_count(ball) -> None:
     assert asked(ball, None) is None
 
 
-@pytest.mark.parametrize("missing", ["distortion", "one training view", "unseen-rays"])
-def test_rays_that_could_ask_nothing_are_refused(tmp_path, missing: str) -> None:
-    config = tiny_config(tmp_path, kar_form="rays", num_views=1 if missing == "one training view" else None)
+RAYS = ("kar-form rays", {"kar_form": "rays"})
+UNSEEN = ("kar-query-rays unseen", {"kar_form": "point", "kar_query_rays": "unseen"})
+
+
+@pytest.mark.parametrize(
+    ("asked", "missing"),
+    [
+        (RAYS, "distortion"),
+        (RAYS, "one training view"),
+        (RAYS, "unseen-rays"),
+        (UNSEEN, "one training view"),
+        (UNSEEN, "unseen-rays"),
+    ],
+)
+def test_rays_that_could_ask_nothing_are_refused(tmp_path, asked: tuple[str, dict], missing: str) -> None:
+    option, options = asked
+    config = tiny_config(tmp_path, num_views=1 if missing == "one training view" else None, **options)
     if missing == "distortion":
         scene = write_nerfstudio_scene(tmp_path / "photos", n=9, size=32, k1=0.05)
         config.data = config.pipeline.datamanager.data = scene
@@ -165,19 +179,8 @@ def test_rays_that_could_ask_nothing_are_refused(tmp_path, missing: str) -> None
         config.pipeline.datamanager.unseen_rays = 0
     with pytest.raises((PeakError, SystemExit)) as error:
         start(config)
-    assert missing in str(error.value.__context__ or error.value)
-
-
-@pytest.mark.parametrize("missing", ["one training view", "unseen-rays"])
-def test_queries_that_would_have_no_rays_are_refused(tmp_path, missing: str) -> None:
-    n_views = 1 if missing == "one training view" else None
-    config = tiny_config(tmp_path, kar_form="point", kar_query_rays="unseen", num_views=n_views)
-    if missing == "unseen-rays":
-        config.pipeline.datamanager.unseen_rays = 0
-    with pytest.raises((PeakError, SystemExit)) as error:
-        start(config)
     said = str(error.value.__context__ or error.value)
-    assert said.startswith("--pipeline.model.kar-query-rays unseen: ")
+    assert said.startswith(f"--pipeline.model.{option}: ")
     assert missing in said
 
 
