@@ -28,8 +28,8 @@ import numpy as np
 import tyro
 from PIL import Image
 
-from peak_nerf.core.files import write_atomically
 from peak_nerf.errors import PeakError, exit_on_peak_error
+from peak_nerf.system.files import write_atomically
 
 # The authors' shared file, as public code names it. It could not be tried when this was written.
 URL = "https://drive.usercontent.google.com/download?id=18JxhpWD-4ZmuFKLzKlAw-w5PpzZxXOcG&export=download&confirm=t"

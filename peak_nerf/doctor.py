@@ -36,7 +36,7 @@ ENTRY_POINTS = {
 }
 """What pyproject.toml registers with nerfstudio, by group."""
 LPIPS_BACKBONE = "alexnet-owt-7be5be79.pth"
-"""As in `nerf.metrics`, which would import torch."""
+"""As in `metrics`, which would import numpy."""
 LITTLE_DISK = 2 * GB
 
 

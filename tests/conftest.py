@@ -2,18 +2,12 @@
 
 import random
 import signal
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import settings
-
-# Helper modules such as nerf/scene_factory.py are imported by name.
-for folder in ("nerf", "tasks"):
-    sys.path.insert(0, str(Path(__file__).parent / folder))
 
 # The same examples in every run: what fails here fails again when it is looked into.
 settings.register_profile("fixed", derandomize=True, deadline=None)

@@ -282,7 +282,7 @@ def test_lpips(tmp_path: Path) -> None:
 
 
 def test_lpips_file_is_the_one_that_our_metrics_look_for() -> None:
-    source = (ROOT / "peak_nerf" / "nerf" / "metrics.py").read_text()
+    source = (ROOT / "peak_nerf" / "metrics.py").read_text()
     assert f'LPIPS_BACKBONE = "{doctor.LPIPS_BACKBONE}"' in source
 
 

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from peak_nerf.bench.speed import SEED, kar_cost, median_seconds, scene_at, start_trainer
-from peak_nerf.core.files import write_atomically
 from peak_nerf.errors import exit_on_peak_error
+from peak_nerf.system.files import write_atomically
 
 
 @dataclass

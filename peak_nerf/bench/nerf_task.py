@@ -19,7 +19,7 @@ import numpy as np
 from peak_nerf.bench.nerf_options import METHODS, PRESETS, NerfOptions, model_changes
 from peak_nerf.core.fit import Progress
 from peak_nerf.errors import PeakError
-from peak_nerf.tasks.record import check_folder, peak_memory_gib, plain, reset_peak_memory, versions, write_json
+from peak_nerf.system.record import check_folder, peak_memory_gib, plain, reset_peak_memory, versions, write_json
 
 N_CHECKS = 10
 """Times in a training that a test view is scored for the history."""

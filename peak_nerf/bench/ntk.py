@@ -24,12 +24,12 @@ from torch.func import functional_call, jacrev, vmap
 
 from peak_nerf.bench.speed import median_seconds
 from peak_nerf.core.backbones import ReluMLP
-from peak_nerf.core.files import write_atomically
 from peak_nerf.core.kernels.finite_width import FiniteNetwork
 from peak_nerf.core.kernels.infinite_width import InfiniteNetwork
 from peak_nerf.core.kernels.ntk import empirical_ntk
 from peak_nerf.core.kernels.optimal import kernel_regression
 from peak_nerf.errors import PeakError, exit_on_peak_error
+from peak_nerf.system.files import write_atomically
 
 
 @dataclass

@@ -12,8 +12,8 @@ from peak_nerf.bench import ray_cluster, ray_survey, ray_worker
 from peak_nerf.bench.ray_worker import Answer, Order
 from peak_nerf.bench.suite import Resources
 from peak_nerf.bench.worker import Job, Update
-from peak_nerf.core.files import write_atomically
 from peak_nerf.errors import PeakError
+from peak_nerf.system.files import write_atomically
 
 T = TypeVar("T")
 RETRIES = 2

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from peak_nerf.bench.suite import Cell
-from peak_nerf.core.files import write_atomically
 from peak_nerf.errors import PeakError
+from peak_nerf.system.files import write_atomically
 
 Status = Literal["finished", "failed", "absent", "missing", "changed"]
 

@@ -12,8 +12,8 @@ from peak_nerf.bench.report_page import csv_text, page
 from peak_nerf.bench.results import Results
 from peak_nerf.bench.runner import SUITE_FILE
 from peak_nerf.bench.suite_file import read_suite
-from peak_nerf.core.files import write_atomically
 from peak_nerf.errors import PeakError
+from peak_nerf.system.files import write_atomically
 
 
 def find_suites(runs: Path) -> list[Path]:

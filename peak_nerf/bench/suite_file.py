@@ -13,8 +13,8 @@ from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from peak_nerf.bench.suite import LONGEST_NAME, Method, Suite, near, parse_selection
 from peak_nerf.bench.tasks import TASKS, OptionTypes, option_types
-from peak_nerf.core.files import write_atomically
 from peak_nerf.errors import PeakError
+from peak_nerf.system.files import write_atomically
 
 Loc = tuple[str | int, ...]
 

@@ -23,9 +23,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from peak_nerf.core.files import write_atomically
-from peak_nerf.core.interrupts import interrupts_deferred
 from peak_nerf.errors import PeakError
+from peak_nerf.system.files import write_atomically
+from peak_nerf.system.interrupts import interrupts_deferred
 
 # Fractions of the run: where phase 2 starts, and how long phase 1 waits for a better score.
 FINISH = 0.8

@@ -17,8 +17,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-from peak_nerf.core.parallel import keep_freed_memory, n_threads, parallel_for
 from peak_nerf.errors import PeakError
+from peak_nerf.system.parallel import keep_freed_memory, n_threads, parallel_for
 
 Implementation = Literal["auto", "tcnn", "numba", "torch"]
 

@@ -7,6 +7,9 @@ Symbols:
 """
 
 # No `from __future__ import annotations`: tyro reads the options' types.
+import contextlib
+import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Union
 
@@ -24,7 +27,7 @@ from peak_nerf.core.encodings import PolynomialEncoding
 from peak_nerf.core.hash_grid import HashGridEncoding
 from peak_nerf.core.kar import KernelAlignmentRegularizer
 from peak_nerf.errors import PeakError
-from peak_nerf.nerf.metrics import MissingMetric, without_lpips_download
+from peak_nerf.metrics import lpips_weights
 
 
 @dataclass
@@ -278,3 +281,42 @@ def replace_hash_encodings(module: nn.Module, device: torch.device | str) -> Non
                 sizes = (levels, child.features_per_level, child.log2_hashmap_size, coarsest, finest)
                 replaced[child] = FastHashEncoding(3, *sizes, init_scale=child.hash_init_scale, device=device)
             setattr(parent, name, replaced[child])
+
+
+# ---------------------------------------------------------------------------------------------------------- LPIPS
+
+
+class MissingMetric(nn.Module):
+    """Stands for a metric whose weights are not on this machine; its value is NaN, and the mixin leaves it out."""
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        super().__init__()
+
+    def forward(self, *_: Any) -> Tensor:
+        """Not a number."""
+        return torch.tensor(float("nan"))
+
+
+@contextlib.contextmanager
+def without_lpips_download(model: type) -> Iterator[None]:
+    """Within, a model that builds LPIPS gets a `MissingMetric` unless LPIPS's weights are here: it would download them.
+
+    model: the model's class; a module of its bases may have imported LPIPS by name.
+    """
+    name = "LearnedPerceptualImagePatchSimilarity"
+    if lpips_weights() is not None:
+        yield
+        return
+    import torchmetrics.image
+    import torchmetrics.image.lpip
+
+    modules: list[Any] = [torchmetrics.image, torchmetrics.image.lpip]
+    modules += [sys.modules[base.__module__] for base in model.__mro__ if base.__module__ in sys.modules]
+    found = {module: getattr(module, name) for module in modules if hasattr(module, name)}
+    try:
+        for module in found:
+            setattr(module, name, MissingMetric)
+        yield
+    finally:
+        for module, real in found.items():
+            setattr(module, name, real)

@@ -16,6 +16,7 @@ from peak_nerf.core.backbones import ReluInit
 from peak_nerf.core.field import FieldConfig, HashGridConfig
 from peak_nerf.core.kar import KernelAlignmentRegularizer, Norm
 from peak_nerf.errors import PeakError
+from peak_nerf.metrics import scores
 from peak_nerf.nerf.far_field import FarField
 from peak_nerf.nerf.field import PeakRadianceField, multiplies_bfloat16
 from peak_nerf.nerf.hull import possible_cells
@@ -24,7 +25,6 @@ from peak_nerf.nerf.kar_free_space import KarInFreeSpace
 from peak_nerf.nerf.kar_planes import KarOnPlanes
 from peak_nerf.nerf.kar_points import KarAtPoints
 from peak_nerf.nerf.kar_rays import KarOnRays
-from peak_nerf.nerf.metrics import ImageMetrics
 from peak_nerf.nerf.mixin import seen_by_ddp
 from peak_nerf.nerf.model_config import PeakModelConfig, settled
 from peak_nerf.nerf.regularizers import comparator_losses
@@ -97,7 +97,6 @@ class PeakModel(Model):
             self.field, self.occupancy, 2 / c.steps_per_side, near, self.background_colour, c.render_substeps
         )
         self.kar_form = None if self.kar is None else FORMS[c.kar_form](self.kar, self.renderer, c)
-        self.metrics = ImageMetrics()
         self.progress = 0.0
         self.n_samples = 0
 
@@ -280,7 +279,7 @@ class PeakModel(Model):
             "accumulation": colormaps.apply_colormap(outputs["accumulation"]),
             "depth": colormaps.apply_depth_colormap(outputs["depth"], accumulation=outputs["accumulation"]),
         }
-        return self.metrics(rgb, truth), images
+        return scores(*(picture.cpu().numpy() for picture in (rgb, truth))), images
 
     def get_rgba_image(self, outputs: dict[str, Tensor], output_name: str = "rgb") -> Tensor:
         """Colour without the background, and accumulation as alpha."""

@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from peak_nerf.core.parallel import parallel_for
+from peak_nerf.system.parallel import parallel_for
 
 
 @dataclass

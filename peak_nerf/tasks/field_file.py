@@ -12,8 +12,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from peak_nerf.core.field import FieldConfig, HashGridConfig, PeakField
-from peak_nerf.core.files import write_atomically
 from peak_nerf.errors import PeakError
+from peak_nerf.system.files import write_atomically
 from peak_nerf.tasks.inpaint_settings import InpaintSettings, KarSettings
 from peak_nerf.tasks.inpainting import Inpainting, build_field, render
 

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from peak_nerf.core.files import write_atomically
 from peak_nerf.errors import PeakError
+from peak_nerf.system.files import write_atomically
 
 MAX_PIXELS = 12_000_000
 MIN_SIDE = 8

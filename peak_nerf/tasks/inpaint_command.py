@@ -14,11 +14,7 @@ import tyro
 
 from peak_nerf.core.fit import Progress
 from peak_nerf.errors import PeakError
-from peak_nerf.tasks import classical, masks
-from peak_nerf.tasks.images import read_picture, write_png
-from peak_nerf.tasks.inpaint_settings import Method, settings_for, with_overrides
-from peak_nerf.tasks.inpainting import inpaint
-from peak_nerf.tasks.record import (
+from peak_nerf.system.record import (
     check_folder,
     peak_memory_gib,
     plain,
@@ -27,6 +23,10 @@ from peak_nerf.tasks.record import (
     versions,
     write_json,
 )
+from peak_nerf.tasks import classical, masks
+from peak_nerf.tasks.images import read_picture, write_png
+from peak_nerf.tasks.inpaint_settings import Method, settings_for, with_overrides
+from peak_nerf.tasks.inpainting import inpaint
 from peak_nerf.tasks.resizing import parse_size, resize_picture
 
 # What a run leaves in its folder.
@@ -182,8 +182,8 @@ def _write(
     result: Any,
     save_field: bool,
 ) -> dict[str, Any]:
+    from peak_nerf.metrics import scores
     from peak_nerf.tasks import inpaint_pictures
-    from peak_nerf.tasks.scores import scores
 
     reconstruction = result.reconstruction
     metrics: dict[str, Any] = {

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from peak_nerf.core.field import PeakField
-from peak_nerf.core.files import write_atomically
 from peak_nerf.core.fit import Progress
+from peak_nerf.system.files import write_atomically
 from peak_nerf.tasks.images import write_png
 from peak_nerf.tasks.inpainting import pixel_coordinates
 

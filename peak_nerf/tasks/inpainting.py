@@ -31,9 +31,9 @@ from peak_nerf.core.window import (
     window_residual,
     within_reach,
 )
+from peak_nerf.metrics import psnr
 from peak_nerf.tasks import classical
 from peak_nerf.tasks.inpaint_settings import InpaintSettings, settings_for
-from peak_nerf.tasks.scores import psnr
 
 # Pixels that are evaluated at once without gradient: 2^17 of them with 64 wide layers take about 0.1 GiB.
 CHUNK = 2**17

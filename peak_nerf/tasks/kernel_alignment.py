@@ -24,7 +24,7 @@ from peak_nerf.core.kar import KernelAlignmentRegularizer
 from peak_nerf.core.kernels.alignment import centered_kernel_alignment
 from peak_nerf.core.kernels.ntk import empirical_ntk
 from peak_nerf.core.kernels.optimal import optimal_kernel
-from peak_nerf.tasks.scores import psnr
+from peak_nerf.metrics import psnr
 
 FREQUENCY = 4 * math.pi
 HELD_OUT_EVERY = 4

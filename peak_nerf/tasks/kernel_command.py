@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from peak_nerf.errors import PeakError
-from peak_nerf.tasks.record import check_folder, progress_bar, versions, write_json
+from peak_nerf.system.record import check_folder, progress_bar, versions, write_json
 
 if TYPE_CHECKING:
     from peak_nerf.tasks.kernel_alignment import Course

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from peak_nerf.core.files import write_atomically
+from peak_nerf.system.files import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-sys.path.insert(0, str(Path(__file__).parent))  # spawned workers inherit it, and find fake_task
-
-from fake_task import TARGET
-
 from peak_nerf.bench import tasks
+from tests.bench.fake_task import TARGET
 
 SUITE = """\
 title: A suite

@@ -13,10 +13,10 @@ from typing import Any, Literal
 
 from PIL import Image
 
-from peak_nerf.core.files import write_atomically
 from peak_nerf.errors import PeakError
+from peak_nerf.system.files import write_atomically
 
-TARGET = "fake_task:run_fake"
+TARGET = "tests.bench.fake_task:run_fake"
 
 
 @dataclass

@@ -11,8 +11,6 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from runs import start, tiny_config
-from scene_factory import write_blender_scene
 
 from peak_nerf.bench.data_root import DataRoot
 from peak_nerf.bench.nerf_options import NerfOptions, model_changes
@@ -22,6 +20,8 @@ from peak_nerf.bench.suite_file import read_suite
 from peak_nerf.bench.tasks import TASKS, option_types
 from peak_nerf.core.fit import Progress
 from peak_nerf.errors import PeakError
+from tests.nerf.runs import start, tiny_config
+from tests.nerf.scene_factory import write_blender_scene
 
 TINY = {
     "n_levels": 4,

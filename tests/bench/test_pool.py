@@ -7,10 +7,9 @@ import signal
 from multiprocessing import resource_tracker
 from pathlib import Path
 
-from fake_task import TARGET
-
 from peak_nerf.bench.pool import Pool
 from peak_nerf.bench.worker import Job
+from tests.bench.fake_task import TARGET
 
 
 def begin_in(tmp_path: Path) -> object:

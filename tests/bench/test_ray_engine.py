@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_task import TARGET
 from test_runner import SCRIPT, statuses
 
 from peak_nerf.bench import ray_cluster, ray_engine, ray_survey
@@ -25,10 +24,11 @@ from peak_nerf.bench.ray_engine import RayEngine
 from peak_nerf.bench.suite import Resources
 from peak_nerf.bench.worker import Job, Update
 from peak_nerf.errors import PeakError
+from tests.bench.fake_task import TARGET
 
 pytest.importorskip("ray")
 Write = Callable[..., Path]
-HERE = Path(__file__).parent
+ROOT = Path(__file__).parents[2]
 ONE = ("[lena, house]", "[lena]")
 MB = 2**20
 
@@ -67,7 +67,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         patch.setenv("RAY_AUTH_TOKEN_PATH", str(token))
         patch.delenv("RAY_AUTH_TOKEN", raising=False)
         Config.initialize("")  # or Ray, once imported, would not see the mode
-        patch.setenv("PYTHONPATH", os.pathsep.join([str(HERE), str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")]))
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
         cluster = Cluster()
         try:
             add_node(cluster, num_cpus=0, include_dashboard=False)
@@ -187,7 +187,7 @@ def start_driver(
 ) -> subprocess.Popen[str]:
     """`peak bench --engine ray` in a process of its own, once the first cell is finished and the second at work."""
     script = suite.parent / "script.py"
-    script.write_text(SCRIPT.format(here=str(HERE)))
+    script.write_text(SCRIPT.format(root=str(ROOT)))
     options = [
         "--out",
         str(runs),

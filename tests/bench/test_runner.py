@@ -24,7 +24,7 @@ from peak_nerf.errors import PeakError
 Write = Callable[..., Path]
 ONE = ("[lena, house]", "[lena]")
 FIRST = "image=lena,mask=random,method=peak,seed=1"
-HERE = Path(__file__).parent
+ROOT = Path(__file__).parents[2]
 
 
 def statuses(folder: Path) -> dict[str, str]:
@@ -157,9 +157,9 @@ def test_wrong_options_are_refused(write: Write, data_root: Path, tmp_path: Path
 
 SCRIPT = """
 import sys
-sys.path.insert(0, {here!r})
+sys.path.insert(0, {root!r})
 from peak_nerf.bench import tasks
-tasks.TASKS["fake"] = "fake_task:run_fake"
+tasks.TASKS["fake"] = "tests.bench.fake_task:run_fake"
 from peak_nerf import cli
 if __name__ == "__main__":
     sys.exit(cli.main(sys.argv[1:]))
@@ -169,7 +169,7 @@ if __name__ == "__main__":
 def start_and_wait_for_the_sleeper(suite: Path, runs: Path, data_root: Path) -> tuple[subprocess.Popen[str], Path]:
     """`peak bench` in a process group of its own, once its second cell is at work."""
     script = suite.parent / "script.py"
-    script.write_text(SCRIPT.format(here=str(HERE)))
+    script.write_text(SCRIPT.format(root=str(ROOT)))
     command = [sys.executable, str(script), "bench", str(suite), "--out", str(runs), "--data-root", str(data_root)]
     child = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_task import TARGET
 
 from peak_nerf.bench import worker
 from peak_nerf.bench.worker import Job, Update
+from tests.bench.fake_task import TARGET
 
 
 class Pipe:

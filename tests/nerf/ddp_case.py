@@ -6,9 +6,10 @@ from typing import Any
 from unittest import mock
 
 import torch
-from nerfacto_runs import nerfacto_config
-from runs import tiny_config
 from torch import Tensor
+
+from tests.nerf.nerfacto_runs import nerfacto_config
+from tests.nerf.runs import tiny_config
 
 N_RAYS, PERIOD = 64, 8
 

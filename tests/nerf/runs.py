@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from nerfstudio.scripts.train import _set_random_seed
-from scene_factory import write_blender_scene
 
 from peak_nerf.nerf.config import peak_lite_method
+from tests.nerf.scene_factory import write_blender_scene
 
 TINY_MODEL = {
     "n_levels": 4,

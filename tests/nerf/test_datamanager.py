@@ -3,8 +3,9 @@
 import pytest
 import torch
 from PIL import Image
-from runs import start, tiny_config
-from scene_factory import write_nerfstudio_scene
+
+from tests.nerf.runs import start, tiny_config
+from tests.nerf.scene_factory import write_nerfstudio_scene
 
 
 @pytest.fixture(scope="module")

@@ -18,11 +18,11 @@ from nerfstudio.data.dataparsers.instant_ngp_dataparser import InstantNGPDataPar
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 from nerfstudio.data.datasets.base_dataset import InputDataset
 from PIL import Image
-from scene_factory import CAMERA_ANGLE_X, edit_frame, edit_json, write_blender_scene, write_nerfstudio_scene
 
 from peak_nerf.errors import PeakError
 from peak_nerf.nerf import dataparser
 from peak_nerf.nerf.dataparser import PeakDataParserConfig, choose_views
+from tests.nerf.scene_factory import CAMERA_ANGLE_X, edit_frame, edit_json, write_blender_scene, write_nerfstudio_scene
 
 FOCAL_16 = 8 / math.tan(0.5 * CAMERA_ANGLE_X)
 

@@ -11,19 +11,20 @@ import sys
 import textwrap
 from pathlib import Path
 
-import ddp_case
 import torch
 
-HERE = Path(__file__).parent
+from tests.nerf import ddp_case
+
+ROOT = Path(__file__).parents[2]
 METHODS = ("peak-lite", "peak-nerfacto")
 PROGRAM = """
     import os, sys
-    sys.path.insert(0, {here!r})
+    sys.path.insert(0, {root!r})
     from pathlib import Path
     import torch
     import torch.distributed as dist
     from torch.nn.parallel import DistributedDataParallel
-    import ddp_case
+    from tests.nerf import ddp_case
     dist.init_process_group("gloo")
     for method in {methods!r}:
         model, rays, batch = ddp_case.build(method, Path({folder!r}), dist.get_rank())
@@ -40,7 +41,7 @@ def test_two_processes_have_the_gradients_of_one(tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    program = textwrap.dedent(PROGRAM).format(here=str(HERE), folder=str(tmp_path), methods=METHODS)
+    program = textwrap.dedent(PROGRAM).format(root=str(ROOT), folder=str(tmp_path), methods=METHODS)
     world = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     processes = [
         subprocess.Popen(

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from runs import start, tiny_config, train
-from scene_factory import write_nerfstudio_scene
 
 from peak_nerf.core.field import FieldConfig, HashGridConfig
 from peak_nerf.nerf.far_field import FarField, contract
+from tests.nerf.runs import start, tiny_config, train
+from tests.nerf.scene_factory import write_nerfstudio_scene
 
 GRID = HashGridConfig(n_levels=2, n_features=2, log2_table_size=8, base_resolution=4, finest_resolution=8)
 

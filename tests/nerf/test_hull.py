@@ -3,9 +3,9 @@
 import pytest
 import torch
 from nerfstudio.cameras.cameras import Cameras
-from runs import start, tiny_config
 
 from peak_nerf.nerf.hull import possible_cells
+from tests.nerf.runs import start, tiny_config
 
 
 def camera_on_x(distance: float, size: int = 100, focal: float = 100.0) -> Cameras:

@@ -2,14 +2,14 @@
 
 import pytest
 import torch
-from runs import start, tiny_config, train
-from scene_factory import write_nerfstudio_scene
 
 from peak_nerf.errors import PeakError
 from peak_nerf.nerf import kar_rays
 from peak_nerf.nerf.kar_form import KarStep, UnseenRays
 from peak_nerf.nerf.kar_planes import SIDE, KarOnPlanes
 from peak_nerf.nerf.kar_rays import KarOnRays
+from tests.nerf.runs import start, tiny_config, train
+from tests.nerf.scene_factory import write_nerfstudio_scene
 
 FORMS = [
     {"kar_form": "point"},

@@ -4,9 +4,9 @@ import math
 
 import pytest
 import torch
-from runs import start, tiny_config, train
 
 from peak_nerf.nerf.kar_free_space import FORGET, LOG_EMPTY, LOG_SOLID, KarInFreeSpace, SeenCells, opacity_share
+from tests.nerf.runs import start, tiny_config, train
 
 
 def test_opacity_share_by_hand() -> None:

@@ -5,17 +5,17 @@ import math
 
 import pytest
 import torch
-from nerfacto_runs import nerfacto_config
 from nerfstudio.field_components.mlp import MLPWithHashEncoding
 from nerfstudio.models.nerfacto import NerfactoModel
 from nerfstudio.utils.eval_utils import eval_setup
-from runs import start, train
-from scene_factory import write_blender_scene, write_nerfstudio_scene
 from torch import nn
 
 from peak_nerf.nerf import mixin, registration
 from peak_nerf.nerf.mixin import FastHashEncoding, MissingMetric, add_polynomial, replace_hash_encodings
 from peak_nerf.nerf.trainer import latest_checkpoint
+from tests.nerf.nerfacto_runs import nerfacto_config
+from tests.nerf.runs import start, train
+from tests.nerf.scene_factory import write_blender_scene, write_nerfstudio_scene
 
 
 @pytest.fixture

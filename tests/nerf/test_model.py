@@ -5,14 +5,14 @@ import math
 import pytest
 import torch
 from nerfstudio.cameras.rays import RayBundle
-from runs import start, tiny_config, train
-from scene_factory import write_blender_scene
 
 from peak_nerf.core.field import FieldConfig, HashGridConfig
 from peak_nerf.nerf.field import PeakRadianceField, padding
 from peak_nerf.nerf.kar_free_space import KarInFreeSpace
 from peak_nerf.nerf.kar_points import KarAtPoints
 from peak_nerf.nerf.rendering import accumulate, packed_weights
+from tests.nerf.runs import start, tiny_config, train
+from tests.nerf.scene_factory import write_blender_scene
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from runs import start, tiny_config, train
 
 from peak_nerf.core.hash_grid import HashGridEncoding
 from peak_nerf.nerf.regularizers import (
@@ -16,6 +15,7 @@ from peak_nerf.nerf.regularizers import (
     occlusion_loss,
     opacity_entropy,
 )
+from tests.nerf.runs import start, tiny_config, train
 
 
 def slow_distortion(weights: torch.Tensor, t: torch.Tensor, dt: float, ray: torch.Tensor, n_rays: int) -> torch.Tensor:

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from scene_factory import edit_frame, edit_json, write_blender_scene, write_nerfstudio_scene
 
 from peak_nerf.errors import PeakError
 from peak_nerf.nerf import scene_files
 from peak_nerf.nerf.dataparser import PeakDataParserConfig
 from peak_nerf.nerf.scene_files import find_scene, split_of_scene
+from tests.nerf.scene_factory import edit_frame, edit_json, write_blender_scene, write_nerfstudio_scene
 
 POSE = np.eye(4).tolist()
 

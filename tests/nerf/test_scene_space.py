@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from scene_factory import ring_pose, write_nerfstudio_scene
 
 from peak_nerf.errors import PeakError
 from peak_nerf.nerf import dataparser
 from peak_nerf.nerf.dataparser import PeakDataParserConfig
 from peak_nerf.nerf.scene_space import choose_space, focus_point, look_inward
+from tests.nerf.scene_factory import ring_pose, write_nerfstudio_scene
 
 
 def ring(n: int = 8, offset: tuple[float, float, float] = (0.0, 0.0, 0.0)) -> torch.Tensor:

@@ -12,10 +12,10 @@ import pytest
 import torch
 import yaml
 from nerfstudio.utils.eval_utils import eval_setup
-from runs import start, tiny_config, train
 
 from peak_nerf.errors import PeakError
 from peak_nerf.nerf.trainer import latest_checkpoint, write_atomically
+from tests.nerf.runs import start, tiny_config, train
 
 
 def checkpoints(config) -> list[str]:

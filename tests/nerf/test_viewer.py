@@ -6,9 +6,9 @@ import types
 import pytest
 import torch
 from nerfstudio.cameras.cameras import Cameras
-from runs import start, tiny_config
 
 from peak_nerf.nerf.viewer import FirstView, first_view
+from tests.nerf.runs import start, tiny_config
 
 
 def camera_at(position: list[float], backward: list[float]) -> Cameras:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from inpaint_runs import H, W, write_image
-from pictures import smooth_picture
+
+from tests.tasks.inpaint_runs import H, W, write_image
+from tests.tasks.pictures import smooth_picture
 
 
 @pytest.fixture

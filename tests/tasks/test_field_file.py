@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from pictures import smooth_picture, some_missing
 from safetensors import safe_open
 from safetensors.torch import save_file
 
@@ -16,6 +15,7 @@ from peak_nerf.errors import PeakError
 from peak_nerf.tasks.field_file import FORMAT, load_field, render_field, save_field
 from peak_nerf.tasks.inpaint_settings import settings_for, with_overrides
 from peak_nerf.tasks.inpainting import Inpainting, inpaint
+from tests.tasks.pictures import smooth_picture, some_missing
 
 H, W = 12, 18
 

@@ -10,14 +10,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from inpaint_runs import SAME, H, W, names, peak, read_metrics, size_of, write_image
-from pictures import smooth_picture, some_missing
 from PIL import Image
 
 from peak_nerf.core import fit as fit_module
 from peak_nerf.errors import PeakError
-from peak_nerf.tasks import inpaint_command, record
+from peak_nerf.system import record
+from peak_nerf.tasks import inpaint_command
 from peak_nerf.tasks.inpaint_command import InpaintOptions, run_inpainting
+from tests.tasks.inpaint_runs import SAME, H, W, names, peak, read_metrics, size_of, write_image
+from tests.tasks.pictures import smooth_picture, some_missing
 
 # ------------------------------------------------------------------------------------------------------- results
 

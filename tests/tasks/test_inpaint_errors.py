@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from inpaint_runs import H, W, names, peak, refused, size_of, write_image
-from pictures import smooth_picture, some_missing
 
 from peak_nerf.tasks import inpaint_command
+from tests.tasks.inpaint_runs import H, W, names, peak, refused, size_of, write_image
+from tests.tasks.pictures import smooth_picture, some_missing
 
 
 @pytest.mark.parametrize(

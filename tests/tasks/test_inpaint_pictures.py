@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from pictures import smooth_picture, some_missing
 from PIL import Image
 
 from peak_nerf.core.field import PeakField
@@ -23,6 +22,7 @@ from peak_nerf.tasks.inpaint_pictures import (
     write_similarity,
 )
 from peak_nerf.tasks.inpainting import inpaint, pixel_coordinates
+from tests.tasks.pictures import smooth_picture, some_missing
 
 
 def read(path: Path) -> np.ndarray:

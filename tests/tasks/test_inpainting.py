@@ -9,14 +9,14 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 import torch
-from pictures import smooth_picture, some_missing
 
 from peak_nerf.core.fit import Progress
 from peak_nerf.errors import PeakError
+from peak_nerf.metrics import psnr
 from peak_nerf.tasks import classical, inpainting
 from peak_nerf.tasks.inpaint_settings import Method, settings_for, with_overrides
 from peak_nerf.tasks.inpainting import Inpainting, build_field, inpaint, pixel_coordinates, render
-from peak_nerf.tasks.scores import psnr
+from tests.tasks.pictures import smooth_picture, some_missing
 
 METHODS: tuple[str, ...] = get_args(Method)
 FIELDS = [method for method in METHODS if method not in classical.CLASSICAL]

@@ -15,8 +15,7 @@ import tyro
 
 from peak_nerf.core.fit import Progress
 from peak_nerf.errors import PeakError
-from peak_nerf.tasks.images import read_picture, write_png
-from peak_nerf.tasks.record import (
+from peak_nerf.system.record import (
     check_folder,
     peak_memory_gib,
     plain,
@@ -25,6 +24,7 @@ from peak_nerf.tasks.record import (
     versions,
     write_json,
 )
+from peak_nerf.tasks.images import read_picture, write_png
 from peak_nerf.tasks.resizing import parse_size, resize_picture
 
 if TYPE_CHECKING:
@@ -201,10 +201,10 @@ def _write(
     warnings: list[str],
     save_field: bool,
 ) -> dict[str, Any]:
+    from peak_nerf.metrics import psnr, scores
     from peak_nerf.tasks.phase_retrieval import pictures
     from peak_nerf.tasks.phase_retrieval.align import align
     from peak_nerf.tasks.phase_retrieval.measurements import ratio_of
-    from peak_nerf.tasks.scores import psnr, scores
 
     reconstruction, shown = result.reconstruction, result.reconstruction
     scored: dict[str, Any] = {}

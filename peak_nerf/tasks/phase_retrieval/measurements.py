@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from peak_nerf.core.files import write_atomically
 from peak_nerf.errors import PeakError
+from peak_nerf.system.files import write_atomically
 from peak_nerf.tasks.phase_retrieval.operators import FourierOperator, GaussianOperator, Operator
 
 logger = logging.getLogger(__name__)

@@ -16,12 +16,12 @@ from torch import Tensor, nn
 
 from peak_nerf.core.field import PeakField
 from peak_nerf.core.window import divergence, locality_prior, symmetric_offsets, window_attention, window_residual
+from peak_nerf.metrics import psnr
 from peak_nerf.tasks.inpaint_settings import KarSettings
 from peak_nerf.tasks.inpainting import pixel_coordinates
 from peak_nerf.tasks.phase_retrieval.data_term import data_error, expected_measurement
 from peak_nerf.tasks.phase_retrieval.measurements import Measurements
 from peak_nerf.tasks.phase_retrieval.settings import PhaseSettings
-from peak_nerf.tasks.scores import psnr
 
 HELD_OUT = 0.02
 """Fraction of the magnitudes by which the stopping point is found."""

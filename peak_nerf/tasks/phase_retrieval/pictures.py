@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from peak_nerf.core.files import write_atomically
+from peak_nerf.system.files import write_atomically
 from peak_nerf.tasks.inpaint_pictures import write_comparison
 from peak_nerf.tasks.phase_retrieval.measurements import Measurements
 from peak_nerf.tasks.phase_retrieval.operators import FourierOperator

@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 import torch
 
-from peak_nerf.core.files import write_atomically
 from peak_nerf.errors import PeakError
+from peak_nerf.system.files import write_atomically
 from peak_nerf.tasks.phase_retrieval.classical import Search
 
 CHECKPOINT_SECONDS = 15.0

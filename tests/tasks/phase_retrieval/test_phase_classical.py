@@ -7,8 +7,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from phase_pictures import scene
 
+from peak_nerf.metrics import psnr
 from peak_nerf.tasks.phase_retrieval.align import align
 from peak_nerf.tasks.phase_retrieval.classical import (
     AmplitudeFlow,
@@ -20,7 +20,7 @@ from peak_nerf.tasks.phase_retrieval.classical import (
 from peak_nerf.tasks.phase_retrieval.measurements import simulate
 from peak_nerf.tasks.phase_retrieval.polish import RESTART, Polish, held_out_misfit
 from peak_nerf.tasks.phase_retrieval.starts import COARSE_STARTS, KEPT, CoarseToFine, Vote, gaussian_start
-from peak_nerf.tasks.scores import psnr
+from tests.tasks.phase_retrieval.pictures import scene
 
 N = 16
 TRUTH = scene(N)

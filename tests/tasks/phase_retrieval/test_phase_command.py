@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from phase_pictures import scene
 from PIL import Image
 
 from peak_nerf.bench.suite_file import read_suite
@@ -16,6 +15,7 @@ from peak_nerf.cli import main
 from peak_nerf.errors import PeakError
 from peak_nerf.tasks.phase_retrieval import operators
 from peak_nerf.tasks.phase_retrieval.command import PhaseOptions, run_phase_retrieval
+from tests.tasks.phase_retrieval.pictures import scene
 
 CONFIGS = Path(__file__).parents[3] / "configs"
 

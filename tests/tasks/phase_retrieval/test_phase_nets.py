@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from phase_pictures import scene
 
+from peak_nerf.metrics import psnr
 from peak_nerf.tasks.inpainting import build_field
 from peak_nerf.tasks.phase_retrieval.measurements import Measurements, simulate
 from peak_nerf.tasks.phase_retrieval.nets import (
@@ -19,7 +19,7 @@ from peak_nerf.tasks.phase_retrieval.nets import (
     window_kar,
 )
 from peak_nerf.tasks.phase_retrieval.settings import PhaseSettings, settings_for
-from peak_nerf.tasks.scores import psnr
+from tests.tasks.phase_retrieval.pictures import scene
 
 N = 16
 TRUTH = scene(N)

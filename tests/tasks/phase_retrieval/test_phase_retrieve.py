@@ -12,17 +12,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from phase_pictures import scene
 
 from peak_nerf.core.fit import Progress
 from peak_nerf.errors import PeakError
+from peak_nerf.metrics import psnr
 from peak_nerf.tasks.phase_retrieval.align import align
 from peak_nerf.tasks.phase_retrieval.classical import ProjectionSearch
 from peak_nerf.tasks.phase_retrieval.measurements import Measurements, read_measurements, simulate, write_measurements
 from peak_nerf.tasks.phase_retrieval.retrieve import Retrieval, retrieve
 from peak_nerf.tasks.phase_retrieval.searching import run_search
 from peak_nerf.tasks.phase_retrieval.settings import PhaseSettings, settings_for
-from peak_nerf.tasks.scores import psnr
+from tests.tasks.phase_retrieval.pictures import scene
 
 N = 24
 TRUTH = scene(N)

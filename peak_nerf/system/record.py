@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peak_nerf import __version__
-from peak_nerf.core.files import write_atomically
+from peak_nerf.system.files import write_atomically
 
 if TYPE_CHECKING:
     from rich.console import Console

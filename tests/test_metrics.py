@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from skimage.metrics import structural_similarity
 
-from peak_nerf.tasks import scores as module
-from peak_nerf.tasks.scores import psnr, scores
+from peak_nerf import metrics as module
+from peak_nerf.metrics import psnr, scores
 
 EVERYWHERE = np.ones((16, 16), dtype=bool)
 HALF = EVERYWHERE.copy()
@@ -108,7 +109,7 @@ def test_scores_in_bands_are_those_at_once(band: int, monkeypatch: pytest.Monkey
     known, observed = rng.random((2, 40, 31)) > 0.3
     b[~known] = np.nan
     at_once = scores(a, b, observed, known)
-    monkeypatch.setattr("peak_nerf.tasks.scores.BAND", band)
+    monkeypatch.setattr("peak_nerf.metrics.BAND", band)
     assert scores(a, b, observed, known) == pytest.approx(at_once, abs=1e-9)
 
 
@@ -124,10 +125,8 @@ def test_lpips_only_with_weights(monkeypatch: pytest.MonkeyPatch, tmp_path) -> N
         seen.append((rgb.shape, rgb.dtype))
         return (rgb - other).abs().mean()
 
-    from peak_nerf.nerf import metrics
-
     (tmp_path / "checkpoints").mkdir()
-    (tmp_path / "checkpoints" / metrics.LPIPS_BACKBONE).touch()
+    (tmp_path / "checkpoints" / module.LPIPS_BACKBONE).touch()
     monkeypatch.setattr(module, "_lpips_network", lambda: network)
     assert scores(truth, truth * 0, observed)["lpips"] == pytest.approx(float(truth.mean()), abs=1e-6)
     assert seen == [((1, 3, 64, 64), torch.float32)]  # grey is repeated
@@ -135,10 +134,7 @@ def test_lpips_only_with_weights(monkeypatch: pytest.MonkeyPatch, tmp_path) -> N
 
 
 def test_scores_need_no_nerfstudio() -> None:
-    code = (
-        "import sys, peak_nerf.tasks.scores, peak_nerf.nerf.metrics;"
-        "assert not any(name.split('.')[0] == 'nerfstudio' for name in sys.modules)"
-    )
+    code = "import sys, peak_nerf.metrics;assert not any(name.split('.')[0] == 'nerfstudio' for name in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 
@@ -154,3 +150,21 @@ def test_callers_mistakes() -> None:
     ):
         with pytest.raises(ValueError, match=r"must be|no truth"):
             scores(a, b, observed, known)
+
+
+def test_everything_counts_as_observed_unless_it_is_said() -> None:
+    black = np.zeros((16, 16, 3), np.float32)
+    assert scores(black + np.float32(0.5), black) == {
+        "psnr": pytest.approx(6.0206, abs=1e-4),
+        "ssim": pytest.approx(0.0004, abs=1e-4),  # C1 / (0.25 + C1) with C1 = 0.01^2
+    }
+
+
+def test_lpips_weights_are_found_and_never_fetched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    assert module.lpips_weights() is None
+    assert "lpips" not in scores(np.zeros((64, 64, 3)), np.zeros((64, 64, 3)))
+    (tmp_path / "checkpoints").mkdir()
+    weights = tmp_path / "checkpoints" / module.LPIPS_BACKBONE
+    weights.touch()
+    assert module.lpips_weights() == weights

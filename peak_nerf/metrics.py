@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+LPIPS_BACKBONE = "alexnet-owt-7be5be79.pth"
+"""File that torchvision keeps the weights of LPIPS's AlexNet in; torchmetrics ships the layers on top of it."""
 
 MAX_PSNR = 100.0
 """dB; stands for two equal images, whose PSNR is infinite, so that JSON stays strict."""
@@ -23,7 +27,10 @@ def psnr(mse: float) -> float:
 
 
 def scores(
-    reconstruction: np.ndarray, truth: np.ndarray, observed: np.ndarray, known: np.ndarray | None = None
+    reconstruction: np.ndarray,
+    truth: np.ndarray,
+    observed: np.ndarray | None = None,
+    known: np.ndarray | None = None,
 ) -> dict[str, float]:
     """PSNR in dB over all pixels and over the missing ones, SSIM in [-1, 1], LPIPS; all finite.
 
@@ -32,12 +39,12 @@ def scores(
 
     Args:
         reconstruction, truth: (h, w, c) in [0, 1], c 1 or 3; c is 1 or 3 in both.
-        observed: (h, w) bool, what the reconstruction was made from.
+        observed: (h, w) bool, what the reconstruction was made from; None for everything.
         known: (h, w) bool, where there is a truth; None for everywhere. Elsewhere both pictures are set to 0: PSNR
             leaves these pixels out, SSIM's mean does too, while its windows and LPIPS see the zeros.
     Raises: ValueError on shapes that differ, values that are not finite where known, or nothing known.
     """
-    known = np.ones(truth.shape[:2], dtype=bool) if known is None else known
+    known, observed = (np.ones(truth.shape[:2], dtype=bool) if m is None else m for m in (known, observed))
     if truth.ndim != 3 or truth.shape[2] not in (1, 3) or reconstruction.shape != truth.shape:
         raise ValueError(f"both must be (h, w, 1 or 3), got {reconstruction.shape} and {truth.shape}")
     if observed.shape != truth.shape[:2] or known.shape != truth.shape[:2]:
@@ -66,6 +73,14 @@ def scores(
     return result
 
 
+def lpips_weights() -> Path | None:
+    """Where the weights of LPIPS are, or None when they are not on this machine; nothing is ever downloaded."""
+    import torch
+
+    path = Path(torch.hub.get_dir()) / "checkpoints" / LPIPS_BACKBONE
+    return path if path.is_file() else None
+
+
 def _bands(h: int, w: int) -> Iterator[slice]:
     """Rows of about `BAND` pixels each: what is made of a picture at once, in float64, is a multiple of its size."""
     n_rows = max(BAND // w, 1)
@@ -91,9 +106,6 @@ def _ssim(reconstruction: np.ndarray, truth: np.ndarray, known: np.ndarray) -> f
 
 
 def _lpips(reconstruction: np.ndarray, truth: np.ndarray, known: np.ndarray) -> float | None:
-    # Of nerf's rooms the one module that needs no nerfstudio; where the weights lie is known there only.
-    from peak_nerf.nerf.metrics import lpips_weights
-
     if lpips_weights() is None or min(known.shape) < LPIPS_MIN_SIDE or known.size > LPIPS_MAX_PIXELS:
         return None
     both = (_zeroed(image, known) for image in (reconstruction, truth))

@@ -6,9 +6,9 @@ import threading
 import pytest
 import torch
 
-from peak_nerf.core import parallel
 from peak_nerf.core.hash_grid import HashGridEncoding
-from peak_nerf.core.parallel import parallel_for
+from peak_nerf.system import parallel
+from peak_nerf.system.parallel import parallel_for
 
 
 @pytest.fixture(params=["as it is", "thread pool"])
