@@ -22,8 +22,8 @@ import numpy as np
 import tyro
 
 from peak_nerf.errors import PeakError, exit_on_peak_error
-from peak_nerf.tasks.images import Picture, read_picture, write_png
-from peak_nerf.tasks.resizing import resize_picture
+from peak_nerf.images.read import Picture, read_picture, write_png
+from peak_nerf.images.resize import resize_picture
 
 SIZE = (256, 256)
 MAX_BYTES = 64 * 2**20

@@ -26,14 +26,14 @@ class Command(NamedTuple):
 # Modules are imported only when their command runs, so that `peak --help` stays instant.
 COMMANDS = {
     "inpaint": Command(
-        "peak_nerf.tasks.inpaint_command", "inpaint_command", "reconstruct a picture from part of its pixels"
+        "peak_nerf.tasks.inpainting.command", "inpaint_command", "reconstruct a picture from part of its pixels"
     ),
-    "render-image": Command("peak_nerf.tasks.inpaint_command", "render_image", "render a fitted field at any size"),
+    "render-image": Command("peak_nerf.tasks.inpainting.command", "render_image", "render a fitted field at any size"),
     "phase": Command(
         "peak_nerf.tasks.phase_retrieval.command", "phase_command", "retrieve a picture from magnitudes alone"
     ),
     "kernel": Command(
-        "peak_nerf.tasks.kernel_command", "kernel", "the kernels behind PEAK: Figure 2, spectra, encodings"
+        "peak_nerf.tasks.kernels.command", "kernel", "the kernels behind PEAK: Figure 2, spectra, encodings"
     ),
     "doctor": Command("peak_nerf.doctor", "doctor", "what this machine has, what is missing and how to mend it"),
     "bench": Command("peak_nerf.bench.bench_command", "bench", "run a suite of configs/, keeping every finished cell"),

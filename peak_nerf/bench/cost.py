@@ -131,7 +131,7 @@ def draw(curves: list[Curve], out: Path) -> None:
     """A panel for each, as PNG and SVG."""
     from matplotlib.figure import Figure
 
-    from peak_nerf.tasks.kernel_pictures import save_figure
+    from peak_nerf.tasks.kernels.figures import save_figure
 
     figure = Figure(figsize=(11, 2.9), layout="constrained")
     for axes, curve in zip(figure.subplots(1, len(curves)), curves, strict=True):

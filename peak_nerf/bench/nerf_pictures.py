@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from peak_nerf.tasks.images import write_png
+from peak_nerf.images.read import write_png
 
 GAP = 4
 """White pixels between pictures."""

@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from peak_nerf.bench.suite import near
 
 TASKS = {
-    "inpaint": "peak_nerf.tasks.inpaint_command:run_inpainting",
+    "inpaint": "peak_nerf.tasks.inpainting.command:run_inpainting",
     "phase": "peak_nerf.tasks.phase_retrieval.command:run_phase_retrieval",
     "nerf": "peak_nerf.bench.nerf_task:run_nerf",
 }

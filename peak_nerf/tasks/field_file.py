@@ -14,8 +14,8 @@ from safetensors.torch import save
 from peak_nerf.core.field import FieldConfig, HashGridConfig, PeakField
 from peak_nerf.errors import PeakError
 from peak_nerf.system.files import write_atomically
-from peak_nerf.tasks.inpaint_settings import InpaintSettings, KarSettings
-from peak_nerf.tasks.inpainting import Inpainting, build_field, render
+from peak_nerf.tasks.inpainting.inpaint import Inpainting, build_field, render
+from peak_nerf.tasks.inpainting.settings import InpaintSettings, KarSettings
 
 FORMAT = "peak_nerf inpainting field 1"
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from test_report import fill
-
 from peak_nerf.bench.curves import curve_blocks, time_blocks
 from peak_nerf.bench.document import Drawing, Grid, Heading
+from tests.bench.test_report import fill
 
 Write = Callable[..., Path]
 

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_runner import SCRIPT, statuses
 
 from peak_nerf.bench import ray_cluster, ray_engine, ray_survey
 from peak_nerf.bench.bench_command import bench
@@ -25,6 +24,7 @@ from peak_nerf.bench.suite import Resources
 from peak_nerf.bench.worker import Job, Update
 from peak_nerf.errors import PeakError
 from tests.bench.fake_task import TARGET
+from tests.bench.test_runner import SCRIPT, statuses
 
 pytest.importorskip("ray")
 Write = Callable[..., Path]

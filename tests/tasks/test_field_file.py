@@ -13,9 +13,9 @@ from safetensors.torch import save_file
 
 from peak_nerf.errors import PeakError
 from peak_nerf.tasks.field_file import FORMAT, load_field, render_field, save_field
-from peak_nerf.tasks.inpaint_settings import settings_for, with_overrides
-from peak_nerf.tasks.inpainting import Inpainting, inpaint
-from tests.tasks.pictures import smooth_picture, some_missing
+from peak_nerf.tasks.inpainting.inpaint import Inpainting, inpaint
+from peak_nerf.tasks.inpainting.settings import settings_for, with_overrides
+from tests.images.pictures import smooth_picture, some_missing
 
 H, W = 12, 18
 

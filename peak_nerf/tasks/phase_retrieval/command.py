@@ -15,6 +15,8 @@ import tyro
 
 from peak_nerf.core.fit import Progress
 from peak_nerf.errors import PeakError
+from peak_nerf.images.read import read_picture, write_png
+from peak_nerf.images.resize import parse_size, resize_picture
 from peak_nerf.system.record import (
     check_folder,
     peak_memory_gib,
@@ -24,8 +26,6 @@ from peak_nerf.system.record import (
     versions,
     write_json,
 )
-from peak_nerf.tasks.images import read_picture, write_png
-from peak_nerf.tasks.resizing import parse_size, resize_picture
 
 if TYPE_CHECKING:
     from peak_nerf.tasks.phase_retrieval.measurements import Measurements
@@ -202,7 +202,7 @@ def _write(
     save_field: bool,
 ) -> dict[str, Any]:
     from peak_nerf.metrics import psnr, scores
-    from peak_nerf.tasks.phase_retrieval import pictures
+    from peak_nerf.tasks.phase_retrieval import figures as pictures
     from peak_nerf.tasks.phase_retrieval.align import align
     from peak_nerf.tasks.phase_retrieval.measurements import ratio_of
 
@@ -256,8 +256,8 @@ def _write(
         import torch
 
         from peak_nerf.tasks.field_file import save_field as write_field
-        from peak_nerf.tasks.inpainting import Inpainting
-        from peak_nerf.tasks.phase_retrieval.nets import imprint
+        from peak_nerf.tasks.inpainting.inpaint import Inpainting
+        from peak_nerf.tasks.phase_retrieval.problems import imprint
 
         if not result.partial:  # the last word on the picture is the polish's, not the field's
             picture = torch.from_numpy(reconstruction)

@@ -7,9 +7,9 @@ import math
 import torch
 from torch import Tensor
 
-from peak_nerf.tasks.phase_retrieval.classical import CLEANING, ROUND, padded, projections_for
 from peak_nerf.tasks.phase_retrieval.measurements import Measurements
-from peak_nerf.tasks.phase_retrieval.starts import FULL_BETA, Vote
+from peak_nerf.tasks.phase_retrieval.multiscale_hio import FULL_BETA, Vote
+from peak_nerf.tasks.phase_retrieval.projections import CLEANING, ROUND, padded, projections_for
 
 RESTART = 25
 """Rounds after which HIO begins anew from the vote: left alone it circles around the solution."""

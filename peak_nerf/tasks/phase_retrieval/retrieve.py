@@ -16,8 +16,13 @@ from torch import Tensor
 
 from peak_nerf.core.field import PeakField
 from peak_nerf.core.fit import FitResult, FitSettings, Progress, fit
-from peak_nerf.tasks.inpainting import build_field
-from peak_nerf.tasks.phase_retrieval.classical import (
+from peak_nerf.tasks.inpainting.inpaint import build_field
+from peak_nerf.tasks.phase_retrieval.measurements import Measurements
+from peak_nerf.tasks.phase_retrieval.multiscale_hio import CoarseToFine, gaussian_start
+from peak_nerf.tasks.phase_retrieval.operators import FourierOperator
+from peak_nerf.tasks.phase_retrieval.polish import Polish, held_out_misfit
+from peak_nerf.tasks.phase_retrieval.problems import EARLIEST, NetADM, NetGD, Splitting, held_out_mask
+from peak_nerf.tasks.phase_retrieval.projections import (
     CLEANING,
     FOURIER_SOLVERS,
     ROUND,
@@ -26,13 +31,8 @@ from peak_nerf.tasks.phase_retrieval.classical import (
     ProjectionSearch,
     Search,
 )
-from peak_nerf.tasks.phase_retrieval.measurements import Measurements
-from peak_nerf.tasks.phase_retrieval.nets import EARLIEST, NetADM, NetGD, Splitting, held_out_mask
-from peak_nerf.tasks.phase_retrieval.operators import FourierOperator
-from peak_nerf.tasks.phase_retrieval.polish import Polish, held_out_misfit
-from peak_nerf.tasks.phase_retrieval.searching import Point, SearchRun, run_search
 from peak_nerf.tasks.phase_retrieval.settings import FIELD_METHODS, PhaseSettings, check_method, settings_for
-from peak_nerf.tasks.phase_retrieval.starts import CoarseToFine, gaussian_start
+from peak_nerf.tasks.phase_retrieval.solver_loop import Point, SearchRun, run_search
 
 CLASSICAL_ROUNDS = {"error-reduction": 60, "hio": 120, "raar": 120, "amplitude-flow": 8, "spectral": 1}
 """Without a budget, in rounds of `classical.ROUND` iterations."""

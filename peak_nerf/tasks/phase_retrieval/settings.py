@@ -8,9 +8,9 @@ from typing import get_args
 
 from peak_nerf.core.field import FieldConfig, HashGridConfig
 from peak_nerf.errors import PeakError
-from peak_nerf.tasks.inpaint_settings import InpaintSettings, KarSettings
-from peak_nerf.tasks.phase_retrieval.classical import FOURIER_SOLVERS, GAUSSIAN_SOLVERS
+from peak_nerf.tasks.inpainting.settings import InpaintSettings, KarSettings
 from peak_nerf.tasks.phase_retrieval.operators import Problem
+from peak_nerf.tasks.phase_retrieval.projections import FOURIER_SOLVERS, GAUSSIAN_SOLVERS
 
 FIELD_METHODS = ("peak", "mlp", "fourier", "siren", "hash")
 

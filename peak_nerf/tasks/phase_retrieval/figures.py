@@ -1,0 +1,66 @@
+"""The pictures that a phase retrieval leaves behind."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from peak_nerf.system.files import write_atomically
+from peak_nerf.tasks.inpainting.figures import write_comparison
+from peak_nerf.tasks.phase_retrieval.measurements import Measurements
+from peak_nerf.tasks.phase_retrieval.operators import FourierOperator
+from peak_nerf.tasks.phase_retrieval.solver_loop import Point
+
+STAGES = {
+    "search": ("tab:orange", "search, best so far"),
+    "fit": ("tab:blue", "fit, held-out magnitudes"),
+    "polish": ("tab:green", "polish, held-out magnitudes"),
+}
+
+
+def magnitudes_picture(measurements: Measurements) -> np.ndarray:
+    """log(1 + y) of Fourier magnitudes with frequency 0 in the middle, cut to the picture's size: (n, n, 1) in [0, 1].
+
+    Gaussian magnitudes in their order, as many as fit; the rest of n^2 pixels white.
+    """
+    operator, n = measurements.operator, measurements.operator.size
+    y = measurements.magnitudes.numpy()
+    if isinstance(operator, FourierOperator):
+        frequencies = np.arange(n) - n // 2
+        rows, columns = frequencies[:, None], frequencies[None]
+        # |X(-k)| = |X(k)|: only the half with columns >= 0 is kept.
+        shown = y[np.where(columns < 0, -rows, rows) % operator.padded, np.minimum(np.abs(columns), y.shape[1] - 1)]
+        shown = np.log1p(shown / np.median(y).clip(1e-12))
+        return (shown / shown.max())[..., None]
+    picture = np.ones(n * n, dtype=np.float32)
+    picture[: min(len(y), n * n)] = (y / (3 * np.sqrt(np.mean(y**2))))[: n * n]
+    return picture.reshape(n, n, 1).clip(0, 1)
+
+
+def write_comparison_of(path: Path, measurements: Measurements, picture: np.ndarray, truth: np.ndarray | None) -> None:
+    """Magnitudes, reconstruction (aligned where there is a truth) and the truth, side by side."""
+    panels = [magnitudes_picture(measurements), picture[..., None]]
+    write_comparison(path, panels if truth is None else [*panels, truth[..., None]])
+
+
+def write_misfit(path: Path, history: Sequence[Point], title: str) -> None:
+    """The misfit over the seconds of all stages, on a logarithmic axis; an iteration of a coarse level takes far less
+    time than one at full size."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.add_subplot()
+    for stage, (colour, label) in STAGES.items():
+        points = [p for p in history if p.stage == stage]
+        if points:
+            misfits = [max(p.misfit, 1e-9) for p in points]
+            axes.plot([p.seconds for p in points], misfits, color=colour, label=label, marker=".")
+    axes.set(xlabel="seconds", ylabel="misfit || |A x| - y || / ||y||", yscale="log", title=title)
+    axes.grid(alpha=0.3, which="both")
+    axes.legend()
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=120)
+    write_atomically(path, lambda file: file.write(buffer.getvalue()))

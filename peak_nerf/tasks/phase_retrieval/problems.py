@@ -1,0 +1,232 @@
+"""Net-GD and Net-ADM: a field f whose picture f(X) is to explain the magnitudes, as problems for `core.fit`.
+
+Both hold out a part of the magnitudes, by which the fit finds its stopping point, and start by fitting f to a picture
+that a search of the magnitudes alone has found.
+
+Source: Li et al., ICML 2025, appendix B.2.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from peak_nerf.core.field import PeakField
+from peak_nerf.core.window import divergence, locality_prior, symmetric_offsets, window_attention, window_residual
+from peak_nerf.metrics import psnr
+from peak_nerf.tasks.inpainting.inpaint import pixel_coordinates
+from peak_nerf.tasks.inpainting.settings import KarSettings
+from peak_nerf.tasks.phase_retrieval.data_term import data_error, expected_measurement
+from peak_nerf.tasks.phase_retrieval.measurements import Measurements
+from peak_nerf.tasks.phase_retrieval.settings import PhaseSettings
+
+HELD_OUT = 0.02
+"""Fraction of the magnitudes by which the stopping point is found."""
+EARLIEST = 0.7
+"""Fraction of the run from which the held-out magnitudes choose: before, sigma and KAR blur on purpose."""
+MIN_PREFIT = 60
+"""Steps of the fit to the start, at the least."""
+ANNEALED = 0.8
+"""Fraction of the run at which sigma has reached its end: where `core.fit` lets the held-out magnitudes join."""
+
+IMPRINTED = 1e-6
+"""Mean squared error, 60 dB, at which a field holds a picture."""
+
+
+def held_out_mask(measurements: Measurements, generator: torch.Generator) -> Tensor:
+    """Which magnitudes are known in the first phase, of y's shape, bool; at least one is held out.
+
+    The largest ones, Fourier's centre, are always known: without them even the mean of the picture is open.
+    """
+    y = measurements.magnitudes
+    draw = torch.rand(y.shape, generator=generator)
+    if y.ndim == 2:
+        draw[y >= y.flatten().topk(min(64, y.numel() // 2)).values[-1]] = 1.0
+    known = draw >= HELD_OUT
+    known.view(-1)[draw.argmin()] = False
+    return known
+
+
+def window_kar(
+    module: PeakField, settings: KarSettings, picture: Float[Tensor, "n n"], corner: tuple[int, int], side: int
+) -> Float[Tensor, ""]:
+    """KAR of a window of the picture f(X), and how far A departs from its prior; without weight.
+
+    Nothing of the picture is measured, so every value takes part in the residual as it is. Queries, anchors and norms
+    are inpainting's.
+    """
+    assert module.kar is not None
+    rows, columns = pixel_coordinates((picture.shape[0], picture.shape[1]))
+    part = slice(corner[0], corner[0] + side), slice(corner[1], corner[1] + side)
+    x = torch.cartesian_prod(rows[part[0]], columns[part[1]])
+    g = module.kar.similarity_features(x).reshape(side, side, -1)
+    offsets = symmetric_offsets(settings.reach)
+    offsets = offsets[(offsets.abs() < side).all(dim=1)]
+    log_prior = locality_prior(offsets, settings.locality)
+    log_attention = window_attention(g, offsets, log_prior)
+    residual = window_residual(picture[part][..., None], log_attention, offsets)
+    return module.kar.mean_norm(residual.flatten(0, 1)) + settings.divergence * divergence(log_attention, log_prior)
+
+
+class Splitting(nn.Module):
+    """What is saved of a fit: the field, Net-ADM's z and u, (n, n), and the steps that were done."""
+
+    z: Tensor
+    u: Tensor
+    steps: Tensor
+
+    def __init__(self, field: PeakField, start: Tensor) -> None:
+        super().__init__()
+        self.field = field
+        self.register_buffer("z", start.clone())
+        self.register_buffer("u", torch.zeros_like(start))
+        self.register_buffer("steps", torch.zeros((), dtype=torch.long))
+
+
+def imprint(field: PeakField, picture: Float[Tensor, "n n"], learning_rate: float, max_steps: int = 400) -> float:
+    """Fit f(X) to a picture that came up after the field's own fit; returns the PSNR of f(X) against it, in dB.
+
+    Adam, its rate falling to 0 over `max_steps`; it ends at a mean squared error of `IMPRINTED`. g has no part in f(X).
+    """
+    x = torch.cartesian_prod(*pixel_coordinates((picture.shape[0], picture.shape[1])))
+    optimizer = torch.optim.Adam(field.parameters(), learning_rate)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max_steps)
+    for _ in range(max_steps):
+        error = (field(x).reshape(picture.shape) - picture).square().mean()
+        if error.item() < IMPRINTED:
+            break
+        optimizer.zero_grad()
+        error.backward()
+        optimizer.step()
+        schedule.step()
+    with torch.no_grad():
+        return psnr(float((field(x).reshape(picture.shape) - picture).square().mean()))
+
+
+class NetGD:
+    """`core.fit.Problem`: theta by gradient descent on || A f(X) - target ||^2 / n^2 + lambda KAR.
+
+    The target is `data_term.expected_measurement`; at sigma = 0 this is the amplitude loss || |A f(X)| - y ||^2.
+    """
+
+    def __init__(
+        self,
+        module: Splitting,
+        settings: PhaseSettings,
+        measurements: Measurements,
+        start: Tensor,
+        known: Tensor,
+    ) -> None:
+        self.module, self.settings, self.measurements, self.start, self.known = (
+            module,
+            settings,
+            measurements,
+            start,
+            known,
+        )
+        self.n = measurements.operator.size
+        self.sigma_end, self.kar_fall = settings.sigma_end, settings.kar_fall
+        self.x = torch.cartesian_prod(*pixel_coordinates((self.n, self.n)))
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        field = self.module.field
+        g = [] if field.kar is None else list(field.kar.parameters())
+        own = {id(p) for p in g}
+        f = [p for p in field.parameters() if id(p) not in own]
+        groups: list[dict[str, Any]] = [{"params": f, "lr": self.settings.learning_rate}]
+        if g and self.settings.kar is not None:
+            groups.append({"params": g, "lr": self.settings.kar.learning_rate})
+        return groups
+
+    def picture(self) -> Float[Tensor, "n n"]:
+        """f(X)."""
+        return self.module.field(self.x).reshape(self.n, self.n)
+
+    def fits_start(self, progress: float) -> bool:
+        """Whether this is a step of the fit to the start: at least `MIN_PREFIT`, however long compilation takes."""
+        return progress < self.settings.prefit or int(self.module.steps) <= MIN_PREFIT
+
+    def loss(self, progress: float, everything: bool, generator: torch.Generator) -> Tensor:
+        self.module.steps += 1
+        picture = self.picture()
+        if self.fits_start(progress):
+            loss = (picture - self.start).square().mean()
+            return loss + self.kar_loss(picture.detach(), 0.0, generator)
+        late = min(max(progress - self.settings.prefit, 0.0) / (ANNEALED - self.settings.prefit), 1.0)
+        return self.data_loss(picture, late, everything) + self.kar_loss(picture, late, generator)
+
+    def sigma(self, late: float) -> float:
+        """sigma of `data_term`, falling geometrically."""
+        return self.settings.sigma_start * (self.sigma_end / self.settings.sigma_start) ** late
+
+    def data_loss(self, picture: Tensor, late: float, everything: bool) -> Tensor:
+        z = self.measurements.operator.apply(picture)
+        target = expected_measurement(z, self.measurements.magnitudes, self.sigma(late))
+        weights = self.measurements.weights if everything else self.measurements.weights * self.known
+        return data_error(z, target, weights, self.n**2)
+
+    def kar_loss(self, picture: Tensor, late: float, generator: torch.Generator) -> Tensor:
+        kar = self.settings.kar
+        if kar is None or kar.weight == 0:
+            return picture.new_zeros(())
+        side = min(kar.window, self.n)
+        corner = torch.randint(self.n - side + 1, (2,), generator=generator).tolist()
+        loss = window_kar(self.module.field, kar, picture, (corner[0], corner[1]), side)
+        return kar.weight * self.kar_fall**late * loss
+
+    def validate(self) -> float:
+        """-10 log10 of the mean squared error of the held-out magnitudes, in dB."""
+        return psnr(float(self._held_out_error(self.picture()).square()))
+
+    def _held_out_error(self, picture: Tensor) -> Tensor:
+        """Root of the mean square, over the held-out magnitudes."""
+        error = self.measurements.operator.apply(picture).abs() - self.measurements.magnitudes
+        counts = self.measurements.weights.expand(error.shape)[~self.known]
+        return ((error[~self.known].square() * counts).sum() / counts.sum()).sqrt()
+
+    def score(self) -> float | None:
+        return None
+
+
+class NetADM(NetGD):
+    r"""`core.fit.Problem`: alternating updates of z, theta and the scaled multiplier u,
+
+        z     = argmin over [0, 1]^n of || P z - P f(X) + P u ||^2 = clip(f(X) - u, 0, 1)
+        theta : `inner_steps` of Adam on 1/2 || sqrt(|A f|^2 + eps) - sqrt(y^2 + eps) ||^2 + rho/2 || z - f + u ||^2
+        u     = u + z - f(X)
+
+    all per pixel, A unitary, so that B.2's 1/(2 m) and 1/2 are the same. f is zero outside the picture by P, so u is
+    needed only within it. [0, 1] is all that a user knows of the picture beside its support.
+    """
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        noise = float(self._held_out_error(self.start))
+        self.sigma_end = min(max(self.sigma_end, noise / 2), self.settings.sigma_start)
+        self.kar_fall = min(max(self.kar_fall, noise / self.settings.sigma_start), 1.0)
+
+    def loss(self, progress: float, everything: bool, generator: torch.Generator) -> Tensor:
+        if not self.fits_start(progress) and int(self.module.steps) % self.settings.inner_steps == 0:
+            self.update()
+        return super().loss(progress, everything, generator)
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """u for the theta that the inner steps have reached, then z; the first time it makes up for the fit to z."""
+        f = self.picture()
+        self.module.u += self.module.z - f
+        self.module.z.copy_((f - self.module.u).clamp(0, 1))
+
+    def data_loss(self, picture: Tensor, late: float, everything: bool) -> Tensor:
+        operator = self.measurements.operator
+        z = operator.apply(picture)
+        # eps is B.2's, for the transform without 1/m.
+        target = expected_measurement(
+            z, self.measurements.magnitudes, self.sigma(late), self.settings.epsilon / operator.shape[0] ** 2
+        )
+        weights = self.measurements.weights if everything else self.measurements.weights * self.known
+        penalty = (self.module.z - picture + self.module.u).square().mean()
+        return data_error(z, target, weights, self.n**2) / 2 + self.settings.rho / 2 * penalty

@@ -1,0 +1,119 @@
+"""Drives a search: rounds until a budget, a number of rounds or a solution, kept on disk, ended by Ctrl-C."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from peak_nerf.errors import PeakError
+from peak_nerf.system.files import write_atomically
+from peak_nerf.tasks.phase_retrieval.projections import Search
+
+CHECKPOINT_SECONDS = 15.0
+SOLVED = 1e-6
+"""A misfit that is nothing but rounding."""
+
+
+@dataclass
+class Point:
+    """The misfit at some moment of a solver."""
+
+    stage: Literal["search", "fit", "polish"]
+    iteration: int
+    seconds: float
+    """Since the solver's start."""
+    misfit: float
+    """|| |A x| - y || / ||y||; in the stage `fit`, of the held-out magnitudes."""
+
+
+@dataclass
+class SearchRun:
+    """How a search went; the search itself holds the picture."""
+
+    seconds: float = 0.0
+    rounds: int = 0
+    finished: bool = False
+    partial: bool = False
+    """Ended by Ctrl-C."""
+    history: list[Point] = field(default_factory=list)
+
+
+def run_search(
+    search: Search,
+    budget_seconds: float | None,
+    rounds: int | None,
+    report: Callable[[Point, float], None] | None = None,
+    checkpoint: Path | None = None,
+    resume: bool = False,
+    signature: str = "",
+    stage: Literal["search", "polish"] = "search",
+    start_seconds: float = 0.0,
+) -> SearchRun:
+    """Run to the end of the budget or of the rounds, whichever is given, or to a misfit of `SOLVED`.
+
+    Args:
+        report: called after each round with the best so far and the fraction of the run.
+        checkpoint, resume: where its state is written, now and then, at the end and on Ctrl-C; `resume` goes on there.
+        signature: what the search is of; a checkpoint of another one is refused.
+        start_seconds: added to the points' seconds.
+
+    Raises: ValueError unless exactly one of budget and rounds is given; PeakError on a checkpoint that does not fit.
+    """
+    if (budget_seconds is None) == (rounds is None):
+        raise ValueError("give either budget_seconds or rounds")
+    run = SearchRun()
+    if resume and checkpoint is not None and checkpoint.exists():
+        run = _load(checkpoint, search, signature)
+    begin = time.perf_counter() - run.seconds
+    saved = time.perf_counter()
+    try:
+        while not run.finished:
+            fraction = run.seconds / budget_seconds if budget_seconds is not None else run.rounds / (rounds or 1)
+            if fraction >= 1 or search.misfit < SOLVED:
+                run.finished = True
+                break
+            search.round(fraction)
+            run.rounds += 1
+            run.seconds = time.perf_counter() - begin
+            point = Point(stage, search.iterations, start_seconds + run.seconds, search.misfit)
+            run.history.append(point)
+            if report is not None:
+                report(point, min(fraction, 1.0))
+            if checkpoint is not None and time.perf_counter() - saved > CHECKPOINT_SECONDS:
+                _save(checkpoint, search, run, signature)
+                saved = time.perf_counter()
+    except KeyboardInterrupt:
+        run.partial = True
+    if checkpoint is not None:
+        _save(checkpoint, search, run, signature)
+    return run
+
+
+def _save(path: Path, search: Search, run: SearchRun, signature: str) -> None:
+    state: dict[str, Any] = {"signature": signature, "search": search.state(), "run": asdict(run)}
+    write_atomically(path, lambda file: torch.save(state, file))
+
+
+def _load(path: Path, search: Search, signature: str) -> SearchRun:
+    try:
+        state = torch.load(path, weights_only=True)
+        if state["signature"] != signature:
+            raise PeakError(
+                f"{path}: is of another run ({state['signature']}); resume with the same options, or start anew without"
+                " --resume"
+            )
+        search.restore(state["search"])
+        run = SearchRun(**{**state["run"], "partial": False})
+        run.history = [Point(**point) for point in state["run"]["history"]]
+    except PeakError:
+        raise
+    except Exception as error:  # torch.load raises anything on a damaged file
+        raise PeakError(
+            f"{path}: cannot be resumed from ({str(error).splitlines()[0]}); delete it to start anew"
+        ) from error
+    return run
