@@ -63,7 +63,7 @@ class Bench:
 
     def trainer(self, views: int = 25, **model: Any) -> Any:
         """A trainer with these options, past its first steps."""
-        from peak_nerf.nerf.config import peak_lite_method
+        from peak_nerf.nerf.methods import peak_lite_method
 
         config: Any = copy.deepcopy(peak_lite_method.config)
         config.pipeline.datamanager.data = self.settings.data

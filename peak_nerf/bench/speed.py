@@ -117,7 +117,7 @@ def train_for(trainer: Any, seconds: float) -> tuple[float, float]:
 
 def peak_lite_figures(settings: Settings, folder: Path) -> dict[str, float]:
     """Throughput, cost of KAR per step, time of a frame and peak memory."""
-    from peak_nerf.nerf.config import peak_lite_method
+    from peak_nerf.nerf.methods import peak_lite_method
 
     config: Any = copy.deepcopy(peak_lite_method.config)
     config.pipeline.datamanager.data = settings.data
@@ -167,7 +167,7 @@ def nerfacto_rays_per_second(settings: Settings, folder: Path) -> float:
     import torchmetrics.image.lpip as lpip
     from nerfstudio.configs.method_configs import all_methods
 
-    from peak_nerf.nerf.dataparser import PeakDataParserConfig
+    from peak_nerf.nerf.data.dataparser import PeakDataParserConfig
 
     class NoLpips(torch.nn.Module):
         """Stands for a metric whose weights would have to be downloaded; training never calls it."""

@@ -15,7 +15,7 @@ from peak_nerf.bench.suite import near
 TASKS = {
     "inpaint": "peak_nerf.tasks.inpainting.command:run_inpainting",
     "phase": "peak_nerf.tasks.phase_retrieval.command:run_phase_retrieval",
-    "nerf": "peak_nerf.bench.nerf_task:run_nerf",
+    "nerf": "peak_nerf.nerf.run:run_nerf",
 }
 """Name in suite files to `module:function`. The function is called as `run(options, out, report)`, where options is the
 dataclass in its signature, and leaves metrics.json and pictures in `out`."""

@@ -17,19 +17,19 @@ from peak_nerf.core.field import FieldConfig, HashGridConfig
 from peak_nerf.core.kar import KernelAlignmentRegularizer, Norm
 from peak_nerf.errors import PeakError
 from peak_nerf.metrics import scores
-from peak_nerf.nerf.far_field import FarField
-from peak_nerf.nerf.field import PeakRadianceField, multiplies_bfloat16
-from peak_nerf.nerf.hull import possible_cells
-from peak_nerf.nerf.kar_form import KarForm, KarStep, UnseenRays
-from peak_nerf.nerf.kar_free_space import KarInFreeSpace
-from peak_nerf.nerf.kar_planes import KarOnPlanes
-from peak_nerf.nerf.kar_points import KarAtPoints
-from peak_nerf.nerf.kar_rays import KarOnRays
+from peak_nerf.nerf.losses.kar import KarForm, KarStep, UnseenRays
+from peak_nerf.nerf.losses.kar_planes import KarOnPlanes
+from peak_nerf.nerf.losses.kar_rays import KarOnRays
+from peak_nerf.nerf.losses.kar_samples import KarAtPoints
+from peak_nerf.nerf.losses.kar_unobserved import KarInFreeSpace
+from peak_nerf.nerf.losses.regularizers import comparator_losses
 from peak_nerf.nerf.mixin import seen_by_ddp
-from peak_nerf.nerf.model_config import PeakModelConfig, settled
-from peak_nerf.nerf.regularizers import comparator_losses
-from peak_nerf.nerf.renderer import OPAQUE, VolumeRenderer
-from peak_nerf.nerf.sampler import OccupancyGrid, box_intersection
+from peak_nerf.nerf.options import PeakModelConfig, settled
+from peak_nerf.nerf.render.background import FarField
+from peak_nerf.nerf.render.field import PeakRadianceField, multiplies_bfloat16
+from peak_nerf.nerf.render.marcher import OccupancyGrid, box_intersection
+from peak_nerf.nerf.render.renderer import OPAQUE, VolumeRenderer
+from peak_nerf.nerf.render.visual_hull import possible_cells
 
 FORMS: dict[str, type[KarForm]] = {
     "point": KarAtPoints, "free-space": KarInFreeSpace, "rays": KarOnRays, "planes": KarOnPlanes

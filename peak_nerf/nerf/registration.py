@@ -7,10 +7,10 @@ import importlib
 from typing import Any
 
 _SPECIFICATIONS = {
-    "peak": ("peak_nerf.nerf.config", "peak_method"),
-    "peak_lite": ("peak_nerf.nerf.config", "peak_lite_method"),
-    "peak_nerfacto": ("peak_nerf.nerf.config", "peak_nerfacto_method"),
-    "peak_data": ("peak_nerf.nerf.dataparser", "peak_dataparser"),
+    "peak": ("peak_nerf.nerf.methods", "peak_method"),
+    "peak_lite": ("peak_nerf.nerf.methods", "peak_lite_method"),
+    "peak_nerfacto": ("peak_nerf.nerf.methods", "peak_nerfacto_method"),
+    "peak_data": ("peak_nerf.nerf.data.dataparser", "peak_dataparser"),
 }
 
 

@@ -4,7 +4,7 @@ import copy
 from pathlib import Path
 from typing import Any
 
-from peak_nerf.nerf.config import peak_nerfacto_method
+from peak_nerf.nerf.methods import peak_nerfacto_method
 
 TINY = {
     "num_levels": 4,

@@ -6,7 +6,7 @@ from typing import Any
 
 from nerfstudio.scripts.train import _set_random_seed
 
-from peak_nerf.nerf.config import peak_lite_method
+from peak_nerf.nerf.methods import peak_lite_method
 from tests.nerf.scene_factory import write_blender_scene
 
 TINY_MODEL = {

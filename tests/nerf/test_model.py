@@ -7,10 +7,10 @@ import torch
 from nerfstudio.cameras.rays import RayBundle
 
 from peak_nerf.core.field import FieldConfig, HashGridConfig
-from peak_nerf.nerf.field import PeakRadianceField, padding
-from peak_nerf.nerf.kar_free_space import KarInFreeSpace
-from peak_nerf.nerf.kar_points import KarAtPoints
-from peak_nerf.nerf.rendering import accumulate, packed_weights
+from peak_nerf.nerf.losses.kar_samples import KarAtPoints
+from peak_nerf.nerf.losses.kar_unobserved import KarInFreeSpace
+from peak_nerf.nerf.render.field import PeakRadianceField, padding
+from peak_nerf.nerf.render.volrend import accumulate, packed_weights
 from tests.nerf.runs import start, tiny_config, train
 from tests.nerf.scene_factory import write_blender_scene
 

@@ -24,7 +24,7 @@ def test_methods_and_parser_are_registered() -> None:
 
 
 def test_cuda_is_taken_where_there_is_one(monkeypatch) -> None:
-    from peak_nerf.nerf import config
+    from peak_nerf.nerf import methods as config
 
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     assert config._machine().device_type == "cuda"
@@ -39,7 +39,7 @@ def test_an_error_of_ours_leaves_other_methods_alone() -> None:
     """With our configuration failing to import, nerfstudio's own methods are there and one warning names us."""
     program = """
         import sys
-        sys.modules["peak_nerf.nerf.config"] = None  # importing it raises ImportError
+        sys.modules["peak_nerf.nerf.methods"] = None  # importing it raises ImportError
         from nerfstudio.configs.method_configs import all_methods
         assert "nerfacto" in all_methods
         assert "peak" not in all_methods

@@ -1,0 +1,242 @@
+"""The `peak-data` data parser: Blender, nerfstudio and instant-ngp scenes, with few-view subsets of the train split."""
+
+# No `from __future__ import annotations`: tyro reads this module's dataclass fields as types.
+import math
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import tyro
+from nerfstudio.cameras import camera_utils
+from nerfstudio.data.dataparsers.base_dataparser import DataParser, DataParserConfig, DataparserOutputs
+from nerfstudio.data.scene_box import SceneBox
+from nerfstudio.plugins.registry_dataparser import DataParserSpecification
+from nerfstudio.utils.rich_utils import CONSOLE
+from torch import Tensor
+
+from peak_nerf.errors import PeakError
+from peak_nerf.nerf.data import scene_files
+from peak_nerf.nerf.data.intrinsics import cameras_of, half_angle, number
+from peak_nerf.nerf.data.scene_box import SceneSpace, Space, choose_space
+from peak_nerf.nerf.data.scene_files import Frame, Scene, SceneFile
+
+BLENDER_HALF_BOX = 1.5  # also instant-ngp's unit cube in the units of its files, which it scales by 1/3
+
+_said: set[str] = set()
+
+
+def say_once(line: str) -> None:
+    """Print `line`, unless this process has already."""
+    if line not in _said:
+        _said.add(line)
+        CONSOLE.print(f"peak-data: {line}", markup=False, highlight=False, soft_wrap=True)
+
+
+@dataclass
+class PeakDataParserConfig(DataParserConfig):
+    """Blender, nerfstudio and instant-ngp scenes, with few-view training subsets."""
+
+    _target: type = field(default_factory=lambda: PeakDataParser)
+    """The data parser to set up."""
+    data: Path = Path()
+    """Folder of the scene, or its transforms .json file."""
+    num_views: int | None = None
+    """Train on this many views, evenly spaced over the train split; 1 takes the middle one, None all."""
+    view_indices: tuple[int, ...] | None = None
+    """Train on these views of the train split, counted from 0 (transforms.json: in order of file name)."""
+    background: Literal["white", "black", "random"] = "white"
+    """What the model puts behind images that have an alpha channel."""
+    downscale_factor: int | None = None
+    """Read the images shrunk by this factor, from images_2/, images_4/, ...; None reads the full size."""
+    eval_interval: int = 8
+    """Every so many frames one is for evaluation, when a transforms.json has no lists of its splits."""
+    orientation_method: Literal["pca", "up", "vertical", "none"] = "up"
+    """How to turn the poses of a transforms.json. Files with aabb_scale, and Blender scenes, keep their own axes."""
+    center_method: Literal["poses", "focus", "none"] = "poses"
+    """How to centre the poses of a transforms.json. Files with aabb_scale, and Blender scenes, keep their origin."""
+    auto_scale_poses: bool = True
+    """Scale the cameras of a transforms.json into [-1, 1]. Files with aabb_scale, and Blender scenes, keep theirs."""
+    space: Space = "auto"
+    """What a transforms.json shows: a scene that fits its box, or an unbounded one, contracted beyond its box; auto
+    takes pictures with alpha for the first and photos for the second, and says so."""
+    scene_scale: float = 1.0
+    """Factor on the scene box of a transforms.json."""
+    chosen_views: tyro.conf.Suppress[tuple[int, ...]] = ()
+    """The train views in use: filled in by `resolve_views` and by the parser, never read."""
+
+    def resolve_views(self, data: Path | None = None) -> tuple[int, ...]:
+        """Fill `chosen_views` from the scene's JSON alone, so that a config saved before training names its views.
+
+        data: read this scene instead of `self.data`; `ns-train --data` leaves its path with the data manager.
+        """
+        scene = scene_files.find_scene(self.data if data is None else data, say_once)
+        scene_file, indices = scene_files.split_of_scene(scene, "train", self.eval_interval, say_once)
+        indices = scene_files.without_missing(scene, scene_file, indices, self.downscale_factor or 1, say_once)
+        self.chosen_views = choose_views(len(indices), self.num_views, self.view_indices, scene_file.path)
+        return self.chosen_views
+
+
+class PeakDataParser(DataParser):
+    """Turns a scene's files into cameras and image paths; see `PeakDataParserConfig`."""
+
+    config: PeakDataParserConfig
+
+    def _generate_dataparser_outputs(self, split: str = "train", **kwargs: Any) -> DataparserOutputs:
+        config = self.config
+        downscale = 1 if config.downscale_factor is None else config.downscale_factor
+        if downscale < 1:
+            raise PeakError(f"--downscale-factor is {downscale}; give a whole number from 1 on, or leave it out")
+        if not (config.scene_scale > 0 and math.isfinite(config.scene_scale)):
+            raise PeakError(f"--scene-scale is {config.scene_scale}; give a positive number")
+        scene = scene_files.find_scene(config.data, say_once)
+        scene_file, indices = scene_files.split_of_scene(scene, split, config.eval_interval, say_once)
+        indices = scene_files.without_missing(scene, scene_file, indices, downscale, say_once)
+        if split == "train":
+            views = choose_views(len(indices), config.num_views, config.view_indices, scene_file.path)
+            say_once(_views_line(views, len(indices)))
+            config.chosen_views = views
+            indices = [indices[view] for view in views]
+        frames = [scene_file.frames[i] for i in indices]
+
+        image_filenames = [scene_files.image_path(scene, frame.name, downscale) for frame in frames]
+        scene_files.check_exist(image_filenames, scene_file.path)
+        sizes, n_channels = scene_files.check_images(image_filenames)
+        if not all("w" in frame.values and "h" in frame.values for frame in frames):
+            scene_files.check_one_size(image_filenames, sizes, scene_file.path)
+
+        poses, transform, scale, aabb_scale = _placed(scene, scene_file, config)
+        space = _space(scene, scene_file, config, poses, aabb_scale, sizes[0], n_channels == 4)
+        return DataparserOutputs(
+            image_filenames=image_filenames,
+            cameras=cameras_of(scene_file, frames, image_filenames, sizes, downscale, poses[indices]),
+            alpha_color=None,  # so that the dataset yields RGBA: the model composites, on `metadata["background"]`
+            scene_box=SceneBox(aabb=torch.stack((space.centre - space.half, space.centre + space.half))),
+            mask_filenames=_mask_filenames(scene, scene_file, frames, sizes, downscale),
+            metadata={
+                "background": config.background,
+                "kind": scene.kind,
+                "has_alpha": n_channels == 4,
+                "unbounded": space.unbounded,
+            },
+            dataparser_transform=transform,
+            dataparser_scale=scale,
+        )
+
+
+def choose_views(
+    n_available: int, num_views: int | None, view_indices: tuple[int, ...] | None, source: Path
+) -> tuple[int, ...]:
+    """Indices into the train split: `view_indices` as given, or round(i (N - 1) / (n - 1)), i = 0 .. n - 1, or all."""
+    if num_views is not None and view_indices is not None:
+        raise PeakError("--num-views and --view-indices are both given; keep one of them")
+    if view_indices is not None:
+        outside = [view for view in view_indices if not 0 <= view < n_available]
+        if outside:
+            raise PeakError(
+                f"{source}: --view-indices names view {outside[0]}, but the train split has {n_available} views; "
+                f"use 0 to {n_available - 1}"
+            )
+        if len(set(view_indices)) != len(view_indices) or not view_indices:
+            raise PeakError(f"{source}: --view-indices is empty or names a view twice; name each view once")
+        return tuple(view_indices)
+    if num_views is None:
+        return tuple(range(n_available))
+    if not 1 <= num_views <= n_available:
+        raise PeakError(
+            f"{source}: --num-views is {num_views}, but the train split has {n_available} views; use 1 to {n_available}"
+        )
+    if num_views == 1:
+        return (n_available // 2,)
+    return tuple(round(i * (n_available - 1) / (num_views - 1)) for i in range(num_views))
+
+
+def _views_line(views: tuple[int, ...], n_available: int) -> str:
+    if len(views) == n_available:
+        return f"all {n_available} training views"
+    shown = [str(view) for view in views]
+    if len(shown) > 32:
+        shown = [*shown[:10], "...", shown[-1]]
+    return f"{len(views)} of {n_available} training views: {', '.join(shown)}"
+
+
+def _placed(
+    scene: Scene, scene_file: SceneFile, config: PeakDataParserConfig
+) -> tuple[Tensor, Tensor, float, float | None]:
+    """All poses (n_frames, 3, 4) where they are used, the (3, 4) transform and the scale that took them there, and
+    aabb_scale of a file in instant-ngp's frame."""
+    values = scene_file.values
+    poses = torch.from_numpy(np.stack([frame.pose for frame in scene_file.frames]))
+    aabb_scale = number(scene_file, None, "aabb_scale", low=0.0)
+    if scene.kind == "blender" or aabb_scale is not None:
+        return poses[:, :3], torch.eye(4)[:3], 1.0, aabb_scale
+
+    method = values.get("orientation_override", config.orientation_method)
+    if method not in ("pca", "up", "vertical", "none"):
+        raise PeakError(f"{scene_file.path}: orientation_override is {method!r}; use pca, up, vertical or none")
+    _, transform = camera_utils.auto_orient_and_center_poses(poses, method=method, center_method=config.center_method)
+    poses = transform @ poses  # not the poses it returns: 'pca' flips the wrong axis of those
+    if not torch.isfinite(poses).all():
+        raise PeakError(
+            f"{scene_file.path}: orientation '{method}' and centre '{config.center_method}' do not exist for these "
+            f"poses; pass --orientation-method none --center-method none"
+        )
+    scale = 1.0
+    if config.auto_scale_poses:
+        scale = 1.0 / (float(poses[:, :, 3].abs().max()) or 1.0)
+    poses[:, :, 3] *= scale
+    if "applied_transform" in values:  # what ns-process-data did to the capture's own coordinates
+        applied = scene_files.number_array(values["applied_transform"])
+        if applied is None or applied.shape not in ((3, 4), (4, 4)) or not np.isfinite(applied).all():
+            raise PeakError(f"{scene_file.path}: applied_transform is not 3x4 numbers; correct or remove it")
+        transform = transform @ torch.cat([torch.from_numpy(applied[:3]), torch.eye(4)[3:]])
+    applied_scale = number(scene_file, None, "applied_scale", low=0.0)
+    return poses, transform, scale * (1.0 if applied_scale is None else applied_scale), None
+
+
+def _space(
+    scene: Scene,
+    scene_file: SceneFile,
+    config: PeakDataParserConfig,
+    poses: Tensor,
+    aabb_scale: float | None,
+    size: tuple[int, int],
+    has_alpha: bool,
+) -> SceneSpace:
+    """The scene's box, and whether there is something behind it; says what was chosen."""
+    if scene.kind == "blender":
+        return SceneSpace(torch.zeros(3), BLENDER_HALF_BOX * (aabb_scale or 1.0), False, "a Blender scene")
+    if aabb_scale is not None:
+        # Beyond instant-ngp's unit cube space is contracted, where aabb_scale would make the cube large and coarse.
+        unbounded = not has_alpha if config.space == "auto" else config.space == "unbounded"
+        half = BLENDER_HALF_BOX * (1.0 if unbounded else aabb_scale) * config.scene_scale
+        space = SceneSpace(torch.zeros(3), half, unbounded, f"{scene_file.path.name} has aabb_scale {aabb_scale:g}")
+    else:
+        half_fov = half_angle(scene_file, size)
+        chosen = choose_space(config.space, poses, half_fov, has_alpha, 1.0)
+        space = replace(chosen, half=chosen.half * config.scene_scale)
+    say_once(space.line())
+    return space
+
+
+def _mask_filenames(
+    scene: Scene, scene_file: SceneFile, frames: list[Frame], sizes: list[tuple[int, int]], downscale: int
+) -> list[Path] | None:
+    with_mask = [frame for frame in frames if frame.values.get("mask_path")]
+    if not with_mask:
+        return None
+    if len(with_mask) < len(frames):
+        bare = next(frame.name for frame in frames if frame not in with_mask)
+        raise PeakError(f"{scene_file.path}: frame {bare} has no mask_path but others have; give one to all or to none")
+    names = [str(frame.values["mask_path"]).replace("\\", "/") for frame in frames]
+    paths = [scene_files.image_path(scene, name, downscale, "masks") for name in names]
+    scene_files.check_exist(paths, scene_file.path, "mask")
+    scene_files.check_masks(paths, sizes)
+    return paths
+
+
+peak_dataparser = DataParserSpecification(
+    config=PeakDataParserConfig(),
+    description="Blender, nerfstudio and instant-ngp scenes, with few-view subsets (--num-views, --view-indices).",
+)

@@ -1,0 +1,113 @@
+"""Cameras from what a scene file says of them: focal lengths, principal points, distortion, kinds.
+
+# f: focal length, c: principal point, both in pixels of the image that is read, whatever `downscale_factor`
+"""
+
+import math
+from pathlib import Path
+
+import torch
+from nerfstudio.cameras import camera_utils
+from nerfstudio.cameras.cameras import CAMERA_MODEL_TO_TYPE, Cameras
+from torch import Tensor
+
+from peak_nerf.errors import PeakError
+from peak_nerf.nerf.data.scene_files import Frame, SceneFile
+
+CAMERA_MODELS = ("PINHOLE", "SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV", "OPENCV_FISHEYE")
+DISTORTION_KEYS = ("k1", "k2", "k3", "k4", "p1", "p2")
+
+
+def cameras_of(
+    scene_file: SceneFile,
+    frames: list[Frame],
+    paths: list[Path],
+    sizes: list[tuple[int, int]],
+    downscale: int,
+    poses: Tensor,
+) -> Cameras:
+    """Cameras of the images as they are read, each with its own intrinsics."""
+    focal, centre, distortion, types = [], [], [], []
+    for frame, path, size in zip(frames, paths, sizes, strict=True):
+        full = [number(scene_file, frame, key, low=0.0) or n * downscale for key, n in zip("wh", size, strict=True)]
+        # Shrunken images may be rounded either way.
+        if any(abs(n_full / downscale - n) > (downscale > 1) for n_full, n in zip(full, size, strict=True)):
+            raise PeakError(
+                f"{path} is {size[0]}x{size[1]} but {scene_file.path} says {full[0]:g}x{full[1]:g} over "
+                f"{downscale}; correct w, h and the focal length there, or use another --downscale-factor"
+            )
+        ratio = [n / n_full for n, n_full in zip(size, full, strict=True)]
+        f_x = _focal_length(scene_file, frame, "x", full[0])
+        f_y = _focal_length(scene_file, frame, "y", full[1])
+        if f_x is None:
+            raise PeakError(f"{scene_file.path}: no focal length for {frame.name}; add fl_x or camera_angle_x")
+        f = (f_x, f_x if f_y is None else f_y)
+        c_x, c_y = number(scene_file, frame, "cx"), number(scene_file, frame, "cy")
+        c = (full[0] / 2 if c_x is None else c_x, full[1] / 2 if c_y is None else c_y)
+        focal.append([f[i] * ratio[i] for i in range(2)])
+        centre.append([c[i] * ratio[i] for i in range(2)])
+        distortion.append(_distortion(scene_file, frame))
+        types.append(CAMERA_MODEL_TO_TYPE[_camera_model(scene_file, frame)])
+    focals, centres = torch.tensor(focal), torch.tensor(centre)
+    distortions = torch.stack(distortion)
+    width_height = torch.tensor(sizes, dtype=torch.int64)
+    return Cameras(
+        camera_to_worlds=poses,
+        fx=focals[:, :1],
+        fy=focals[:, 1:],
+        cx=centres[:, :1],
+        cy=centres[:, 1:],
+        width=width_height[:, :1],
+        height=width_height[:, 1:],
+        distortion_params=distortions if distortions.any() else None,  # None spares an iterative solve for every ray
+        camera_type=types,
+    )
+
+
+def number(
+    scene_file: SceneFile, frame: Frame | None, key: str, low: float = -math.inf, high: float = math.inf
+) -> float | None:
+    """The frame's value of `key`, or else the file's, or None; it must lie strictly between `low` and `high`."""
+    value = scene_file.values.get(key) if frame is None else frame.values.get(key, scene_file.values.get(key))
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low < value < high:
+        allowed = f"between {low:g} and {high:g}" if math.isfinite(high) else ("above 0" if low == 0 else "finite")
+        where = "" if frame is None else f" of {frame.name}"
+        raise PeakError(f"{scene_file.path}: {key}{where} is {value!r}; give a number {allowed}")
+    return float(value)
+
+
+def _focal_length(scene_file: SceneFile, frame: Frame, axis: str, extent: float) -> float | None:
+    """In pixels of the full-size image, from fl_x, camera_angle_x (radians) or x_fov (degrees); y alike."""
+    keys = (f"fl_{axis}", f"camera_angle_{axis}", f"{axis}_fov")
+    own = [key for key in keys if key in frame.values] or [key for key in keys if key in scene_file.values]
+    for key in own:
+        high = {keys[0]: math.inf, keys[1]: math.pi, keys[2]: 180.0}[key]
+        value = number(scene_file, frame, key, low=0.0, high=high)
+        if value is not None:
+            angle = math.radians(value) if key == keys[2] else value
+            return value if key == keys[0] else 0.5 * extent / math.tan(0.5 * angle)
+    return None
+
+
+def _distortion(scene_file: SceneFile, frame: Frame) -> Tensor:
+    return camera_utils.get_distortion_params(**{k: number(scene_file, frame, k) or 0.0 for k in DISTORTION_KEYS})
+
+
+def _camera_model(scene_file: SceneFile, frame: Frame) -> str:
+    default = "OPENCV_FISHEYE" if scene_file.values.get("is_fisheye") else "OPENCV"
+    model = frame.values.get("camera_model", scene_file.values.get("camera_model", default))
+    if model not in CAMERA_MODELS:
+        raise PeakError(f"{scene_file.path}: camera_model {model!r} is not supported; use {', '.join(CAMERA_MODELS)}")
+    return model
+
+
+def half_angle(scene_file: SceneFile, size: tuple[int, int]) -> float:
+    """Half the wider angle of view of the file's first frame, in radians."""
+    frame, angles = scene_file.frames[0], []
+    for axis, key, n in zip("xy", "wh", size, strict=True):
+        extent = number(scene_file, frame, key, low=0.0) or float(n)
+        focal = _focal_length(scene_file, frame, axis, extent) or _focal_length(scene_file, frame, "x", extent)
+        angles += [] if focal is None else [math.atan(0.5 * extent / focal)]
+    return max(angles, default=0.5)

@@ -1,0 +1,69 @@
+"""Builds data manager and model; turns errors a user can mend into one line; keeps evaluation results strict JSON."""
+
+import logging
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from nerfstudio.data.datamanagers.base_datamanager import DataManagerConfig
+from nerfstudio.models.base_model import ModelConfig
+from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
+from rich.logging import RichHandler
+
+from peak_nerf.errors import exit_on_peak_error
+from peak_nerf.nerf.data.datamanager import PeakDataManagerConfig
+from peak_nerf.nerf.options import PeakModelConfig
+from peak_nerf.nerf.train.viewer import FirstView
+
+
+@dataclass
+class PeakPipelineConfig(VanillaPipelineConfig):
+    """Pipeline of all our methods."""
+
+    _target: type = field(default_factory=lambda: PeakPipeline)
+    """target class to instantiate"""
+    datamanager: DataManagerConfig = field(default_factory=PeakDataManagerConfig)
+    """Reads the scene and draws rays."""
+    model: ModelConfig = field(default_factory=PeakModelConfig)
+    """The radiance field and how it is rendered."""
+
+
+class PeakPipeline(VanillaPipeline):
+    """nerfstudio's pipeline, offline and on any device."""
+
+    def __init__(self, config: PeakPipelineConfig, device: str, *args: Any, **kwargs: Any) -> None:
+        show_log()
+        if torch.device(device).type == "cpu":
+            # Adam's second moments of rarely touched table rows sink into denormals, which CPUs handle slowly.
+            torch.set_flush_denormal(True)
+        with exit_on_peak_error():
+            super().__init__(config, device, *args, **kwargs)
+        datamanager: Any = self.datamanager
+        self.first_view = FirstView(datamanager.train_dataset.cameras, datamanager.train_dataset.scene_box.get_center())
+
+    def load_pipeline(self, loaded_state: dict[str, Any], step: int) -> None:
+        """Load a checkpoint's state; one of another grid layout ends in one line."""
+        with exit_on_peak_error():
+            super().load_pipeline(loaded_state, step)
+
+    def get_average_image_metrics(
+        self,
+        data_loader: Any,
+        image_prefix: str,
+        step: int | None = None,
+        output_path: Path | None = None,
+        get_std: bool = False,
+    ) -> dict[str, Any]:
+        """As nerfstudio's, less what is not a number: the deviation of a single image would be NaN in the JSON."""
+        metrics = super().get_average_image_metrics(data_loader, image_prefix, step, output_path, get_std)
+        return {name: value for name, value in metrics.items() if math.isfinite(value)}
+
+
+def show_log() -> None:
+    """Let the package's log lines reach the terminal, once, unless the application has set up logging itself."""
+    logger = logging.getLogger("peak_nerf")
+    if not logger.handlers and not logging.getLogger().handlers:
+        logger.addHandler(RichHandler(show_path=False, show_time=False, show_level=False))
+        logger.setLevel(logging.INFO)

@@ -1,0 +1,245 @@
+"""nerfstudio's trainer with checkpoints that survive anything, runs that resume to their end, and clear last words."""
+
+import copy
+import math
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from nerfstudio.engine.optimizers import Optimizers
+from nerfstudio.engine.trainer import Trainer, TrainerConfig
+from nerfstudio.utils import writer
+from nerfstudio.utils.decorators import check_main_thread
+from nerfstudio.utils.rich_utils import CONSOLE
+
+from peak_nerf.errors import PeakError, exit_on_peak_error
+from peak_nerf.nerf.data.dataparser import PeakDataParserConfig
+from peak_nerf.nerf.train.optimizers import ExponentialScheduleConfig, multiplier
+
+NO_END = 10**9
+"""Steps of a run that the clock ends."""
+
+
+@dataclass
+class PeakTrainerConfig(TrainerConfig):
+    """Training of `peak` and `peak-lite`."""
+
+    _target: type = field(default_factory=lambda: PeakTrainer)
+    """target class to instantiate"""
+    max_seconds: float | None = None
+    """Train for so long instead of --max-num-iterations; schedules follow the clock, which stands still during
+    evaluations and checkpoints."""
+
+    def save_config(self) -> None:
+        """Write config.yml, with the training views that `--num-views` or `--view-indices` stand for."""
+        with exit_on_peak_error():
+            datamanager: Any = self.pipeline.datamanager
+            if isinstance(datamanager.dataparser, PeakDataParserConfig):  # the user may choose another
+                datamanager.dataparser.resolve_views(datamanager.data)
+            try:
+                super().save_config()
+            except OSError as error:
+                raise PeakError(f"{self.get_base_dir()}: cannot write config.yml ({error.strerror})") from None
+
+
+class PeakTrainer(Trainer):
+    """Trainer whose every way out is clean: finished, Ctrl-C, a full disk, a loss that is no number, kill -9."""
+
+    config: PeakTrainerConfig
+
+    def setup(self, test_mode: Literal["test", "val", "inference"] = "val") -> None:
+        """As nerfstudio's; errors a user can mend end in one line."""
+        self.seconds = 0.0
+        self._running_since: float | None = None
+        with exit_on_peak_error():
+            limit = self.config.max_seconds
+            if limit is not None and not 0 < limit < math.inf:
+                raise PeakError(f"--max-seconds {limit}: give a number of seconds above 0")
+            if limit is not None and self.world_size > 1:  # clocks differ, and who is ahead would wait for ever
+                raise PeakError("--max-seconds: is for one process; with several GPUs give --max-num-iterations")
+            if limit is not None:
+                self.config.max_num_iterations = NO_END
+            super().setup(test_mode)
+
+    def progress(self, step: int) -> float:
+        """The finished share of the run, from 0 to 1: of its steps or, with `max_seconds`, of its time."""
+        if self.config.max_seconds is not None:
+            return min(1.0, self.elapsed() / self.config.max_seconds)
+        return min(1.0, step / max(1, self.config.max_num_iterations + self._start_step))
+
+    def elapsed(self) -> float:
+        """Seconds of training so far, without evaluations and checkpoints."""
+        running = 0.0 if self._running_since is None else time.perf_counter() - self._running_since
+        return self.seconds + running
+
+    @contextmanager
+    def clock_stopped(self) -> Iterator[None]:
+        """What is done within does not count as training."""
+        self.seconds, running, self._running_since = self.elapsed(), self._running_since is not None, None
+        try:
+            yield
+        finally:
+            self._running_since = time.perf_counter() if running else None
+
+    def setup_optimizers(self) -> Optimizers:
+        """Schedules without a length of their own get that of the run."""
+        # A preset is shared by all trainers of a process.
+        self.config.optimizers = copy.deepcopy(self.config.optimizers)
+        for group in self.config.optimizers.values():
+            schedule = group["scheduler"]
+            if isinstance(schedule, ExponentialScheduleConfig) and schedule.max_steps is None:
+                schedule.max_steps = self.config.max_num_iterations
+        optimizers = super().setup_optimizers()
+        if self.config.max_seconds is not None:
+            for name, scheduler in optimizers.schedulers.items():
+                schedule = self.config.optimizers[name]["scheduler"]
+                if isinstance(schedule, ExponentialScheduleConfig):
+                    scheduler.lr_lambdas = [multiplier(schedule, self.progress)] * len(scheduler.lr_lambdas)
+        return optimizers
+
+    def _load_checkpoint(self) -> None:
+        """Resume to the end of the run: nerfstudio would train max_num_iterations *more* steps."""
+        if self.config.load_dir is not None:
+            self.config.load_checkpoint = latest_checkpoint(self.config.load_dir, self.config.load_step)
+            self.config.load_dir = None
+        checkpoint = self.config.load_checkpoint
+        if checkpoint is not None:
+            try:
+                super()._load_checkpoint()
+            except (RuntimeError, EOFError, KeyError, AssertionError) as error:
+                reason = str(error).strip().split("\n")[0]
+                if isinstance(error, KeyError) and error.args[0] in self.config.optimizers:
+                    reason = f"it has also trained {reason}, which these settings leave out"
+                raise PeakError(
+                    f"{checkpoint}: cannot be loaded ({reason}); is it of this method and these settings?"
+                ) from None
+            if self.config.max_seconds is not None:
+                self._resume_clock(checkpoint, self.config.max_seconds)
+                return
+            total = self.config.max_num_iterations
+            if self._start_step >= total:
+                raise PeakError(
+                    f"{checkpoint}: has all of its {self._start_step} steps; ask for more with"
+                    f" --max-num-iterations {2 * self._start_step}"
+                )
+            self.config.max_num_iterations = total - self._start_step
+        else:
+            super()._load_checkpoint()
+
+    def _resume_clock(self, checkpoint: Path, limit: float) -> None:
+        self.seconds = float(torch.load(checkpoint, map_location="cpu", mmap=True).get("seconds", 0.0))
+        if self.seconds >= limit:
+            raise PeakError(
+                f"{checkpoint}: has had all of its {limit:g} seconds; ask for more with --max-seconds {2 * limit:g}"
+            )
+
+    def train(self) -> None:
+        """Train; Ctrl-C saves what there is before it goes."""
+        with exit_on_peak_error():
+            try:
+                super().train()
+            except KeyboardInterrupt:
+                if self.training_state == "completed":  # the viewer of a finished run was closed
+                    return
+                self.save_checkpoint(self.step)
+                CONSOLE.print(
+                    f"Stopped at step {self.step}. Go on with the same command and --load-dir {self.checkpoint_dir}",
+                    markup=False, highlight=False, soft_wrap=True,
+                )  # fmt: skip
+                raise SystemExit(130) from None
+            finally:
+                self.seconds, self._running_since = self.elapsed(), None
+
+    def train_iteration(self, step: int) -> Any:
+        """One step. A loss that is not a number stops the run before it is saved over a good checkpoint."""
+        loss, loss_dict, metrics_dict = super().train_iteration(step)
+        if self._running_since is None:  # the first step has waited for numba's compiler, which is no training
+            self._running_since = time.perf_counter()
+        if not math.isfinite(float(loss.detach())):
+            parts = ", ".join(f"{name} {float(value.detach()):g}" for name, value in loss_dict.items())
+            raise PeakError(
+                f"step {step}: the loss is not a number ({parts}); the last good checkpoint, if any, is in"
+                f" {self.checkpoint_dir}; lower the learning rates (--optimizers.encoding.optimizer.lr) or look at the"
+                " images"
+            )
+        if self.config.max_seconds is not None:
+            if self.elapsed() >= self.config.max_seconds:
+                self.stop_training = True
+            # What nerfstudio's table shows as the end of the run.
+            writer.GLOBAL_BUFFER["max_iter"] = round((step + 1) / max(self.progress(step), 1e-3))
+        return loss, loss_dict, metrics_dict
+
+    def eval_iteration(self, step: int) -> None:
+        """As nerfstudio's, off the clock."""
+        with self.clock_stopped():
+            super().eval_iteration(step)
+
+    @check_main_thread
+    def save_checkpoint(self, step: int) -> None:
+        """Write the checkpoint beside its final name, sync, rename; only then delete older ones.
+
+        Raises: PeakError when it cannot be written; earlier checkpoints stay as they are.
+        """
+        with self.clock_stopped():
+            self._save_checkpoint(step)
+
+    def _save_checkpoint(self, step: int) -> None:
+        path = self.checkpoint_dir / f"step-{step:09d}.ckpt"
+        pipeline: Any = self.pipeline
+        state = {
+            "step": step,
+            "seconds": self.seconds,
+            "pipeline": getattr(pipeline, "module", pipeline).state_dict(),
+            "optimizers": {name: o.state_dict() for name, o in self.optimizers.optimizers.items()},
+            "schedulers": {name: s.state_dict() for name, s in self.optimizers.schedulers.items()},
+            "scalers": self.grad_scaler.state_dict(),
+        }
+        try:
+            write_atomically(state, path)
+        except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
+            reason = str(error).strip().split("\n")[0]
+            raise PeakError(
+                f"{path}: cannot write the checkpoint ({reason}); free some space or choose another --output-dir;"
+                " earlier checkpoints are untouched"
+            ) from None
+        if self.config.save_only_latest_checkpoint:
+            for older in self.checkpoint_dir.glob("*.ckpt"):
+                if older != path:
+                    older.unlink()
+
+
+def write_atomically(state: Any, path: Path) -> None:
+    """torch.save to a temporary file outside the folder's listing, then rename: a reader sees all of it or nothing.
+
+    nerfstudio lists the checkpoint folder and takes every name for a step, so the temporary file is next to the folder.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=".checkpoint-", dir=path.parent.parent)
+    temporary = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def latest_checkpoint(folder: Path, step: int | None = None) -> Path:
+    """The checkpoint of `step`, or the newest one. Raises: PeakError when there is none."""
+    if not folder.is_dir():
+        raise PeakError(f"{folder}: no such checkpoint folder; --load-dir wants the nerfstudio_models folder of a run")
+    checkpoints = sorted(folder.glob("step-*.ckpt"))
+    if step is not None:
+        checkpoints = [c for c in checkpoints if c.name == f"step-{step:09d}.ckpt"]
+    if not checkpoints:
+        wanted = "step-*.ckpt" if step is None else f"step-{step:09d}.ckpt"
+        raise PeakError(f"{folder}: holds no {wanted}; --load-dir wants the nerfstudio_models folder of a run")
+    return checkpoints[-1]

@@ -1,0 +1,114 @@
+"""Where the box of a capture goes, and what is behind it."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from peak_nerf.errors import PeakError
+from peak_nerf.nerf.data import dataparser
+from peak_nerf.nerf.data.dataparser import PeakDataParserConfig
+from peak_nerf.nerf.data.scene_box import choose_space, focus_point, look_inward
+from tests.nerf.scene_factory import ring_pose, write_nerfstudio_scene
+
+
+def ring(n: int = 8, offset: tuple[float, float, float] = (0.0, 0.0, 0.0)) -> torch.Tensor:
+    poses = torch.from_numpy(np.stack([ring_pose(2 * math.pi * i / n, 1.0) for i in range(n)])).float()
+    poses[:, :3, 3] += torch.tensor(offset)
+    return poses
+
+
+def test_the_focus_is_where_the_axes_meet() -> None:
+    torch.testing.assert_close(focus_point(ring(offset=(1.0, -2.0, 0.5))), torch.tensor([1.0, -2.0, 0.5]))
+    same_way = ring()[:1].repeat(3, 1, 1)
+    same_way[:, :3, 3] += torch.tensor([[0.0, 0.0, 0.0], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
+    assert focus_point(same_way) is None
+
+
+def test_cameras_that_look_outward_do_not_look_inward() -> None:
+    poses = ring()
+    assert look_inward(poses, torch.zeros(3), 0.3)
+    poses[:, :3, 2] *= -1
+    assert not look_inward(poses, torch.zeros(3), 0.3)
+
+
+def test_an_object_with_alpha_gets_the_box_that_cameras_see() -> None:
+    space = choose_space("auto", ring(), math.atan(0.25), True, 4.0)
+    assert not space.unbounded
+    assert space.half == pytest.approx(1.05 * 4 * 0.25)
+    assert "alpha, the cameras look at one point" in space.line()
+
+
+@pytest.mark.parametrize(
+    ("space", "has_alpha", "unbounded", "half", "said"),
+    [
+        ("auto", False, True, 2.0, "unbounded scene, contracted beyond its box of +-2 around (0, 0, 0): photos with"),
+        ("box", False, False, 4.0, "bounded scene in a box of +-4 around (0, 0, 0): photos without alpha, the cube of"),
+        ("unbounded", True, True, 2.0, "alpha, the cameras look at one point (--space unbounded)"),
+    ],
+)
+def test_photos_are_unbounded_unless_told(space, has_alpha: bool, unbounded: bool, half: float, said: str) -> None:
+    chosen = choose_space(space, ring(), 0.3, has_alpha, 4.0)
+    assert (chosen.unbounded, chosen.half) == (unbounded, pytest.approx(half))
+    assert said in chosen.line()
+
+
+def test_cameras_that_look_at_one_thing_stand_outside_its_box() -> None:
+    """Whatever their direction: the corners of the cube are nearer than the nearest camera."""
+    chosen = choose_space("auto", ring(), 0.3, False, 4.0)
+    assert chosen.half * math.sqrt(3) < 4.0
+
+
+def test_cameras_that_look_about_keep_their_cube() -> None:
+    poses = ring()
+    poses[:, :3, 2] *= -1
+    chosen = choose_space("auto", poses, 0.3, False, 4.0)
+    assert (chosen.unbounded, chosen.half) == (True, 4.0)
+    assert "do not look at one point" in chosen.line()
+
+
+def test_the_parser_says_what_it_chose_in_one_line(tmp_path: Path, capsys, monkeypatch) -> None:
+    monkeypatch.setattr(dataparser, "_said", set())
+    photos = PeakDataParserConfig(data=write_nerfstudio_scene(tmp_path / "photos"))
+    outputs = photos.setup().get_dataparser_outputs("train")
+    assert outputs.metadata["unbounded"]
+    lines = [line for line in capsys.readouterr().out.splitlines() if "box of" in line]
+    assert len(lines) == 1
+    assert lines[0].startswith("peak-data: unbounded scene, contracted beyond its box of +-0.5")
+    assert lines[0].endswith("one point; --space and --scene-scale change it")
+    cut_out = PeakDataParserConfig(data=write_nerfstudio_scene(tmp_path / "object", alpha=True))
+    train, test = (cut_out.setup().get_dataparser_outputs(split) for split in ("train", "test"))
+    assert not train.metadata["unbounded"]
+    torch.testing.assert_close(train.scene_box.aabb, test.scene_box.aabb)
+    # The ball of radius 1 that the pictures show lies in the box, which is smaller than the cameras' cube.
+    centre = train.dataparser_scale * (train.dataparser_transform @ torch.tensor([0.0, 0.0, 0.0, 1.0]))
+    low, high = train.scene_box.aabb
+    assert bool(((centre - train.dataparser_scale > low) & (centre + train.dataparser_scale < high)).all())
+    assert float((high - low).max()) < 1.5
+
+
+def test_instant_ngp_photos_keep_the_unit_cube(tmp_path: Path) -> None:
+    data = write_nerfstudio_scene(tmp_path, aabb_scale=16)
+    outputs = PeakDataParserConfig(data=data).setup().get_dataparser_outputs("train")
+    assert outputs.metadata["unbounded"]
+    assert outputs.scene_box.aabb[1].tolist() == [1.5] * 3
+    boxed = PeakDataParserConfig(data=data, space="box").setup().get_dataparser_outputs("train")
+    assert boxed.scene_box.aabb[1].tolist() == [24.0] * 3
+
+
+def test_frames_without_an_image_are_listed_and_left_out(tmp_path: Path, capsys) -> None:
+    data = write_nerfstudio_scene(tmp_path, n=9)
+    for name in ("frame_00001.png", "frame_00007.png"):
+        (data / "images" / name).unlink()
+    config = PeakDataParserConfig(data=data)
+    outputs = config.setup().get_dataparser_outputs("train")
+    assert [path.name for path in outputs.image_filenames] == [f"frame_{i:05d}.png" for i in range(2, 7)]
+    assert config.resolve_views() == (0, 1, 2, 3, 4)
+    said = capsys.readouterr().out
+    assert "2 of 7 frames have no image and are left out: images/frame_00001.png, images/frame_00007.png" in said
+    (data / "images" / "frame_00000.png").unlink()
+    (data / "images" / "frame_00008.png").unlink()
+    with pytest.raises(PeakError, match=r"frame_00000.png: image is missing \(2 of 2 that .*; also frame_00008.png\)"):
+        PeakDataParserConfig(data=data).setup().get_dataparser_outputs("test")

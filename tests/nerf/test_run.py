@@ -1,0 +1,177 @@
+"""The bench task `nerf`: a real training of a few seconds, its record, its errors, and the options of suites."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from peak_nerf.bench.data_root import DataRoot
+from peak_nerf.bench.suite import Cell
+from peak_nerf.bench.suite_file import read_suite
+from peak_nerf.bench.tasks import TASKS, option_types
+from peak_nerf.core.fit import Progress
+from peak_nerf.errors import PeakError
+from peak_nerf.nerf.run import render_view, run_nerf, trainer_config
+from peak_nerf.nerf.run_options import NerfOptions, model_changes
+from tests.nerf.runs import start, tiny_config
+from tests.nerf.scene_factory import write_blender_scene
+
+TINY = {
+    "n_levels": 4,
+    "log2_table_size": 12,
+    "finest_resolution": 64,
+    "steps_per_side": 48,
+    "occupancy_resolution": 32,
+    "target_samples": 6000,
+}
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Path:
+    return write_blender_scene(tmp_path / "ball", n_train=12, n_val=1, n_test=3, size=32)
+
+
+def test_a_run_leaves_its_record_and_pictures_and_no_checkpoint(scene: Path, tmp_path: Path) -> None:
+    seen: list[Progress] = []
+    out = tmp_path / "out"
+    options = NerfOptions(scene, views=5, steps=30, seed=3, **TINY)
+    returned = run_nerf(options, out, seen.append)
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert metrics == json.loads(json.dumps(returned))
+    assert sorted(path.name for path in out.iterdir()) == [
+        "comparison.png", "metrics.json", "reconstruction.png", "train.log",
+    ]  # fmt: skip
+    wanted = {"task", "method", "data", "seed", "settings", "psnr", "ssim", "seconds", "n_parameters", "versions"}
+    assert wanted <= set(metrics)
+    assert metrics["chosen_views"] == [0, 3, 6, 8, 11]
+    assert (metrics["views"], metrics["test_views"], metrics["steps"], metrics["seed"]) == (5, 3, 30, 3)
+    model = metrics["settings"]["model"]
+    assert (model["n_levels"], model["kar_form"], model["distortion_weight"]) == (4, "point", 0.03)
+    assert [point["step"] for point in metrics["history"]] == list(range(3, 31, 3))
+    assert all(math.isfinite(point["psnr"]) for point in metrics["history"])
+    assert seen[-1].step == 30
+    assert seen[-1].fraction == 1.0
+    assert Image.open(out / "comparison.png").size == (4 * 32 + 3 * 4, 3 * 32 + 2 * 4)
+    again = run_nerf(options, tmp_path / "again")
+    assert again["psnr"] == metrics["psnr"]  # who watches changes nothing
+
+
+def test_a_view_that_is_only_scored_is_a_part_of_the_whole(tmp_path: Path) -> None:
+    pipeline = start(tiny_config(tmp_path)).pipeline
+    whole, part = render_view(pipeline, 0), render_view(pipeline, 0, stride=2)
+    for image, fewer in zip(whole[:2], part[:2], strict=True):  # colours of depth hang on the nearest and farthest
+        assert fewer.shape == (16, 16, 3)
+        assert torch.allclose(image[::2, ::2], fewer, atol=1e-5)
+
+
+def test_a_budget_in_seconds_and_a_run_that_is_kept(scene: Path, tmp_path: Path) -> None:
+    options = NerfOptions(scene, method="plain", budget_seconds=1.5, run_folder=tmp_path / "runs", **TINY)
+    metrics = run_nerf(options, tmp_path / ".views=8,method=plain.partial")
+    assert 1.5 <= metrics["seconds"] < 2.5
+    assert metrics["steps"] > 3
+    assert metrics["settings"]["model"]["kar_weight"] == 0
+    run = tmp_path / "runs" / "ball" / "peak-lite" / "views=8,method=plain"
+    assert (run / "config.yml").is_file()
+    assert len(list((run / "nerfstudio_models").glob("step-*.ckpt"))) == 1
+
+
+def test_a_lacking_image_is_one_line(scene: Path, tmp_path: Path) -> None:
+    (scene / "train" / "r_11.png").unlink()
+    with pytest.raises(PeakError, match=r"r_11\.png: image is missing \(1 of 4 that transforms_train.json names\)"):
+        run_nerf(NerfOptions(scene, views=4, steps=2, **TINY), tmp_path / "out")
+    assert run_nerf(NerfOptions(scene, views=1, steps=2, **TINY), tmp_path / "out")["views"] == 1
+
+
+def test_ctrl_c_is_a_ctrl_c(scene: Path, tmp_path: Path) -> None:
+    def stop(progress: Progress) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_nerf(NerfOptions(scene, steps=40, **TINY), tmp_path / "out", stop)
+    assert not (tmp_path / "out" / "metrics.json").exists()
+    assert not list((tmp_path / "out").glob(".nerfstudio-*"))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"steps": 3, "budget_seconds": 3.0}, "both given"),
+        ({"steps": 0}, "give a number above 0"),
+        ({"budget_seconds": math.inf}, "give a number above 0"),
+        ({"kar_rate": 0.0, "steps": 1}, "give a number above 0"),
+        ({"views": 99}, "--num-views is 99, but the train split has 12 views"),
+        ({"kar_weight": -1.0}, "kar-weight -1"),
+    ],
+)
+def test_errors(options: dict[str, object], said: str, scene: Path, tmp_path: Path) -> None:
+    with pytest.raises(PeakError, match=said):
+        run_nerf(NerfOptions(scene, **options), tmp_path / "out")
+
+
+def test_every_plain_option_of_the_model_can_be_set() -> None:
+    types = option_types(TASKS["nerf"])
+    for name in ("kar_weight", "polynomial_degree", "density_bias", "cull_cells", "loss"):
+        assert name in types
+    assert "collider_params" not in types
+    assert types.convert("kar_weight", 0) == 0.0
+    assert types.convert("polynomial_degree", "none") == "none"
+    with pytest.raises(ValueError, match="did you mean 'kar_weight'"):
+        types.convert("kar_wieght", 0)
+    with pytest.raises(ValueError, match="'hubber' is not known; did you mean 'huber'"):
+        types.convert("loss", "hubber")
+
+
+def test_methods_and_options_change_the_preset() -> None:
+    scene = Path("ball")
+    assert model_changes(NerfOptions(scene)) == {}
+    plain = {"kar_weight": 0.0, "polynomial_degree": None, "distortion_weight": 0.0}
+    assert model_changes(NerfOptions(scene, method="plain")) == plain
+    changed = model_changes(NerfOptions(scene, method="plain", kar_weight=0.1))
+    assert changed == {**plain, "kar_weight": 0.1}
+    assert model_changes(NerfOptions(scene, polynomial_degree="none")) == {"polynomial_degree": None}
+    config = trainer_config(NerfOptions(scene, method="plain", density_bias=-1.0), Path("out"), Path("scratch"))
+    assert (config.pipeline.model.kar_weight, config.pipeline.model.density_bias) == (0.0, -1.0)
+    config = trainer_config(NerfOptions(scene, kar_rate=0.25), Path("out"), Path("scratch"))
+    rates = {group: made["optimizer"].lr for group, made in config.optimizers.items()}
+    assert rates["kar"] == 0.25 != rates["networks"]
+
+
+def test_plain_takes_any_preset() -> None:
+    """nerfacto's model has no `distortion_weight` to switch off; one that is asked for there is an error."""
+    options = NerfOptions(Path("ball"), method="plain", preset="peak-nerfacto")
+    model = trainer_config(options, Path("out"), Path("scratch")).pipeline.model
+    assert (model.kar_weight, model.polynomial_degree) == (0.0, None)
+    with pytest.raises(PeakError, match="preset peak-nerfacto has no option distortion_weight"):
+        trainer_config(dataclasses.replace(options, distortion_weight=0.1), Path("out"), Path("scratch"))
+
+
+def test_scenes_under_a_data_root(scene: Path, tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    shutil.copytree(scene, root / "nerf_synthetic" / "ball")
+
+    def inputs(name: str):
+        return DataRoot(root).inputs(Cell({}, {"scene": name, "views": 8}))
+
+    found = inputs("ball")
+    assert found.options == {"scene": str(root / "nerf_synthetic" / "ball"), "views": 8}
+    assert found.absent == []
+    before = found.record["scene"]
+    assert before.startswith("nerf_synthetic/ball sha256:")
+    (root / "nerf_synthetic" / "ball" / "train" / "r_0.png").write_bytes(b"other")
+    assert inputs("ball").record["scene"] != before
+    assert inputs("ship").absent == [root / "nerf_synthetic" / "ship" / "transforms_train.json"]
+
+
+def test_table_3_is_scene_by_views_by_method() -> None:
+    suite = read_suite(Path(__file__).parents[2] / "configs" / "table3.yaml")
+    cells = list(suite.cells())
+    assert len(cells) == len({cell.id for cell in cells}) == 6 * 4 * len(suite.methods)
+    assert suite.paper is not None
+    assert suite.paper.values["scene=lego,views=25"] == {"plain": 21.74, "peak": 23.27}
