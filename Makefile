@@ -30,7 +30,7 @@ format: $(INSTALLED)  ## rewrite the sources as ruff wants them
 	$(PY) -m ruff format .
 
 speed: $(INSTALLED)  ## measure speed on this machine, as ratios to nerfstudio's own code
-	$(PY) -m peak_nerf.bench.speed
+	$(PY) -m benchmarks.speed
 
 clean:  ## delete caches and build leftovers; keeps .venv and outputs
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

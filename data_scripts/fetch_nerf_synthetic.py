@@ -1,4 +1,4 @@
-"""Fetch the NeRF synthetic scenes and write them as configs/table3.yaml wants them: 400 x 400, every 8th test view.
+"""Fetch the NeRF synthetic scenes and write them as table3.yaml wants them: 400 x 400, every 8th test view.
 
     python data_scripts/fetch_nerf_synthetic.py --out data
     python data_scripts/fetch_nerf_synthetic.py --out data --zip nerf_synthetic.zip    # downloaded by hand

@@ -36,8 +36,8 @@ COMMANDS = {
         "peak_nerf.tasks.kernels.command", "kernel", "the kernels behind PEAK: Figure 2, spectra, encodings"
     ),
     "doctor": Command("peak_nerf.doctor", "doctor", "what this machine has, what is missing and how to mend it"),
-    "bench": Command("peak_nerf.bench.bench_command", "bench", "run a suite of configs/, keeping every finished cell"),
-    "report": Command("peak_nerf.bench.report", "report", "the tables and plots of finished suites"),
+    "bench": Command("peak_nerf.bench.command", "bench", "run a suite of configs/, keeping every finished cell"),
+    "report": Command("peak_nerf.bench.report.command", "report", "the tables and plots of finished suites"),
 }
 
 

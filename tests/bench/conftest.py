@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from peak_nerf.bench import tasks
+from peak_nerf.bench.suite import registry as tasks
 from tests.bench.fake_task import TARGET
 
 SUITE = """\

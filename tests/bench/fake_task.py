@@ -51,7 +51,7 @@ def fake_psnr(method: str, seed: int, kar_weight: float | None) -> float:
 
 
 def run_fake(options: FakeOptions, out: Path, report: Callable[[FakeProgress], None] | None = None) -> dict[str, Any]:
-    """The contract of `peak_nerf.bench.tasks.TASKS`."""
+    """The contract of `peak_nerf.bench.suite.registry.TASKS`."""
     (out / "started.txt").write_text("")
     if report is not None:
         report(FakeProgress(1, 2, 0.1, float("-inf") if options.method == "siren" else 12.5))

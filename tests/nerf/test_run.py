@@ -12,10 +12,10 @@ import pytest
 import torch
 from PIL import Image
 
-from peak_nerf.bench.data_root import DataRoot
-from peak_nerf.bench.suite import Cell
-from peak_nerf.bench.suite_file import read_suite
-from peak_nerf.bench.tasks import TASKS, option_types
+from peak_nerf.bench.suite.data_root import DataRoot
+from peak_nerf.bench.suite.file import read_suite
+from peak_nerf.bench.suite.grid import Cell
+from peak_nerf.bench.suite.registry import TASKS, option_types
 from peak_nerf.core.fit import Progress
 from peak_nerf.errors import PeakError
 from peak_nerf.nerf.run import render_view, run_nerf, trainer_config
@@ -170,7 +170,7 @@ def test_scenes_under_a_data_root(scene: Path, tmp_path: Path) -> None:
 
 
 def test_table_3_is_scene_by_views_by_method() -> None:
-    suite = read_suite(Path(__file__).parents[2] / "configs" / "table3.yaml")
+    suite = read_suite(Path(__file__).parents[2] / "configs" / "paper" / "table3.yaml")
     cells = list(suite.cells())
     assert len(cells) == len({cell.id for cell in cells}) == 6 * 4 * len(suite.methods)
     assert suite.paper is not None

@@ -126,7 +126,7 @@ def test_the_nngp_kernel_is_the_covariance_of_wide_networks() -> None:
 
 
 def test_regression_with_the_limit_is_what_training_a_wide_network_gives() -> None:
-    """Width 512 here; `python -m peak_nerf.bench.ntk` has 4096."""
+    """Width 512 here; `python -m benchmarks.ntk` has 4096."""
     torch.manual_seed(0)
     limit = InfiniteNetwork("relu", 1, 2.0, 0.1)
     angle = torch.linspace(0, 2 * math.pi, 13, dtype=torch.float64)[:-1]

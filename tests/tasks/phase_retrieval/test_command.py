@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from peak_nerf.bench.suite_file import read_suite
+from peak_nerf.bench.suite.file import read_suite
 from peak_nerf.cli import main
 from peak_nerf.errors import PeakError
 from peak_nerf.tasks.phase_retrieval import operators
@@ -206,7 +206,9 @@ def test_a_folder_that_cannot_be_written_is_found_before_the_fit(image: Path, tm
         run_phase_retrieval(PhaseOptions(image, size=16, budget_seconds=1000.0), tmp_path / "out")
 
 
-@pytest.mark.parametrize("path", [CONFIGS / "table2.yaml", *sorted(CONFIGS.glob("phase_*.yaml"))], ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+    "path", [CONFIGS / "paper" / "table2.yaml", *sorted(CONFIGS.glob("studies/phase_*.yaml"))], ids=lambda p: p.stem
+)
 def test_the_suites_are_valid(path: Path) -> None:
     suite = read_suite(path)
     assert suite.task == "phase"
@@ -214,7 +216,7 @@ def test_the_suites_are_valid(path: Path) -> None:
 
 
 def test_table_2_keeps_the_row_of_the_picture_that_nobody_has() -> None:
-    suite = read_suite(CONFIGS / "table2.yaml")
+    suite = read_suite(CONFIGS / "paper" / "table2.yaml")
     assert "boston" in suite.data["image"]
     assert suite.paper is not None
     assert len(suite.paper.values) == 18

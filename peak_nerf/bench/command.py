@@ -1,0 +1,170 @@
+"""`peak bench`: runs a suite's cells, keeps every finished one, and goes on where it stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Literal
+
+import tyro
+from rich.console import Console
+
+from peak_nerf.bench.run import runner
+from peak_nerf.bench.run.display import RichDisplay, clock
+from peak_nerf.bench.run.engine import Engine
+from peak_nerf.bench.run.pool import Pool
+from peak_nerf.bench.suite.data_root import DataRoot
+from peak_nerf.bench.suite.file import read_suite
+from peak_nerf.bench.suite.grid import Cell, Suite, parse_selection
+from peak_nerf.errors import PeakError
+
+INTERRUPTED = 130
+
+
+@dataclass(frozen=True)
+class _Where:
+    """What of the command line is about where cells run."""
+
+    engine: Literal["local", "ray"]
+    jobs: int | None
+    address: str | None
+    ship_data: bool
+    retries: int | None
+
+    def __post_init__(self) -> None:
+        if self.jobs is not None and self.jobs < 1:
+            raise PeakError(f"--jobs {self.jobs}: must be 1 or more")
+        if self.retries is not None and self.retries < 0:
+            raise PeakError(f"--retries {self.retries}: must be 0 or more")
+        given = {"address": self.address is not None, "ship-data": self.ship_data, "retries": self.retries is not None}
+        for option in [option for option, is_given in given.items() if is_given and self.engine == "local"]:
+            raise PeakError(f"--{option}: is for a cluster; add --engine ray, or leave it out")
+
+    def start(self, grid: Suite, to_run: list[runner.Work]) -> Engine[runner.Work]:
+        """The engine, with what it needs to run these; without any, a cluster need not be there."""
+        if self.engine == "local" or not to_run:
+            return Pool(max(min(self.jobs or 1, len(to_run)), 1))
+        from peak_nerf.bench.ray.engine import RETRIES, RayEngine
+
+        return RayEngine(
+            self.address or "auto",
+            grid.resources,
+            jobs=self.jobs,
+            retries=RETRIES if self.retries is None else self.retries,
+            ship_data=self.ship_data,
+            paths=sorted({Path(work.inputs.options[name]) for work in to_run for name in work.inputs.files}),
+        )
+
+
+def bench(
+    suite: tyro.conf.Positional[Path],
+    out: Path,
+    data_root: Path,
+    jobs: int | None = None,
+    only: str | None = None,
+    engine: Literal["local", "ray"] = "local",
+    address: str | None = None,
+    ship_data: bool = False,
+    retries: int | None = None,
+) -> int:
+    """Run the cells of a suite file; those that are finished in --out are kept and skipped.
+
+    Exit code 1 when a cell failed, 130 after Ctrl-C. `peak report` makes the tables. With --engine ray the cells run
+    on a Ray cluster (docs/clusters.md): one Ray task each, on the CPUs and GPUs that the suite's `resources` asks for;
+    results come back to --out here.
+
+    Args:
+        suite: The suite, such as configs/paper/table1.yaml.
+        out: Folder of all runs; the cells go to OUT/SUITE/CELL/.
+        data_root: Folder with images/NAME.png, masks/NAME.png where the paper's own are at hand, nerf_synthetic/NAME/.
+        jobs: Cells at a time. They share this machine's cores, so measure time with 1, which is the default; on a
+            cluster the default is as many as there is room for.
+        only: Cells to run, such as image=baboon,method=peak; the same axis twice means either value.
+        engine: Where cells run: local, processes on this machine; ray, a cluster (pip install 'peak_nerf[ray]').
+        address: The cluster, as HOST:PORT of its head; auto, the default, is the one that this machine is part of.
+        ship_data: Send the data through the cluster. Otherwise each node has them, under the same path as here.
+        retries: How often a cell that failed or whose node died is run again on the cluster; 2 by default.
+    """
+    console = Console(highlight=False, markup=False)
+    try:
+        where = _Where(engine, jobs, address, ship_data, retries)
+        return _bench(suite, out, data_root, where, only, console)
+    except KeyboardInterrupt:
+        console.print("interrupted before anything was run")
+        return INTERRUPTED
+
+
+def _bench(suite: Path, out: Path, data_root: Path, where: _Where, only: str | None, console: Console) -> int:
+    grid = read_suite(suite)
+    selected = _selection(grid, only)
+    folder = out / suite.stem
+    with runner.locked(folder):
+        todo = runner.plan(grid, folder, DataRoot(data_root), selected)
+        _announce(grid, todo, folder, data_root, console)
+        outcomes: list[runner.Outcome] = []
+        try:
+            engine = where.start(grid, todo.to_run)
+            with RichDisplay(grid, todo, max(min(engine.n_workers, len(todo.to_run)), 1), console) as display:
+                outcomes = runner.run(grid, todo, folder, engine, display)
+        except KeyboardInterrupt:
+            done = sum(
+                runner.records.read_record(work.folder, work.inputs.record).status == "finished" for work in todo.to_run
+            )
+            console.print(
+                f"interrupted: {len(todo.finished) + done} of {todo.n_cells} cells are finished and kept in {folder};"
+                " the same command goes on from there",
+                soft_wrap=True,
+            )
+            return INTERRUPTED
+    return _conclude(todo, outcomes, out, folder, console)
+
+
+def _selection(grid: Suite, only: str | None) -> Callable[[Cell], bool]:
+    if only is None:
+        return lambda _: True
+    try:
+        selection = parse_selection(grid, only)
+    except ValueError as error:
+        raise PeakError(f"--only {only}: {error}") from None
+    if not any(cell.matches(selection) for cell in grid.cells()):
+        raise PeakError(f"--only {only}: no cell is all of this; loosen it")
+    return lambda cell: cell.matches(selection)
+
+
+def _announce(grid: Suite, todo: runner.Plan, folder: Path, data_root: Path, console: Console) -> None:
+    """Say what will happen. Raises: PeakError when there is nothing to work on."""
+    if not todo.to_run and not todo.finished:
+        missing = ", ".join(sorted({str(file) for _, files in todo.absent for file in files}))
+        raise PeakError(f"--data-root {data_root}: nothing to run, for there is no {missing}")
+    console.print(
+        f"{grid.title}: {todo.n_cells} cells, {len(todo.finished)} finished before, {len(todo.to_run)} to run"
+        f" in {folder}",
+        soft_wrap=True,
+    )
+    for work in todo.to_run:
+        if work.reason:
+            console.print(f"{work.cell.id}: has a result of other settings ({work.reason}); runs again", soft_wrap=True)
+    by_file = sorted(((str(file), cell.id) for cell, files in todo.absent for file in files), key=lambda pair: pair[0])
+    for file, pairs in groupby(by_file, key=lambda pair: pair[0]):
+        console.print(f"absent: {file}, {len(list(pairs))} cells are left out", soft_wrap=True, style="yellow")
+    for name in sorted({str(work.inputs.options.get("mask", "")) for work in todo.to_run} & {"textural"}):
+        file = data_root / "masks" / f"{name}.png"
+        console.print(f"mask {name}: no {file}, so it is drawn here; the paper's own is a file", soft_wrap=True)
+
+
+def _conclude(todo: runner.Plan, outcomes: list[runner.Outcome], out: Path, folder: Path, console: Console) -> int:
+    failed = [outcome for outcome in outcomes if outcome.status == "failed"]
+    finished = len(todo.finished) + len(outcomes) - len(failed)
+    seconds = sum(outcome.seconds for outcome in outcomes)
+    console.print(
+        f"{finished} of {todo.n_cells} cells finished, {len(todo.absent)} absent, {len(failed)} failed"
+        f" ({clock(seconds)} of work); `peak report {out} --out DIR` makes the tables",
+        soft_wrap=True,
+    )
+    for outcome in failed:
+        console.print(
+            f"failed: {folder / outcome.cell.id / 'error.txt'}: {outcome.problem}", soft_wrap=True, style="red"
+        )
+    return 1 if failed else 0

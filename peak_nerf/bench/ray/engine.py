@@ -1,0 +1,226 @@
+"""The engine for a Ray cluster: one cell is one Ray task, and its files come back through this process."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from peak_nerf.bench.ray import cluster as ray_cluster
+from peak_nerf.bench.ray import survey as ray_survey
+from peak_nerf.bench.ray import worker as ray_worker
+from peak_nerf.bench.ray.worker import Answer, Order
+from peak_nerf.bench.run.worker import Job, Update
+from peak_nerf.bench.suite.grid import Resources
+from peak_nerf.errors import PeakError
+from peak_nerf.system.files import write_atomically
+
+T = TypeVar("T")
+RETRIES = 2
+STOP_SECONDS = 5.0
+"""How long a cell may take to end when asked to."""
+AGAIN_SECONDS = 4.0
+"""Before a lost cell runs again, doubled each time: Ray needs about 20 s to see that a node is dead, and would send it
+there once more."""
+ROOM_SECONDS = 300.0
+"""How long the cluster may have no room for a single cell, as while a lost node is replaced."""
+
+
+@dataclass(eq=False)
+class _Cell(Generic[T]):
+    index: int
+    task: T
+    job: Job | None = None
+    problems: list[str] = field(default_factory=list)
+    """One for each attempt that failed."""
+    not_before: float = 0.0
+
+
+class RayEngine(Generic[T]):
+    """Runs cells on the cluster at `address`, each on `resources`.
+
+    Args:
+        jobs: Cells at a time; as many as the cluster has room for when None.
+        retries: How often a cell that failed, or that was lost with its node, is run again.
+        ship_data: Whether data go through Ray's object store, instead of being looked for on the nodes by path.
+        paths: All data of all tasks.
+
+    Raises: PeakError when there is no cluster, or its nodes are not fit for the suite.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        resources: Resources,
+        *,
+        jobs: int | None = None,
+        retries: int = RETRIES,
+        ship_data: bool = False,
+        paths: Sequence[Path] = (),
+    ) -> None:
+        self.resources, self.jobs, self.retries = resources, jobs, retries
+        self.running: dict[Any, _Cell[T]] = {}
+        self.versions = ray_survey.versions()
+        self.ray = ray_cluster.connect(address)
+        try:
+            nodes = [node for node in self.ray.nodes() if ray_cluster.room_on(node, resources)]
+            if not nodes:
+                raise ray_cluster.nothing_fits(resources)
+            self.n_workers = jobs or ray_cluster.room(nodes, resources)
+            ray_cluster.check_nodes(self.ray, nodes, self.versions, () if ship_data else paths)
+            self.fingerprints = {} if ship_data else {str(path): ray_survey.fingerprint(path) for path in paths}
+            self.shipped = {str(path): self._ship(path) for path in paths} if ship_data else {}
+            self.mailbox = self._open_mailbox()
+        except BaseException:
+            self.stop()
+            raise
+        self.letters: Any = None
+        self.room_since = time.monotonic()
+
+    def _ship(self, path: Path) -> list[tuple[str, Any]]:
+        return [(name, self.ray.put(file.read_bytes())) for name, file in ray_survey.files_of(path)]
+
+    def _open_mailbox(self) -> Any:
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        here = NodeAffinitySchedulingStrategy(self.ray.get_runtime_context().get_node_id(), soft=True)
+        actor = self.ray.remote(num_cpus=0, max_restarts=-1)(ray_worker.Mailbox)
+        return actor.options(scheduling_strategy=here).remote()
+
+    def run(
+        self, tasks: Sequence[T], begin: Callable[[T], Job], tick: Callable[[], None], tick_seconds: float = 0.5
+    ) -> Iterator[tuple[T, Update]]:
+        """As `Engine.run`; a `retry` is said of each attempt that failed and was not the last."""
+        waiting = [_Cell(i, task) for i, task in enumerate(tasks)]
+        try:
+            while waiting or self.running:
+                self._hand_out(waiting, begin)
+                ended = self._wait(tick_seconds)
+                yield from self._progress()
+                answers = [(self.running.pop(reference), self._answer(reference)) for reference in ended]
+                for cell, answer in sorted(answers, key=lambda pair: bool(pair[1].unfit)):
+                    if answer.unfit:
+                        raise PeakError(f"node {answer.node}: {answer.unfit}")
+                    update = self._conclude(cell, answer)
+                    if update.kind == "retry":
+                        waiting.insert(0, cell)
+                    yield cell.task, update
+                tick()
+        finally:
+            self.stop()
+
+    def _hand_out(self, waiting: list[_Cell[T]], begin: Callable[[T], Job]) -> None:
+        if not waiting:
+            return
+        room, now = ray_cluster.room(self.ray.nodes(), self.resources), time.monotonic()
+        if room:
+            self.room_since = now
+        elif now - self.room_since > ROOM_SECONDS:
+            raise ray_cluster.nothing_fits(self.resources)
+        for cell in [cell for cell in waiting if cell.not_before <= now][: (self.jobs or room) - len(self.running)]:
+            waiting.remove(cell)
+            cell.job = cell.job or begin(cell.task)
+            self.running[self._submit(cell, cell.job)] = cell
+
+    def _submit(self, cell: _Cell[T], job: Job) -> Any:
+        paths = [str(job.options[name]) for name in job.files]
+        fingerprints = {path: self.fingerprints[path] for path in paths if path in self.fingerprints}
+        shipped = {path: self.shipped[path] for path in paths if path in self.shipped}
+        order = Order(job, self.resources.cpus, self.versions, fingerprints, shipped)
+        # Ray's own retries would pass unseen.
+        remote = self.ray.remote(num_cpus=self.resources.cpus, num_gpus=self.resources.gpus, max_retries=0)
+        return remote(ray_worker.run_cell).options(scheduling_strategy="SPREAD").remote(order, cell.index, self.mailbox)
+
+    def _wait(self, seconds: float) -> list[Any]:
+        if not self.running:
+            time.sleep(seconds)
+            return []
+        ended, _ = self.ray.wait(list(self.running), num_returns=len(self.running), timeout=seconds)
+        return list(ended)
+
+    def _progress(self) -> list[tuple[T, Update]]:
+        """What the cells at work have said; nothing when their mailbox is lost."""
+        if self.mailbox is None:
+            return []
+        if self.letters is None:
+            self.letters = self.mailbox.collect.remote()
+        if not self.ray.wait([self.letters], timeout=0)[0]:
+            return []
+        letters, self.letters = self.letters, None
+        try:
+            said = self.ray.get(letters)
+        except self.ray.exceptions.RayError:
+            self.mailbox = None
+            return []
+        at_work = {cell.index: cell.task for cell in self.running.values()}
+        return [(at_work[index], update) for index, update in said if index in at_work]
+
+    def _answer(self, reference: Any) -> Answer:
+        try:
+            answer: Answer = self.ray.get(reference)
+            return answer
+        except self.ray.exceptions.RayError as error:
+            return Answer(Update("failed", self._loss(error)), {}, "")
+
+    def _conclude(self, cell: _Cell[T], answer: Answer) -> Update:
+        """What an attempt has come to. Raises: PeakError when the disk here is full."""
+        assert cell.job is not None
+        last = len(cell.problems) == self.retries
+        if answer.update.kind == "done" or last:
+            for name, content in answer.files.items():
+                _write(Path(cell.job.out) / name, content)
+        if answer.update.kind == "done":
+            return answer.update
+        if not answer.node:
+            cell.not_before = time.monotonic() + AGAIN_SECONDS * 2 ** len(cell.problems)
+        cell.problems.append(answer.update.problem.strip() or "no message")
+        summary = cell.problems[-1].splitlines()[-1]
+        if last:
+            return Update("failed", _report(cell.problems))
+        where = f" on {answer.node}" if answer.node else ""
+        attempt = f"attempt {len(cell.problems)} of {self.retries + 1}{where} failed"
+        return Update("retry", f"{attempt} ({summary}); runs again")
+
+    def _loss(self, error: Exception) -> str:
+        """Why Ray has no answer, in a line; its own text is a page."""
+        known = self.ray.exceptions
+        reasons = {
+            known.OutOfMemoryError: "its node ran out of memory; ask for more `resources` in the suite, so that fewer"
+            " cells share one",
+            known.NodeDiedError: "its node died",
+            known.WorkerCrashedError: "its worker process or node died",
+            known.ObjectLostError: "its node died before the result was fetched",
+        }
+        for kind, reason in reasons.items():
+            if isinstance(error, kind):
+                return reason
+        return f"Ray: {error}"
+
+    def stop(self) -> None:
+        """End the cells at work and leave the cluster: asked first, so that they delete their folders, then killed."""
+        if not self.ray.is_initialized():
+            return
+        try:
+            left = list(self.running)
+            for force in (False, True):
+                for reference in left:
+                    self.ray.cancel(reference, force=force)
+                if left:
+                    left = self.ray.wait(left, num_returns=len(left), timeout=STOP_SECONDS, fetch_local=False)[1]
+        finally:
+            self.running.clear()
+            self.ray.shutdown()
+
+
+def _write(path: Path, content: bytes) -> None:
+    write_atomically(path, lambda file: file.write(content))
+
+
+def _report(problems: list[str]) -> str:
+    """All attempts' problems; the last line sums up."""
+    if len(problems) == 1:
+        return problems[0]
+    parts = [f"attempt {i} of {len(problems)}:\n{problem}" for i, problem in enumerate(problems, 1)]
+    return "\n\n".join(parts) + f"\n\n{problems[-1].splitlines()[-1]} (all {len(problems)} attempts failed)"

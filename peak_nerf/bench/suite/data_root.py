@@ -1,0 +1,108 @@
+"""Where a suite's data are: images/NAME.png, masks/NAME.png and nerf_synthetic/NAME/ under a data root."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from peak_nerf.bench.suite.grid import Cell
+from peak_nerf.errors import PeakError
+
+DRAWN_MASKS = ("random", "patch", "textural")
+"""What the task draws itself; joined by `+`, what any of them hides is missing."""
+FILE_FIRST_MASKS = ("textural",)
+"""Drawn by us only where the data root has no file of it."""
+
+
+SCENES = "nerf_synthetic"
+"""Folder of the scenes; a scene may also lie under the data root itself."""
+SCENE_FILES = ("transforms_train.json", "transforms.json")
+"""A folder that holds one of these is a scene."""
+
+
+@dataclass
+class Inputs:
+    """A cell's options with its names turned into files."""
+
+    options: dict[str, Any]
+    record: dict[str, Any]
+    """The options as kept beside the result: files by their place under the root and by content, so that a root may
+    move and a changed image makes a new run."""
+    absent: list[Path] = field(default_factory=list)
+    """Files that are not there; with any, the cell is not run."""
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Options that name data: those recorded by content."""
+        return tuple(k for k, v in self.options.items() if isinstance(v, str) and v != self.record.get(k))
+
+
+@dataclass
+class DataRoot:
+    """A folder with images and masks. Raises: PeakError when it is none."""
+
+    folder: Path
+
+    def __post_init__(self) -> None:
+        if not self.folder.is_dir():
+            raise PeakError(
+                f"--data-root {self.folder}: no such folder; give the one that holds images/, masks/ or {SCENES}/"
+            )
+
+    def inputs(self, cell: Cell) -> Inputs:
+        """What the cell's task is called with."""
+        inputs = Inputs(dict(cell.options), dict(cell.options))
+        if "image" in cell.options:
+            self._use_file(inputs, "image", self.folder / "images" / f"{cell.options['image']}.png")
+        if "mask" in cell.options:
+            name = str(cell.options["mask"])
+            file = self.folder / "masks" / f"{name}.png"
+            drawn = all(part in DRAWN_MASKS for part in name.split("+"))
+            if not drawn or (name in FILE_FIRST_MASKS and file.is_file()):
+                self._use_file(inputs, "mask", file)
+        if "scene" in cell.options:
+            self._use_scene(inputs, str(cell.options["scene"]))
+        return inputs
+
+    def _use_scene(self, inputs: Inputs, name: str) -> None:
+        """A scene is as much as its transforms say and the images in its folder are."""
+        candidates = (self.folder / SCENES / name, self.folder / name)
+        found = [folder for folder in candidates if any((folder / file).is_file() for file in SCENE_FILES)]
+        if not found:
+            inputs.options["scene"] = str(candidates[0].resolve())
+            inputs.absent.append(candidates[0] / SCENE_FILES[0])
+            return
+        folder = found[0]
+        inputs.options["scene"] = str(folder.resolve())
+        inputs.record["scene"] = f"{folder.relative_to(self.folder).as_posix()} sha256:{self._scene_digest(folder)}"
+
+    def _scene_digest(self, folder: Path) -> str:
+        """Of the transforms by content, of the images by name and size: a scene may have gigabytes of them."""
+        if folder not in self._digests:
+            lines = [f"{file.name} {self._digest(file)}" for file in sorted(folder.glob("transforms*.json"))]
+            images = (file for file in folder.rglob("*") if file.suffix.lower() in (".png", ".jpg", ".jpeg"))
+            lines += sorted(f"{file.relative_to(folder).as_posix()} {file.stat().st_size}" for file in images)
+            self._digests[folder] = hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+        return self._digests[folder]
+
+    def _use_file(self, inputs: Inputs, option: str, file: Path) -> None:
+        inputs.options[option] = str(file.resolve())
+        if file.is_file():
+            inputs.record[option] = f"{file.relative_to(self.folder).as_posix()} sha256:{self._digest(file)}"
+        else:
+            inputs.absent.append(file)
+
+    @cached_property
+    def _digests(self) -> dict[Path, str]:
+        return {}
+
+    def _digest(self, file: Path) -> str:
+        if file not in self._digests:
+            try:
+                self._digests[file] = hashlib.sha256(file.read_bytes()).hexdigest()[:16]
+            except OSError as error:
+                raise PeakError(f"{file}: cannot be read ({error.strerror}); check its permissions") from error
+        return self._digests[file]

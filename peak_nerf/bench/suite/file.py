@@ -1,0 +1,274 @@
+"""Suite files: YAML in, a checked `Suite` out. What is wrong is said with the file's name and the line."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NoReturn, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+
+from peak_nerf.bench.suite.grid import LONGEST_NAME, Method, Suite, near, parse_selection
+from peak_nerf.bench.suite.registry import TASKS, OptionTypes, option_types
+from peak_nerf.errors import PeakError
+from peak_nerf.system.files import write_atomically
+
+Loc = tuple[str | int, ...]
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2's scalars: 1e-5 is a number; on, off, yes, no and 12:30 are text; and so is a date."""
+
+    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 - a class attribute of PyYAML's
+
+
+_FLOAT = re.compile(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$|^[-+]?\.(inf|Inf|INF)$|^\.(nan|NaN|NAN)$")
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile("^(true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+)
+_Loader.add_implicit_resolver("tag:yaml.org,2002:null", re.compile("^(~|null|Null|NULL|)$"), ["~", "n", "N", ""])
+_Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile("^[-+]?[0-9]+$"), list("-+0123456789"))
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789."))
+
+
+def _construct_int(loader: _Loader, node: ScalarNode) -> int:
+    return int(loader.construct_scalar(node))  # PyYAML's own reads 010 as 8
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _construct_int)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes what `_Loader` would take for something else."""
+
+    yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
+
+
+class Source:
+    """A YAML file that knows in which line everything stands. Raises: PeakError when it is no YAML."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            loader = _Loader(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.reader.ReaderError) as error:
+            raise PeakError(
+                f"{path}: cannot be read ({' '.join(str(error).split())}); give a suite's YAML file"
+            ) from error
+        try:
+            self.node: Node | None = loader.get_single_node()
+            self._refuse_repeated_keys(self.node)
+            self.data = None if self.node is None else loader.construct_document(self.node)
+        except yaml.MarkedYAMLError as error:
+            mark = error.problem_mark or error.context_mark
+            line = "" if mark is None else f"{mark.line + 1}:"
+            raise PeakError(f"{path}:{line} not YAML: {error.problem}; mend this line or the one before") from error
+        finally:
+            loader.dispose()
+
+    def fail(self, loc: Loc, problem: str) -> NoReturn:
+        """Raise the problem at `loc`, a path of keys and indices."""
+        where = _loc_text(loc)
+        raise PeakError(f"{self.path}:{self.line(loc)}: {f'{where}: ' if where else ''}{problem}")
+
+    def line(self, loc: Loc) -> int:
+        """The line of what stands at `loc`, or of the nearest thing around it that is there; from 1."""
+        node, line = self.node, 1
+        for step in loc:
+            if isinstance(node, MappingNode):
+                found = next(((k, v) for k, v in node.value if k.value == str(step)), None)
+                if found is None:
+                    break
+                line, node = found[0].start_mark.line + 1, found[1]
+            elif isinstance(node, SequenceNode) and isinstance(step, int) and step < len(node.value):
+                node = node.value[step]
+                line = node.start_mark.line + 1
+            else:
+                break
+        return line
+
+    def _refuse_repeated_keys(self, node: Node | None) -> None:
+        if isinstance(node, MappingNode):
+            seen: set[str] = set()
+            for key, value in node.value:
+                if not isinstance(key, ScalarNode):
+                    raise PeakError(f"{self.path}:{key.start_mark.line + 1}: a key must be a word")
+                if key.value in seen:
+                    raise PeakError(f"{self.path}:{key.start_mark.line + 1}: {key.value!r} is there twice; delete one")
+                seen.add(key.value)
+                self._refuse_repeated_keys(value)
+        elif isinstance(node, SequenceNode):
+            for child in node.value:
+                self._refuse_repeated_keys(child)
+
+
+def _loc_text(loc: Loc) -> str:
+    text = ""
+    for step in loc:
+        text += f"[{step}]" if isinstance(step, int) else f".{step}" if text else str(step)
+    return text
+
+
+def read_suite(path: Path, *, check_options: bool = True) -> Suite:
+    """The suite of a file.
+
+    Args:
+        check_options: also look at the settings, which imports the task; a report can do without.
+
+    Raises: PeakError with file, line and remedy.
+    """
+    source = Source(path)
+    if not isinstance(source.data, dict):
+        source.fail((), "a suite is a mapping with title, task, data, methods and seeds")
+    try:
+        suite = Suite.model_validate(source.data)
+    except ValidationError as error:
+        _fail_as_pydantic(source, error)
+    _check_selections(suite, source)
+    _check_axes(suite, source)
+    _check_paper(suite, source)
+    if suite.task not in TASKS:
+        source.fail(("task",), f"unknown task {suite.task!r}; {near(suite.task, TASKS)}")
+    if check_options:
+        _check_options(suite, source, option_types(TASKS[suite.task]))
+    return suite
+
+
+def write_suite(suite: Suite, path: Path) -> None:
+    """Write it out, every default spelt, so that `read_suite` gives the same."""
+    data = suite.model_dump(mode="json")
+    text = yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+    write_atomically(path, lambda file: file.write(text.encode()))
+
+
+# -------------------------------------------------------------------------------------------------------- checks
+
+
+def _fail_as_pydantic(source: Source, error: ValidationError) -> NoReturn:
+    """Pydantic's first problem in file order, as our one line."""
+    problems = error.errors(include_url=False)
+    # A value that is none of several types comes as one problem per type.
+    first = min(problems, key=lambda problem: (source.line(problem["loc"]), problem["type"] == "missing"))
+    loc, kind = _without_type_names(first["loc"], source), first["type"]
+    if kind == "extra_forbidden":
+        source.fail(loc, f"unknown key; {near(str(loc[-1]), _keys_at(Suite, loc[:-1]))}")
+    if kind == "missing":
+        source.fail(loc, f"{first['loc'][-1]!r} is missing; add it")
+    message = first["msg"][:1].lower() + first["msg"][1:]
+    if len([p for p in problems if _without_type_names(p["loc"], source) == loc]) > 1:
+        message = "give a text, a number or true/false"
+    source.fail(loc, message)
+
+
+def _without_type_names(loc: Loc, source: Source) -> Loc:
+    """`loc` cut where it leaves the file: pydantic appends the names of a union's types."""
+    data: Any = source.data
+    for depth, step in enumerate(loc):
+        here = range(len(data)) if isinstance(data, list) else data if isinstance(data, dict) else ()
+        if step not in here:
+            return loc[:depth]
+        data = data[step]
+    return loc
+
+
+def _keys_at(model: type[BaseModel], loc: Loc) -> list[str]:
+    """The keys that the model at `loc` knows."""
+    for step in loc:
+        if isinstance(step, str) and step in model.model_fields:
+            inner = _model_in(model.model_fields[step].annotation)
+            model = inner or model
+    return list(model.model_fields)
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((model for part in get_args(annotation) if (model := _model_in(part))), None)
+
+
+def _sweeps(suite: Suite) -> list[tuple[Loc, Mapping[str, list[Any]]]]:
+    own: list[tuple[Loc, Mapping[str, list[Any]]]] = [
+        (("methods", i, "sweep"), method.sweep) for i, method in enumerate(suite.methods) if method.sweep
+    ]
+    return [(("sweep",), suite.sweep), *own]
+
+
+def _check_selections(suite: Suite, source: Source) -> None:
+    """The cells that `where` names exist."""
+    for place in suite.where:
+        try:
+            parse_selection(suite, place)
+        except ValueError as error:
+            source.fail(("where", place), str(error))
+
+
+def _check_axes(suite: Suite, source: Source) -> None:
+    """Each axis has one meaning, and names are short enough for folders."""
+    for axis in suite.data:
+        if axis in ("method", "seed"):
+            source.fail(("data", axis), f"is an axis of every suite; give it as {axis}s")
+    for loc, sweep in _sweeps(suite):
+        for setting in sweep:
+            if setting in suite.data or setting in ("method", "seed"):
+                source.fail((*loc, setting), "is an axis already; sweep something else")
+    settings: list[tuple[Loc, Mapping[str, Any]]] = [(("settings",), suite.settings)]
+    settings += [(("methods", i, "settings"), method.settings) for i, method in enumerate(suite.methods)]
+    settings += [(("where", place), given) for place, given in suite.where.items()]
+    for loc, given in settings:
+        for setting in given:
+            if setting in suite.data or setting in ("method", "seed"):
+                source.fail((*loc, setting), "is an axis already; delete it here")
+    if suite.plot.kind == "curve" and not any(suite.sweep_of(method) for method in suite.methods):
+        source.fail(("plot", "kind"), "a curve needs a sweep; add one, or plot: {kind: time}")
+    longest = max(suite.cells(), key=lambda cell: len(cell.id.encode()))
+    if len(longest.id.encode()) > LONGEST_NAME:
+        source.fail(("data",), f"the folder name {longest.id!r} is longer than {LONGEST_NAME} bytes; shorten the names")
+
+
+def _check_paper(suite: Suite, source: Source) -> None:
+    """The paper's figures belong to cells and methods that exist."""
+    names = [method.name for method in suite.methods]
+    for where, figures in (suite.paper.values if suite.paper else {}).items():
+        try:
+            selection = parse_selection(suite, where)
+        except ValueError as error:
+            source.fail(("paper", "values", where), str(error))
+        if {"method", "seed"} & set(selection):
+            source.fail(("paper", "values", where), "name only data and settings; methods go under it")
+        for name in figures:
+            if name not in names:
+                source.fail(("paper", "values", where, name), f"no such method in this suite; {near(name, names)}")
+
+
+def _check_options(suite: Suite, source: Source, options: OptionTypes) -> None:
+    """Every axis and setting is an option of the task, with a value that it takes."""
+
+    def check(loc: Loc, name: str, value: Any) -> None:
+        try:
+            options.convert(name, value)
+        except ValueError as error:
+            source.fail(loc, str(error))
+
+    for axis, values in suite.data.items():
+        for i, value in enumerate(values):
+            check(("data", axis, i) if axis in options else ("data", axis), axis, value)
+    for name, value in suite.settings.items():
+        check(("settings", name), name, value)
+    for place, given in suite.where.items():
+        for name, value in given.items():
+            check(("where", place, name), name, value)
+    for loc, sweep in _sweeps(suite):
+        for name, values in sweep.items():
+            for i, value in enumerate(values):
+                check((*loc, name, i) if name in options else (*loc, name), name, value)
+    for i, method in enumerate(suite.methods):
+        _check_method(method, ("methods", i), check)
+
+
+def _check_method(method: Method, loc: Loc, check: Any) -> None:
+    check((*loc, "method"), "method", method.method)
+    for name, value in method.settings.items():
+        check((*loc, "settings", name), name, value)

@@ -1,0 +1,209 @@
+"""`peak report`: its numbers against ones worked out by hand, and its files."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from peak_nerf.bench.report.command import report
+from peak_nerf.bench.report.page import page
+from peak_nerf.bench.report.results import Results, against_others, against_paper, first_to_reach, kar_comparisons
+from peak_nerf.bench.suite.file import read_suite, write_suite
+from peak_nerf.errors import PeakError
+
+Write = Callable[..., Path]
+
+
+def fill(folder: Path, suite_file: Path, psnr: dict[str, float | str], **more: Any) -> Results:
+    """A suite's folder with these PSNRs by the end of a cell's id; a text is the error of a failed cell."""
+    suite = read_suite(suite_file)
+    write_suite(suite, folder / "suite.yaml")
+    for cell in suite.cells():
+        value = next((value for end, value in psnr.items() if end in cell.id), None)
+        if value is None:
+            continue
+        (folder / cell.id).mkdir(parents=True)
+        if isinstance(value, str):
+            (folder / cell.id / f"{value}.txt").write_text("Traceback\nRuntimeError: <b>| broken\n")
+            continue
+        metrics = {"psnr": value, "ssim": 0.5, "seconds": 2.0, "n_parameters": 10, "settings": {"size": "256"}} | {
+            key: given(cell) if callable(given) else given for key, given in more.items()
+        }
+        Image.new("L", (64, 64), 200).save(folder / cell.id / "reconstruction.png")
+        (folder / cell.id / "metrics.json").write_text(json.dumps(metrics))
+    return Results(folder.name, suite, folder)
+
+
+# By hand. lena: peak 22 +- sqrt(2) from (21, 23), without the regulariser 20 from (20, 20); house: 30 and 31, one seed
+# of peak missing. In pairs of seeds: lena gains ((21 - 20) + (23 - 20)) / 2 = 2, house 30 - 31 = -1.
+PSNR: dict[str, float | str] = {
+    "image=lena,mask=random,method=peak,seed=1": 21.0,
+    "image=lena,mask=random,method=peak,seed=2": 23.0,
+    "image=lena,mask=random,method=peak-no-kar": 20.0,
+    "image=house,mask=random,method=peak,seed=1": 30.0,
+    "image=house,mask=random,method=peak-no-kar": 31.0,
+}
+
+
+def test_numbers_are_those_worked_out_by_hand(write: Write, tmp_path: Path) -> None:
+    results = fill(tmp_path / "mine", write(), PSNR)
+    (table,) = results.tables()
+    lena, house = ("lena", "random"), ("house", "random")
+    entry = table.entries[lena, "peak"]
+    assert (entry.mean(), entry.spread(), entry.paper) == (22.0, pytest.approx(2**0.5, abs=1e-12), 21.0)
+    assert table.entries[house, "peak"].status() == "1 of 2 seeds"
+    assert table.entries[house, "peak"].spread() is None
+    assert (table.best(lena), table.best(house)) == ({"peak"}, {"peak-no-kar"})
+    assert table.mean_over_rows("peak") == (26.0, None)
+    assert table.mean_over_rows("peak-no-kar") == (25.5, None)
+    (kar,) = kar_comparisons(table, results.suite)
+    assert kar.gains == {lena: 2.0, house: -1.0}
+    assert (kar.mean, kar.n_won) == (0.5, 1)
+    assert kar.spread == pytest.approx(4.5**0.5, abs=1e-12)
+    assert against_others(table)[0].gains == kar.gains
+    (paper,) = against_paper(table)
+    assert paper.gains == {lena: 1.0}
+
+
+def test_only_seeds_that_both_have_are_compared(write: Write, tmp_path: Path) -> None:
+    off = "image=lena,mask=random,method=peak-no-kar"
+    results = fill(tmp_path / "mine", write(), {f"{off},seed=2": "error", **PSNR})
+    (table,) = results.tables()
+    assert kar_comparisons(table, results.suite)[0].gains["lena", "random"] == 1.0
+
+
+def test_lower_is_better_turns_best_and_gains_round(write: Write, tmp_path: Path) -> None:
+    values = {"seed=1": 5.0, "seed=2": 5.0}
+    suite = write(("task: fake", "task: fake\nmetric: seconds\nunit: s"))
+    seconds = {"peak": 1.0, "peak-no-kar": 4.0}
+    results = fill(tmp_path / "mine", suite, values, seconds=lambda cell: seconds[cell.key["method"]])
+    (table,) = results.tables()
+    assert table.best(("lena", "random")) == {"peak"}
+    assert kar_comparisons(table, results.suite)[0].mean == 3.0
+
+
+def test_what_is_shown_alike_is_best_alike(write: Write, tmp_path: Path) -> None:
+    figures = {**PSNR, "image=house,mask=random,method=peak-no-kar": 30.004}
+    (table,) = fill(tmp_path / "mine", write(), figures).tables()
+    assert table.best(("house", "random")) == {"peak", "peak-no-kar"}
+
+
+def test_means_over_rows_compare_like_with_like(write: Write, tmp_path: Path) -> None:
+    results = fill(tmp_path / "mine", write(), {**PSNR, "image=house,mask=random,method=peak,seed=1": "error"})
+    (table,) = results.tables()
+    assert table.mean_over_rows("peak") == (22.0, 21.0)  # lena alone, where the paper has a figure too
+    assert table.mean_over_rows("peak-no-kar") == (20.0, None)
+
+
+def test_markdown_and_csv(write: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fill(tmp_path / "runs" / "mine", write(), {**PSNR, "image=house,mask=random,method=peak,seed=1": "error"})
+    assert report(tmp_path / "runs", tmp_path / "out") == 0
+    assert "6 of 8 cells (1 failed, 1 missing)" in capsys.readouterr().out
+    text = (tmp_path / "out" / "mine.md").read_text()
+    assert text.startswith("# A suite\n")
+    assert "| image | mask | peak | peak-no-kar |\n| --- | --- | ---: | ---: |\n" in text
+    assert "| lena | random | **22.00 ± 1.41** (paper 21.00) | 20.00 ± 0.00 |\n" in text
+    assert "| house | random | failed | 31.00 ± 0.00 |\n" in text
+    assert "| mean of the rows that all methods have (1) |  | **22.00** (paper 21.00) | 20.00 |" in text
+    assert "| peak | peak-no-kar | +2.00 |  | +2.00 | +2.00 | 1 of 1 |" in text
+    assert "RuntimeError: \\<b>\\| broken" in text
+    assert "size 256" in text
+    rows = list(csv.DictReader((tmp_path / "out" / "mine.csv").open()))
+    assert len(rows) == 4
+    assert (rows[0]["psnr"], rows[0]["paper"], rows[0]["n_seeds"], rows[0]["seconds"]) == ("22.0", "21.0", "2", "2.0")
+    assert float(rows[0]["std"]) == pytest.approx(2**0.5, abs=1e-12)
+    assert (rows[2]["psnr"], rows[2]["status"]) == ("", "failed")
+
+
+def test_settings_that_methods_share_are_said_once(write: Write, tmp_path: Path) -> None:
+    """Of a method's own: what differs from another method, or between its own cells."""
+
+    def settings(cell: Any) -> dict[str, Any]:
+        off = cell.key["method"] == "peak-no-kar"
+        model = {"rank": 8, "weight": 0.0 if off else 0.5, "levels": None}
+        return {"size": "256", "model": model, "views": 3 if off or cell.key["image"] == "lena" else 4}
+
+    results = fill(tmp_path / "mine", write(), PSNR, settings=settings)
+    text = page(results).markdown()
+    assert "| peak | 3 | 2 | 10 | model.weight 0.5; not the same in all cells: views |" in text
+    assert "| peak-no-kar | 4 | 2 | 10 | model.weight 0.0, views 3 |" in text
+    assert "\n\nIn all methods: size 256, model.rank 8.\n" in text
+
+
+def test_html_needs_nothing_from_outside(write: Write, tmp_path: Path) -> None:
+    suite = write(("paper:", "plot: {kind: time}\npaper:"))
+    history = [{"seconds": 1.0, "psnr": 10.0}, {"seconds": 2.0, "psnr": 20.0}, {"seconds": 3.0, "psnr": None}]
+    fill(tmp_path / "mine", suite, {**PSNR, "image=house,mask=random,method=peak,seed=1": "error"}, history=history)
+    report(tmp_path / "mine", tmp_path / "out")
+    html = (tmp_path / "out" / "mine.html").read_text()
+    assert html.count("data:image/jpeg;base64,") == 3
+    assert html.count("<svg") == 2
+    assert "prefers-color-scheme: dark" in html
+    assert 'class="bad">failed' in html
+    assert "&lt;b&gt;| broken" in html
+    references = re.findall(r"(?:src|href)\s*=\s*[\"']([^\"']*)|url\(([^)]*)\)", html)
+    assert all(any(part.startswith(("data:", "#")) for part in reference) for reference in references)
+    assert not re.search(r"<(script|link|iframe|object|embed)\b|@import", html)
+    assert "#123456" not in html
+
+
+def test_curves_over_settings_numbers_and_words(write: Write, tmp_path: Path) -> None:
+    sweep = "sweep: {hidden_dim: [8, 16], mask: [a]}".replace(", mask: [a]", ", size: [big, small]")
+    suite = write(
+        ("[lena, house]", "[lena]"),
+        ("size: 256, ", ""),
+        ("paper:", f"{sweep}\nplot: {{kind: curve, log_x: true}}\npaper:"),
+        ("image=lena: {peak: 21}", "hidden_dim=8: {peak: 21}"),
+    )
+    results = fill(tmp_path / "mine", suite, {"hidden_dim=8": 20.0, "hidden_dim=16": 22.0, "size": 21.0})
+    numbers, words = results.tables()
+    assert (numbers.swept, numbers.rows) == ("hidden_dim", [("lena", "random", "8"), ("lena", "random", "16")])
+    assert words.rows == [("lena", "random", "big"), ("lena", "random", "small")]
+    html = page(results).html()
+    assert html.count("<svg") == 2
+    assert "peak, paper" in html
+    assert "Over hidden_dim" in html
+
+
+def test_curve_over_parameters_says_who_needs_how_many(write: Write, tmp_path: Path) -> None:
+    suite = write(
+        ("[lena, house]", "[lena]"),
+        ("[1, 2]", "[1]"),
+        ("paper:", "sweep: {hidden_dim: [8, 16]}\nplot: {kind: curve, x: n_parameters}\npaper:"),
+    )
+    values: dict[str, float | str] = {
+        "method=peak,hidden_dim=8": 25.0,
+        "method=peak,hidden_dim=16": 26.0,
+        "method=peak-no-kar,hidden_dim=8": 20.0,
+        "method=peak-no-kar,hidden_dim=16": 25.0,
+    }
+    results = fill(tmp_path / "mine", suite, values, n_parameters=lambda cell: 1000 * int(cell.key["hidden_dim"]))
+    text = page(results).markdown()
+    assert "| peak: 26.00 | 16,000 |  |" in text
+    assert "| peak-no-kar: 25.00 | 8,000 | 16,000 |" in text
+    assert first_to_reach([(2.0, 24.0), (1.0, 25.0)], 24.5) == 1.0
+    assert first_to_reach([(2.0, 24.0)], 24.5) is None
+
+
+def test_masks_and_mixed_versions_are_said(write: Write, tmp_path: Path) -> None:
+    results = fill(tmp_path / "mine", write(), PSNR, versions=lambda cell: {"torch": cell.key["seed"]})
+    for cell in results.cells:
+        if (tmp_path / "mine" / cell.id).exists():
+            (tmp_path / "mine" / cell.id / "cell.json").write_text(json.dumps({"options": {"mask": "random"}}))
+    text = page(Results("mine", results.suite, tmp_path / "mine")).markdown()
+    assert "Masks: random drawn by peak\\_nerf." in text
+    assert "MIXED between runs: torch 1 | torch 2".replace("|", "\\|") in text
+
+
+def test_a_folder_without_suites_is_said_so(tmp_path: Path) -> None:
+    with pytest.raises(PeakError, match="holds no suite"):
+        report(tmp_path, tmp_path / "out")
+    with pytest.raises(PeakError, match="no such folder"):
+        report(tmp_path / "none", tmp_path / "out")

@@ -1,0 +1,76 @@
+"""The options that suites may set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from peak_nerf.bench.suite.file import read_suite
+from peak_nerf.bench.suite.registry import TASKS, option_types
+from peak_nerf.errors import PeakError
+
+CONFIGS = sorted((Path(__file__).parents[3] / "configs").rglob("*.yaml"))
+TABLE_1 = next(path for path in CONFIGS if path.stem == "table1")
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "taken"),
+    [
+        ("image", "a.png", Path("a.png")),
+        ("size", 256, "256"),
+        ("missing", 1, 1.0),
+        ("kar_weight", None, None),
+        ("kar_weight", 0, 0.0),
+        ("kar_activation", None, None),
+        ("kar_activation", "softmax", "softmax"),
+        ("steps", 3, 3),
+        ("method", "peak-siren", "peak-siren"),
+    ],
+)
+def test_values_that_inpainting_takes(name: str, given: object, taken: object) -> None:
+    value = option_types(TASKS["inpaint"]).convert(name, given)
+    assert value == taken
+    assert type(value) is type(taken)
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "message"),
+    [
+        ("metod", "peak", "the task has no option 'metod'; did you mean 'method'"),
+        ("method", "peek", "'peek' is not known; did you mean 'peak'"),
+        ("method", "zzz", "'zzz' is not known; there are peak, peak-siren"),
+        ("kar_activation", "relu", "'relu' is not known; there are cosine, softmax"),
+        ("steps", 2.5, "2.5 will not do"),
+        ("steps", True, "True will not do"),
+        ("missing", "half", "'half' will not do"),
+    ],
+)
+def test_values_that_it_does_not(name: str, given: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        option_types(TASKS["inpaint"]).convert(name, given)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_shipped_suites_ask_for_what_their_tasks_have(path: Path) -> None:
+    read_suite(path, check_options=True)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("  - siren\n", "  - sirne\n", "methods[5].method: 'sirne' is not known; did you mean 'siren'?"),
+        ("{kar_weight: 0}", "{kar_wieght: 0}", "methods[1].settings.kar_wieght: the task has no option"),
+        ("missing: 0.5", "missing: half", "settings.missing: 'half' will not do"),
+    ],
+)
+def test_a_typo_in_a_real_suite_is_found_in_its_line(old: str, new: str, message: str, tmp_path: Path) -> None:
+    text = TABLE_1.read_text()
+    assert text.count(old) == 1
+    path = tmp_path / "table1.yaml"
+    path.write_text(text.replace(old, new))
+    line = text[: text.index(old)].count("\n") + 1
+    with pytest.raises(PeakError) as error:
+        read_suite(path)
+    assert str(error.value).startswith(f"{path}:{line}: ")
+    assert message in str(error.value)
