@@ -20,10 +20,11 @@ test: lint  ## lint, then the test suite
 test-cluster: $(INSTALLED)  ## the tests that start a Ray cluster on this machine; minutes
 	$(PY) -m pytest -m cluster tests/bench
 
-lint: $(INSTALLED)  ## ruff check, ruff format --check, mypy
+lint: $(INSTALLED)  ## ruff check, ruff format --check, mypy, lint-imports
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
+	$(VENV)/bin/lint-imports --no-logo
 
 format: $(INSTALLED)  ## rewrite the sources as ruff wants them
 	$(PY) -m ruff check --fix .
