@@ -44,13 +44,16 @@ class Problem(Protocol):
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Adam's parameter groups with their learning rates."""
 
-    def loss(self, progress: float, everything: bool, generator: torch.Generator) -> Tensor:
-        """The loss of one step at `progress` in [0, 1]; held-out measurements take part only with `everything`."""
+    def loss(self, progress: float, include_held_out: bool, generator: torch.Generator) -> Tensor:
+        """The loss of one step at `progress` in [0, 1].
 
-    def validate(self) -> float:
+        include_held_out: whether held-out measurements take part.
+        """
+
+    def validation_psnr(self) -> float:
         """PSNR on the held-out measurements, in dB."""
 
-    def score(self) -> float | None:
+    def test_psnr(self) -> float | None:
         """PSNR against a ground truth for the history; None where there is none. The loop only records it."""
 
 
@@ -165,10 +168,10 @@ def fit(
     problem: Problem,
     settings: FitSettings,
     generator: torch.Generator,
-    report: Callable[[Progress], None] | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
     checkpoint: Path | None = None,
     resume: bool = False,
-    identity: str = "",
+    fingerprint: str = "",
 ) -> FitResult:
     """Fit `module` in place; afterwards it holds the averaged weights of the run's end.
 
@@ -176,7 +179,7 @@ def fit(
         module: everything that trains; its parameters are those of `problem.parameter_groups()`.
         checkpoint: where the state is kept during the run, for `resume`; deleted by nobody.
         resume: go on from `checkpoint`, which must be of the same module and settings; without the file, start anew.
-        identity: names the problem, data included; a checkpoint of another one is refused.
+        fingerprint: names the problem, data included; a checkpoint of another one is refused.
 
     KeyboardInterrupt ends the fit with the best weights so far and `partial` set, the checkpoint on disk. Ctrl-C waits
     for the end of the step, so that a resumed run equals one that was never interrupted; a second one does not wait.
@@ -188,7 +191,7 @@ def fit(
         raise ValueError("give either steps or budget_seconds")
     if not (settings.steps or settings.budget_seconds or 0) > 0:
         raise ValueError("steps and budget_seconds must be above 0")
-    run = _Run(module, problem, settings, generator, identity)
+    run = _Run(module, problem, settings, generator, fingerprint)
     if resume and checkpoint is not None and checkpoint.exists():
         run.load(checkpoint)
     clock = _Clock(run.seconds)
@@ -200,8 +203,8 @@ def fit(
                 if run.at_check():
                     with clock.paused():
                         progress = run.check()
-                        if report is not None:
-                            report(progress)
+                        if on_progress is not None:
+                            on_progress(progress)
                         if checkpoint is not None and time.perf_counter() - saved > CHECKPOINT_SECONDS:
                             run.save(checkpoint)
                             saved = time.perf_counter()
@@ -220,10 +223,10 @@ class _Run:
     """The state of one fit: weights, their average, the best so far, Adam, the counters."""
 
     def __init__(
-        self, module: nn.Module, problem: Problem, settings: FitSettings, generator: torch.Generator, identity: str
+        self, module: nn.Module, problem: Problem, settings: FitSettings, generator: torch.Generator, fingerprint: str
     ) -> None:
         self.module, self.problem, self.settings, self.generator = module, problem, settings, generator
-        self.identity = identity
+        self.fingerprint = fingerprint
         groups = problem.parameter_groups()
         # fused: one pass over the parameters, where the default makes a dozen.
         self.optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99), eps=1e-15, fused=True)
@@ -271,7 +274,7 @@ class _Run:
         while self.at_check():
             self.next_check += 1
         with self.average.swapped_in(), torch.no_grad():
-            score, psnr = self.problem.validate(), self.problem.score()
+            score, psnr = self.problem.validation_psnr(), self.problem.test_psnr()
         progress = Progress(self.steps, self.settings.steps, self.seconds, self.fraction, score, psnr)
         self.history.append(progress)
         if self.finishing:
@@ -310,7 +313,7 @@ class _Run:
             "numbers": {name: getattr(self, name) for name in _NUMBERS},
             "history": [asdict(p) for p in self.history],
             "settings": asdict(self.settings),
-            "identity": self.identity,
+            "fingerprint": self.fingerprint,
         }
         write_atomically(path, lambda file: torch.save(state, file))
 
@@ -322,7 +325,7 @@ class _Run:
                     f"{path}: was written with other settings ({state['settings']}); resume with the same, or start"
                     " anew without --resume"
                 )
-            if state["identity"] != self.identity:
+            if state["fingerprint"] != self.fingerprint:
                 raise PeakError(
                     f"{path}: belongs to other data, another method or another seed; resume with the same, or start"
                     " anew without --resume"

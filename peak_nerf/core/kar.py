@@ -21,11 +21,11 @@ from torch.autograd.function import once_differentiable
 from peak_nerf.core.anchors import AnchorSampler, SeparableAnchors
 from peak_nerf.core.backbones import Siren
 
-Logits = Literal["cosine", "dot"]
+Similarity = Literal["cosine", "dot"]
 Norm = Literal["l2", "squared", "huber"]
 
 
-def _similarity(
+def _logits(
     g_query: Float[Tensor, "n r"], g_anchor: Float[Tensor, "m r"], self_index: Int[Tensor, " n"] | None
 ) -> Float[Tensor, "n m"]:
     """Logits g(x)^T g(X), with -inf where an anchor is the query itself."""
@@ -49,7 +49,7 @@ class _ChunkedAttention(torch.autograd.Function):
         with torch.autocast(q.device.type, enabled=False):
             for start in range(0, len(q), chunk_size):
                 rows = slice(start, start + chunk_size)
-                logits = _similarity(q[rows], k, None if self_index is None else self_index[rows])
+                logits = _logits(q[rows], k, None if self_index is None else self_index[rows])
                 largest = logits.amax(dim=1, keepdim=True)
                 unnormalised = logits.sub_(largest).exp_()
                 z = unnormalised.sum(dim=1, keepdim=True)
@@ -69,7 +69,7 @@ class _ChunkedAttention(torch.autograd.Function):
         with torch.autocast(q.device.type, enabled=False):
             for start in range(0, len(q), ctx.chunk_size):
                 rows = slice(start, start + ctx.chunk_size)
-                logits = _similarity(q[rows], k, None if self_index is None else self_index[rows])
+                logits = _logits(q[rows], k, None if self_index is None else self_index[rows])
                 attention = logits.sub_(log_z[rows]).exp_()
                 grad_v.addmm_(attention.T, grad_out[rows])
                 grad_logits = (grad_out[rows] @ v.T).sub_(inner[rows]).mul_(attention)
@@ -147,7 +147,7 @@ def dirichlet_energy(f: Float[Tensor, "n c"], g: Float[Tensor, "n r"]) -> Float[
     if len(f) < 2:
         raise ValueError(f"the Dirichlet energy needs at least 2 points, got {len(f)}")
     f, g = _common_dtype(f, g)
-    attention = _similarity(g, g, torch.arange(len(g), device=g.device)).softmax(dim=1)
+    attention = _logits(g, g, torch.arange(len(g), device=g.device)).softmax(dim=1)
     w = (attention + attention.T) / 2
     # The energy ignores constants; taking one out first keeps the difference of two large numbers small.
     f = f - f.mean(dim=0)
@@ -159,9 +159,9 @@ class KernelAlignmentRegularizer(nn.Module):
 
     Args:
         in_dim: input dimension d of x, at least 1.
-        r: number of features of g.
+        n_features: number r of features of g.
         hidden_dim, n_hidden, omega_0: the SIREN s: R^d -> R^r behind g.
-        logits: "cosine": g = sqrt(tau) s / ||s||, so the logits are tau cos(s(x), s(X)) with tau > 0 learned; A
+        similarity: "cosine": g = sqrt(tau) s / ||s||, so the logits are tau cos(s(x), s(X)) with tau > 0 learned; A
             can be sharp. "dot" is the paper's: g = softmax(s), a softmax activation on g's output, so the
             logits lie in [0, 1] and no anchor ever weighs more than e times another.
         temperature: tau at the start, above 0; only for "cosine".
@@ -180,11 +180,11 @@ class KernelAlignmentRegularizer(nn.Module):
     def __init__(
         self,
         in_dim: int,
-        r: int = 100,
+        n_features: int = 100,
         hidden_dim: int = 100,
         n_hidden: int = 1,
         omega_0: float = 30.0,
-        logits: Logits = "cosine",
+        similarity: Similarity = "cosine",
         temperature: float = 10.0,
         norm: Norm = "l2",
         huber_delta: float = 0.03,
@@ -193,9 +193,10 @@ class KernelAlignmentRegularizer(nn.Module):
         chunk_size: int = 512,
     ) -> None:
         super().__init__()
-        if logits not in get_args(Logits) or norm not in get_args(Norm):
+        if similarity not in get_args(Similarity) or norm not in get_args(Norm):
             raise ValueError(
-                f"logits must be of {get_args(Logits)} and norm of {get_args(Norm)}, got {logits!r}, {norm!r}"
+                f"similarity must be of {get_args(Similarity)} and norm of {get_args(Norm)},"
+                f" got {similarity!r}, {norm!r}"
             )
         if not 0 < temperature < math.inf or not 0 < huber_delta < math.inf:
             raise ValueError(f"temperature and huber_delta must be above 0, got {temperature}, {huber_delta}")
@@ -204,16 +205,16 @@ class KernelAlignmentRegularizer(nn.Module):
                 "weight must be at least 0, warmup in [0, 1] and chunk_size at least 1,"
                 f" got {weight}, {warmup}, {chunk_size}"
             )
-        self.in_dim, self.r = in_dim, r
-        self.logits, self.norm, self.huber_delta = logits, norm, huber_delta
+        self.in_dim, self.n_features = in_dim, n_features
+        self.similarity, self.norm, self.huber_delta = similarity, norm, huber_delta
         self.weight, self.warmup, self.chunk_size = weight, warmup, chunk_size
-        self.siren = Siren(in_dim, r, hidden_dim=hidden_dim, n_hidden=n_hidden, omega_0=omega_0)
-        if logits == "cosine":
+        self.siren = Siren(in_dim, n_features, hidden_dim=hidden_dim, n_hidden=n_hidden, omega_0=omega_0)
+        if similarity == "cosine":
             self.log_temperature = nn.Parameter(torch.tensor(math.log(temperature)))
 
     def similarity_features(self, x: Float[Tensor, "*batch in_dim"]) -> Float[Tensor, "*batch r"]:
         """g(x). Its dot products are the logits, the temperature included."""
-        if self.logits == "dot":
+        if self.similarity == "dot":
             return self.siren(x).softmax(dim=-1)
         return (self.log_temperature / 2).exp() * F.normalize(self.siren(x), dim=-1)
 
@@ -311,7 +312,7 @@ class KernelAlignmentRegularizer(nn.Module):
         """A(x, X) in full, (n, m) or (n, k), for display; without gradient."""
         g_query, g_anchor = _common_dtype(self.similarity_features(x_query), self.similarity_features(x_anchor))
         if x_anchor.ndim == 2:
-            return _similarity(g_query, g_anchor, self_index).softmax(dim=1)
+            return _logits(g_query, g_anchor, self_index).softmax(dim=1)
         return torch.einsum("nkr,nr->nk", g_anchor, g_query).softmax(dim=1)
 
     def weight_at(self, progress: float) -> float:

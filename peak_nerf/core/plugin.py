@@ -40,7 +40,7 @@ class Peak(nn.Module):
         project: learn P as above; False feeds the features themselves.
         anchors: where KAR looks; by default 12 neighbours within 2.5 % of the box on each side.
         low, high: the box that queries are drawn from, one number or one per dimension.
-        **kar: further settings of `KernelAlignmentRegularizer`, such as weight, warmup, r, logits and norm.
+        **kar: further settings of `KernelAlignmentRegularizer`, such as weight, warmup, n_features, norm.
 
     Raises: ValueError when project=True meets coordinate_map "unit_sphere" or degree 0, where no linear P returns x.
     """

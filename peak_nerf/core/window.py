@@ -65,7 +65,7 @@ def window_residual(
     return f - (pairs * log_attention.exp()[..., None]).sum(dim=-2)
 
 
-def divergence(
+def kl_to_prior(
     log_attention: Float[Tensor, "h w k"], log_prior: Float[Tensor, " k"], weights: Float[Tensor, "h w"] | None = None
 ) -> Float[Tensor, ""]:
     """Mean over x of weights(x) KL(A(x, .) || P), in nats: keeps A from betting on one pair by chance.

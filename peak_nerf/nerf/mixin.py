@@ -85,7 +85,7 @@ class PeakModelMixin(_Base):
         replace_hash_encodings(self, device)
         self.kar: KernelAlignmentRegularizer | None = None
         if c.kar_weight > 0:
-            self.kar = KernelAlignmentRegularizer(3, r=c.kar_rank, weight=c.kar_weight, warmup=c.kar_warmup)
+            self.kar = KernelAlignmentRegularizer(3, n_features=c.kar_rank, weight=c.kar_weight, warmup=c.kar_warmup)
         self.progress = 0.0
 
     # What a method's author may override

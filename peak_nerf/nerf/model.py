@@ -80,7 +80,9 @@ class PeakModel(Model):
         self.kar: KernelAlignmentRegularizer | None = None
         if c.kar_weight:
             norm: Norm = "huber" if c.kar_form == "free-space" else "l2"
-            self.kar = KernelAlignmentRegularizer(3, r=c.kar_rank, norm=norm, weight=c.kar_weight, warmup=c.kar_warmup)
+            self.kar = KernelAlignmentRegularizer(
+                3, n_features=c.kar_rank, norm=norm, weight=c.kar_weight, warmup=c.kar_warmup
+            )
             self.kar_weight_control = ViewerSlider(
                 name="KAR weight", default_value=c.kar_weight, min_value=0.0, max_value=1.0, step=0.001,
                 hint="Weight of the Kernel Alignment Regularizer from now on", cb_hook=self._set_kar_weight,

@@ -29,7 +29,7 @@ PICTURES = 3
 """Test views in comparison.png."""
 
 
-def run_nerf(options: NerfOptions, out: Path, report: Callable[[Progress], None] | None = None) -> dict[str, Any]:
+def run_nerf(options: NerfOptions, out: Path, on_progress: Callable[[Progress], None] | None = None) -> dict[str, Any]:
     """Train on `options.views` views, evaluate on all test views, leave metrics.json and pictures in `out`.
 
     What nerfstudio prints goes to train.log there. Its checkpoint is deleted, unless `options.run_folder` says where to
@@ -47,7 +47,7 @@ def run_nerf(options: NerfOptions, out: Path, report: Callable[[Progress], None]
         stack.enter_context(contextlib.redirect_stderr(log))
         stack.enter_context(_errors_pass_through())
         config = trainer_config(options, out, scratch)
-        trainer, watch = _trained(config, report)
+        trainer, watch = _trained(config, on_progress)
         metrics = _evaluate(options, trainer, watch, out)
     del trainer, watch
     gc.collect()  # trainer and callbacks hold each other: a worker's next cell would begin with this one's memory
@@ -114,7 +114,7 @@ def _errors_pass_through() -> Iterator[None]:
         raise
 
 
-def _trained(config: Any, report: Callable[[Progress], None] | None) -> tuple[Any, _Watch]:
+def _trained(config: Any, on_progress: Callable[[Progress], None] | None) -> tuple[Any, _Watch]:
     """The trainer after its training, and who watched it."""
     import torch
     from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackLocation
@@ -126,7 +126,7 @@ def _trained(config: Any, report: Callable[[Progress], None] | None) -> tuple[An
     config.save_config()
     trainer = config.setup(local_rank=0, world_size=1)
     trainer.setup(test_mode="test")
-    watch = _Watch(trainer, report)
+    watch = _Watch(trainer, on_progress)
     trainer.callbacks.append(TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN_ITERATION], watch.look))
     trainer.train()
     return trainer, watch
@@ -135,8 +135,8 @@ def _trained(config: Any, report: Callable[[Progress], None] | None) -> tuple[An
 class _Watch:
     """Reports how a training stands, and now and then scores one test view; nothing of the training depends on it."""
 
-    def __init__(self, trainer: Any, report: Callable[[Progress], None] | None) -> None:
-        self.trainer, self.report = trainer, report
+    def __init__(self, trainer: Any, on_progress: Callable[[Progress], None] | None) -> None:
+        self.trainer, self.on_progress = trainer, on_progress
         self.history: list[Progress] = []
         self.view = len(trainer.pipeline.datamanager.eval_dataset) // 2
         self.steps, self.reported = 0, 0.0
@@ -154,9 +154,9 @@ class _Watch:
                 mse = float((truth - rgb).square().mean())
             self.history.append(self._progress(step, fraction, -10 * math.log10(max(mse, 1e-10))))
         now = time.perf_counter()
-        if self.report is not None and (due or now - self.reported >= 1.0):
+        if self.on_progress is not None and (due or now - self.reported >= 1.0):
             latest = self.history[-1].psnr if self.history else None
-            self.report(self._progress(step, fraction, math.nan if latest is None else latest))
+            self.on_progress(self._progress(step, fraction, math.nan if latest is None else latest))
             self.reported = now
 
     def _progress(self, step: int, fraction: float, psnr: float) -> Progress:

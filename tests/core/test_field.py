@@ -14,7 +14,7 @@ SMALL_GRID = HashGridConfig(n_levels=4, log2_table_size=10, base_resolution=4, f
 
 def small(in_dim: int, **options) -> PeakField:
     torch.manual_seed(0)
-    kar = KernelAlignmentRegularizer(in_dim, r=16, hidden_dim=16, weight=0.5, warmup=0.5)
+    kar = KernelAlignmentRegularizer(in_dim, n_features=16, hidden_dim=16, weight=0.5, warmup=0.5)
     anchors = LocalAnchors(4, radius=0.1)
     config = FieldConfig(hash_grid=SMALL_GRID, hidden_dim=32)
     return PeakField(in_dim, 2, config, low=0.0, high=10.0, kar=kar, anchors=anchors, **options)

@@ -52,12 +52,12 @@ class Line:
             pick = pick // 2 * 2
         return (self.module(self.x[pick]) - self.y[pick]).square().mean()
 
-    def validate(self) -> float:
+    def validation_psnr(self) -> float:
         if self.validation is not None:
             return self.validation(len(self.asked))
         return -10 * math.log10(float((self.module(self.x[1::2]) - self.y[1::2]).square().mean()) + 1e-12)
 
-    def score(self) -> float | None:
+    def test_psnr(self) -> float | None:
         return None
 
 
@@ -233,7 +233,7 @@ def test_a_checkpoint_of_other_settings_or_a_broken_one_is_refused(tmp_path: Pat
     with pytest.raises(PeakError, match=r"checkpoint\.pt: was written with other settings"):
         run(Line(), FitSettings(steps=400), checkpoint=path, resume=True)
     with pytest.raises(PeakError, match=r"checkpoint\.pt: belongs to other data"):
-        run(Line(), checkpoint=path, resume=True, identity="another")
+        run(Line(), checkpoint=path, resume=True, fingerprint="another")
     path.write_bytes(path.read_bytes()[:500])
     with pytest.raises(PeakError, match=r"checkpoint\.pt: cannot be resumed"):
         run(Line(), checkpoint=path, resume=True)

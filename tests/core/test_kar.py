@@ -193,7 +193,7 @@ def test_separable_by_hand() -> None:
 
 
 def test_separable_against_explicit_laplacians_and_only_small_matrices() -> None:
-    kar = KernelAlignmentRegularizer(2, r=5, hidden_dim=6).double()
+    kar = KernelAlignmentRegularizer(2, n_features=5, hidden_dim=6).double()
     anchors = SeparableAnchors(torch.linspace(-1, 1, 4).double(), torch.linspace(-1, 1, 7).double())
     f = randn(4, 7, 3)
     expected = 0.0
@@ -219,12 +219,14 @@ def test_separable_against_explicit_laplacians_and_only_small_matrices() -> None
 # --- the module
 
 
-@pytest.mark.parametrize("logits", ["cosine", "dot"])
-@pytest.mark.parametrize("norm", ["l2", "squared"])
+@pytest.mark.parametrize("similarity", ["cosine", "dot"])
+@pytest.mark.parametrize("norm", ["l2", "squared", "huber"])
 @pytest.mark.parametrize("local", [False, True])
-def test_forward_agrees_with_the_reference_and_reaches_everything(logits: Any, norm: Any, local: bool) -> None:
+def test_forward_agrees_with_the_reference_and_reaches_everything(similarity: Any, norm: Any, local: bool) -> None:
     torch.manual_seed(0)
-    kar = KernelAlignmentRegularizer(2, r=4, hidden_dim=5, omega_0=3.0, logits=logits, norm=norm, chunk_size=2).double()
+    kar = KernelAlignmentRegularizer(
+        2, n_features=4, hidden_dim=5, omega_0=3.0, similarity=similarity, norm=norm, chunk_size=2
+    ).double()
     x_q = randn(5, 2)
     x_a = randn(5, 3, 2, seed=1) if local else randn(6, 2, seed=1)
     f_q, f_a = randn(5, 3, seed=2).requires_grad_(), randn(*x_a.shape[:-1], 3, seed=3).requires_grad_()
@@ -232,7 +234,7 @@ def test_forward_agrees_with_the_reference_and_reaches_everything(logits: Any, n
     loss = kar(x_q, f_q, x_a, f_a, own)
 
     s_q, s_a = kar.siren(x_q), kar.siren(x_a)
-    if logits == "cosine":
+    if similarity == "cosine":
         scale = math.sqrt(10.0)
         g_q, g_a = (scale * s / s.norm(dim=-1, keepdim=True) for s in (s_q, s_a))
     else:
@@ -244,7 +246,8 @@ def test_forward_agrees_with_the_reference_and_reaches_everything(logits: Any, n
         a = reference_attention(g_q, g_a, own)
         residual = f_q - a @ f_a
     per_query = residual.square().sum(1)
-    expected = (per_query.sqrt() if norm == "l2" else per_query).mean()
+    huber = 2 * 0.03 * ((per_query + 0.03**2).sqrt() - 0.03)
+    expected = {"l2": per_query.sqrt(), "squared": per_query, "huber": huber}[norm].mean()
     torch.testing.assert_close(loss, expected, rtol=1e-6, atol=1e-7)
     torch.testing.assert_close(kar.residual(x_q, f_q, x_a, f_a, own), residual, rtol=1e-6, atol=1e-7)
     torch.testing.assert_close(kar.attention(x_q, x_a, own), a, rtol=1e-6, atol=1e-7)
@@ -260,7 +263,7 @@ def test_forward_agrees_with_the_reference_and_reaches_everything(logits: Any, n
 
 
 def test_dot_logits_lie_in_the_unit_interval() -> None:
-    kar = KernelAlignmentRegularizer(1, logits="dot")
+    kar = KernelAlignmentRegularizer(1, similarity="dot")
     a = kar.attention(torch.linspace(-1, 1, 20)[:, None], torch.linspace(-1, 1, 30)[:, None])
     assert float((a.amax(1) / a.amin(1)).max()) <= math.e
     torch.testing.assert_close(a.sum(1), torch.ones(20))

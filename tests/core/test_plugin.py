@@ -61,7 +61,7 @@ def test_fits_a_signal_with_the_users_siren_unchanged() -> None:
 @pytest.mark.parametrize("d", [1, 2, 3])
 def test_kar_reaches_module_encoding_projection_and_g(d: int) -> None:
     torch.manual_seed(0)
-    peak = Peak(UsersSiren(d, 3), in_dim=d, degree=2, r=8, hidden_dim=8)
+    peak = Peak(UsersSiren(d, 3), in_dim=d, degree=2, n_features=8, hidden_dim=8)
     peak.kar_loss(n_queries=32).backward()
     for name, parameter in peak.named_parameters():
         if name == "module.second.bias":  # a constant has no residual: A's rows sum to 1

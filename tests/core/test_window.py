@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from peak_nerf.core.window import (
-    divergence,
+    kl_to_prior,
     locality_prior,
     symmetric_offsets,
     window_attention,
@@ -111,7 +111,7 @@ def test_gradients_reach_f_and_g() -> None:
 
     def loss(f: Tensor, g: Tensor) -> Tensor:
         attention = window_attention(g, offsets, prior)
-        return window_residual(f, attention, offsets).square().sum() + divergence(attention, prior)
+        return window_residual(f, attention, offsets).square().sum() + kl_to_prior(attention, prior)
 
     f, g = (torch.randn(3, 4, n, dtype=torch.float64, requires_grad=True) for n in (1, 2))
     assert torch.autograd.gradcheck(loss, (f, g))
@@ -120,10 +120,10 @@ def test_gradients_reach_f_and_g() -> None:
 def test_divergence_is_zero_at_the_prior_and_by_hand_elsewhere() -> None:
     prior = torch.tensor([0.5, 0.5]).log()
     at_prior = prior.expand(2, 3, 2)
-    assert divergence(at_prior, prior).item() == pytest.approx(0, abs=1e-7)
+    assert kl_to_prior(at_prior, prior).item() == pytest.approx(0, abs=1e-7)
     one_pixel = torch.tensor([[[0.9, 0.1]]]).log()
     expected = 0.9 * math.log(0.9 / 0.5) + 0.1 * math.log(0.1 / 0.5)
-    assert divergence(one_pixel, prior).item() == pytest.approx(expected, abs=1e-6)
+    assert kl_to_prior(one_pixel, prior).item() == pytest.approx(expected, abs=1e-6)
 
 
 def test_offsets_past_the_window_or_none_are_refused() -> None:
@@ -141,7 +141,7 @@ def test_divergence_weighs_pixels() -> None:
     prior = torch.log(torch.tensor([0.5, 0.5]))
     attention = torch.log(torch.tensor([[[0.5, 0.5], [0.9, 0.1]]]))
     of_second = 0.9 * math.log(1.8) + 0.1 * math.log(0.2)
-    assert divergence(attention, prior, torch.tensor([[7.0, 3.0]])).item() == pytest.approx(1.5 * of_second, abs=1e-6)
+    assert kl_to_prior(attention, prior, torch.tensor([[7.0, 3.0]])).item() == pytest.approx(1.5 * of_second, abs=1e-6)
 
 
 def test_within_reach_by_hand() -> None:

@@ -46,7 +46,7 @@ def test_overridden_settings_and_two_dimensional_grey_come_back(tmp_path: Path) 
     module, size = load_field(tmp_path / "f.safetensors")
     assert np.array_equal(render_field(module, size, size)[..., 0], result.reconstruction)
     assert module.kar is not None
-    assert module.kar.r == 9
+    assert module.kar.n_features == 9
 
 
 def test_any_resolution_covers_the_same_picture(tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ def run_job(job: Job, say: Callable[[Update], object], threads: int) -> Update:
     """Run one cell, telling its progress; returns how it ended, whatever the task raised."""
     from peak_nerf.errors import PeakError
 
-    def report(progress: Any) -> None:
+    def on_progress(progress: Any) -> None:
         psnr = progress.psnr_validation
         psnr = float(psnr) if psnr is not None and math.isfinite(psnr) else None
         say(Update("progress", "", progress.step, progress.n_steps, progress.seconds, psnr))
@@ -67,7 +67,7 @@ def run_job(job: Job, say: Callable[[Update], object], threads: int) -> Update:
         run, options = load_task(job.target)
         if "torch" in sys.modules:  # loaded by the task, if it needs it
             sys.modules["torch"].set_num_threads(threads)
-        run(options(**OptionTypes(options).convert_all(job.options)), Path(job.out), report)
+        run(options(**OptionTypes(options).convert_all(job.options)), Path(job.out), on_progress)
     except PeakError as error:
         return Update("failed", str(error))
     except (Exception, SystemExit):

@@ -32,7 +32,7 @@ def empirical_ntk(
     outputs: Outputs = "trace",
     chunk_size: int = 1024,
     method: Method = "layers",
-    report: Callable[[float], None] | None = None,
+    on_progress: Callable[[float], None] | None = None,
 ) -> Float[Tensor, "n m ..."]:
     r"""K(x, x') = sum_k <df_k(x)/dtheta, df_k(x')/dtheta> as (n, m), or all pairs of outputs as (n, m, c, c).
 
@@ -46,7 +46,7 @@ def empirical_ntk(
         chunk_size: points at a time.
         method: "layers", or "jacobian" for modules whose parameters work outside their layers' forward; that one holds
             chunk_size * n_parameters * c numbers, and cannot differentiate a numba grid.
-        report: called with the fraction done.
+        on_progress: called with the fraction done.
 
     Raises: ValueError on no points, points or outputs that are not finite, a chunk_size below 1, rows that mix, or
         parameters for which "layers" would be wrong.
@@ -78,8 +78,8 @@ def empirical_ntk(
             for name, jacobian in left.items():
                 block += jacobian.gram(right[name], trace)
             done += 1
-            if report is not None:
-                report(done / total)
+            if on_progress is not None:
+                on_progress(done / total)
     assert result is not None  # check_finite has seen a point
     return _mirrored(result) if symmetric else result
 

@@ -87,7 +87,7 @@ class InpaintOptions:
 def run_inpainting(
     options: InpaintOptions,
     out: Path,
-    report: Callable[[Progress], None] | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
     save_field: bool = False,
     resume: bool = False,
 ) -> dict[str, Any]:
@@ -130,7 +130,7 @@ def run_inpainting(
         budget_seconds=options.budget_seconds,
         seed=options.seed,
         truth=truth,
-        report=report,
+        on_progress=on_progress,
         checkpoint=out / CHECKPOINT,
         resume=resume,
     )

@@ -24,7 +24,7 @@ from peak_nerf.core.field import PeakField
 from peak_nerf.core.fit import FitResult, FitSettings, Progress, fit
 from peak_nerf.core.kar import KernelAlignmentRegularizer
 from peak_nerf.core.window import (
-    divergence,
+    kl_to_prior,
     locality_prior,
     symmetric_offsets,
     window_attention,
@@ -93,7 +93,7 @@ def inpaint(
     budget_seconds: float | None = None,
     seed: int = 88,
     truth: np.ndarray | None = None,
-    report: Callable[[Progress], None] | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
     checkpoint: Path | None = None,
     resume: bool = False,
 ) -> Inpainting:
@@ -109,7 +109,7 @@ def inpaint(
             With steps, the same seed gives the same result.
         truth: shape of the values, NaN where unknown; recorded in the history as PSNR over time (of large pictures over
             `SCORED_PIXELS` of them), never used otherwise.
-        report: called at each check with the progress.
+        on_progress: called at each check with the progress.
         checkpoint, resume: see `core.fit.fit`.
 
     Ctrl-C during the fit gives the best field so far, marked `fit.partial`.
@@ -151,8 +151,10 @@ def inpaint(
     if steps is None and budget_seconds is None:
         steps = settings.steps
     _warm_up(module)
-    identity = "" if checkpoint is None else _identity(settings, image, seen, seed)
-    result = fit(module, problem, FitSettings(steps, budget_seconds), generator, report, checkpoint, resume, identity)
+    fingerprint = "" if checkpoint is None else _fingerprint(settings, image, seen, seed)
+    result = fit(
+        module, problem, FitSettings(steps, budget_seconds), generator, on_progress, checkpoint, resume, fingerprint
+    )
     rows, columns = pixel_coordinates(size)
     return Inpainting(render(module, rows, columns).reshape(np.shape(values)), module, settings, result)
 
@@ -163,7 +165,7 @@ def _warm_up(module: PeakField) -> None:
     module.zero_grad(set_to_none=True)
 
 
-def _identity(settings: InpaintSettings, image: np.ndarray, seen: np.ndarray, seed: int) -> str:
+def _fingerprint(settings: InpaintSettings, image: np.ndarray, seen: np.ndarray, seed: int) -> str:
     """The same for the same picture, mask, settings and seed: what a checkpoint belongs to."""
     digest = hashlib.sha256(f"{settings} {seed} {image.shape}".encode())
     digest.update(image.tobytes())
@@ -177,10 +179,10 @@ def build_field(settings: InpaintSettings, shape: tuple[int, int, int]) -> PeakF
     if settings.kar is not None:
         kar = KernelAlignmentRegularizer(
             2,
-            r=settings.kar.n_features,
+            n_features=settings.kar.n_features,
             hidden_dim=settings.kar.n_features,
             n_hidden=settings.kar.n_hidden,
-            logits="cosine" if settings.kar.activation == "cosine" else "dot",
+            similarity="cosine" if settings.kar.activation == "cosine" else "dot",
             temperature=settings.kar.temperature,
             norm=settings.kar.norm,
             huber_delta=settings.kar.huber_delta,
@@ -211,7 +213,7 @@ class _Problem:
         n_held_out = max(min(int(len(pixels) * HELD_OUT_FRACTION), MAX_HELD_OUT), 1)
         order = torch.randperm(len(pixels), generator=generator)
         self.held_out, self.train = pixels[order[:n_held_out]], pixels[order[n_held_out:]].sort().values
-        self.everything = pixels
+        self.observed_pixels = pixels
         self.known = torch.zeros(len(self.values), dtype=torch.bool)
         self.known[self.train] = True
         missing = torch.from_numpy(np.flatnonzero(~observed))
@@ -239,9 +241,9 @@ class _Problem:
         width = len(self.columns)
         return torch.stack([self.rows[pixels // width], self.columns[pixels % width]], dim=1)
 
-    def loss(self, progress: float, everything: bool, generator: torch.Generator) -> Tensor:
-        pixels = self.everything if everything else self.train
-        self.known[self.held_out] = everything
+    def loss(self, progress: float, include_held_out: bool, generator: torch.Generator) -> Tensor:
+        pixels = self.observed_pixels if include_held_out else self.train
+        self.known[self.held_out] = include_held_out
         if len(pixels) > self.settings.pixels_per_step:
             pixels = pixels[torch.randint(len(pixels), (self.settings.pixels_per_step,), generator=generator)]
         kar = self.settings.kar
@@ -289,14 +291,14 @@ class _Problem:
         # Deep in a hole nothing tells g what is alike: there A keeps to its prior, or filling would be chance. Across a
         # stroke of text g is worth more than the prior.
         weights = torch.where(within_reach(known[..., 0], 2 * offsets), 1.0, settings.blind_divergence)
-        departure = divergence(log_attention, log_prior, weights)
+        departure = kl_to_prior(log_attention, log_prior, weights)
         return kar.mean_norm(residual.flatten(0, 1)) + settings.divergence * departure
 
-    def validate(self) -> float:
+    def validation_psnr(self) -> float:
         error = self.module(self.at(self.held_out)) - self.values[self.held_out]
         return psnr(float(error.square().mean()))
 
-    def score(self) -> float | None:
+    def test_psnr(self) -> float | None:
         if self.scored is None or self.truth is None or len(self.scored) == 0:
             return None
         total = 0.0

@@ -171,14 +171,14 @@ def _fit_all(options: Figure2) -> tuple[dict[str, int], dict[str, list[Course]]]
         for i, (what, method, seed) in enumerate(runs):
             text = f"{method}: tuning" if what == "tune" else f"{method}: seed {seed}"
 
-            def report(fraction: float, i: int = i, text: str = text) -> None:
+            def on_progress(fraction: float, i: int = i, text: str = text) -> None:
                 show((i + fraction) / len(runs), text)
 
             if what == "tune":
-                chosen[method] = task.tune(method, *sizes, report)
+                chosen[method] = task.tune(method, *sizes, on_progress)
             else:
                 settings = task.candidates(method)[chosen[method]]
-                courses[method].append(task.run_alignment(method, seed, *sizes, settings, report))
+                courses[method].append(task.run_alignment(method, seed, *sizes, settings, on_progress))
     return chosen, courses
 
 
@@ -209,7 +209,7 @@ def run_spectrum(options: Spectrum) -> dict[str, Any]:
     module = module.double()
     x = torch.cartesian_prod(rows, columns).double()
     with progress_bar(Console(stderr=True)) as show:
-        k = empirical_ntk(module, x, chunk_size=options.chunk_size, report=lambda f: show(f, "kernel"))
+        k = empirical_ntk(module, x, chunk_size=options.chunk_size, on_progress=lambda f: show(f, "kernel"))
     with torch.no_grad():
         f = module(x)
     found = spectrum(k)

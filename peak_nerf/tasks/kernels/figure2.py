@@ -110,18 +110,18 @@ class _Problem:
         groups: list[dict[str, Any]] = [{"params": f, "lr": self.settings.learning_rate}]
         return groups + ([{"params": g, "lr": self.settings.kar_learning_rate}] if g else [])
 
-    def loss(self, progress: float, everything: bool, generator: torch.Generator) -> Tensor:
-        part = slice(None) if everything else ~self.held_out
+    def loss(self, progress: float, include_held_out: bool, generator: torch.Generator) -> Tensor:
+        part = slice(None) if include_held_out else ~self.held_out
         error = (self.module(self.x[part]) - self.y[part]).square().mean()
         if self.module.kar is None:
             return error
         queries = torch.rand(N_QUERIES, 1, generator=generator) * 2 - 1
         return error + self.module.kar_loss(queries, progress, generator)
 
-    def validate(self) -> float:
+    def validation_psnr(self) -> float:
         return psnr(float((self.module(self.x[self.held_out]) - self.y[self.held_out]).square().mean()))
 
-    def score(self) -> float | None:
+    def test_psnr(self) -> float | None:
         return None
 
 
@@ -150,7 +150,7 @@ def run_alignment(
     n_train: int = 64,
     n_grid: int = 128,
     settings: AlignmentSettings | None = None,
-    report: Callable[[float], None] | None = None,
+    on_progress: Callable[[float], None] | None = None,
 ) -> Course:
     """Fit one method to f* with one seed and follow the alignment of its NTK with K*.
 
@@ -161,7 +161,7 @@ def run_alignment(
         n_train: samples of f*, evenly spaced in [-1, 1], at least 8.
         n_grid: points of the kernels, evenly spaced in [-1, 1].
         settings: instead of the method's best.
-        report: called with the fraction done.
+        on_progress: called with the fraction done.
 
     Raises: ValueError on a method or sizes out of range; PeakError when the fit diverges.
     """
@@ -181,8 +181,8 @@ def run_alignment(
         course.kernel = empirical_ntk(module, grid).double()
         course.steps.append(step)
         course.cka.append(centered_kernel_alignment(course.kernel, target))
-        if report is not None:
-            report(fraction)
+        if on_progress is not None:
+            on_progress(fraction)
 
     follow(0, 0.0)
     generator = torch.Generator().manual_seed(seed)
@@ -195,13 +195,13 @@ def run_alignment(
     return course
 
 
-def tune(method: str, steps: int, n_train: int, n_grid: int, report: Callable[[float], None] | None = None) -> int:
+def tune(method: str, steps: int, n_train: int, n_grid: int, on_progress: Callable[[float], None] | None = None) -> int:
     """Which of `candidates` ends with the highest mean CKA over `TUNING_SEEDS`, which are none of the figure's."""
     options = candidates(method)
     means = []
     for i, settings in enumerate(options):
         courses = [run_alignment(method, seed, steps, n_train, n_grid, settings) for seed in TUNING_SEEDS]
         means.append(sum(course.cka[-1] for course in courses) / len(courses))
-        if report is not None:
-            report((i + 1) / len(options))
+        if on_progress is not None:
+            on_progress((i + 1) / len(options))
     return max(range(len(options)), key=means.__getitem__)

@@ -72,7 +72,7 @@ class PhaseOptions:
 def run_phase_retrieval(
     options: PhaseOptions,
     out: Path,
-    report: Callable[[Progress], None] | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
     save_field: bool = False,
     save_measurements: bool = False,
     resume: bool = False,
@@ -119,7 +119,7 @@ def run_phase_retrieval(
         restarts=options.restarts,
         budget_seconds=options.budget_seconds,
         seed=options.seed,
-        report=report,
+        on_progress=on_progress,
         folder=out,
         resume=resume,
     )
@@ -296,10 +296,10 @@ def phase_command(
     console = Console()
     with progress_bar(console) as show:
 
-        def report(p: Progress) -> None:
+        def on_progress(p: Progress) -> None:
             show(p.fraction, f"{options.method}: magnitudes {p.psnr_validation:.2f} dB")
 
-        metrics = run_phase_retrieval(options, out, report, save_field, save_measurements, resume)
+        metrics = run_phase_retrieval(options, out, on_progress, save_field, save_measurements, resume)
     aligned = f"PSNR {metrics['psnr_aligned']:.2f} dB aligned, " if "psnr_aligned" in metrics else ""
     console.print(
         f"{options.method}: {aligned}misfit {metrics['measurement_misfit']:.2g}, {metrics['seconds']:.1f} s,"

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from peak_nerf.core.field import PeakField
-from peak_nerf.core.window import divergence, locality_prior, symmetric_offsets, window_attention, window_residual
+from peak_nerf.core.window import kl_to_prior, locality_prior, symmetric_offsets, window_attention, window_residual
 from peak_nerf.metrics import psnr
 from peak_nerf.tasks.inpainting.inpaint import pixel_coordinates
 from peak_nerf.tasks.inpainting.settings import KarSettings
@@ -68,7 +68,7 @@ def window_kar(
     log_prior = locality_prior(offsets, settings.locality)
     log_attention = window_attention(g, offsets, log_prior)
     residual = window_residual(picture[part][..., None], log_attention, offsets)
-    return module.kar.mean_norm(residual.flatten(0, 1)) + settings.divergence * divergence(log_attention, log_prior)
+    return module.kar.mean_norm(residual.flatten(0, 1)) + settings.divergence * kl_to_prior(log_attention, log_prior)
 
 
 class Splitting(nn.Module):
@@ -149,23 +149,23 @@ class NetGD:
         """Whether this is a step of the fit to the start: at least `MIN_PREFIT`, however long compilation takes."""
         return progress < self.settings.prefit or int(self.module.steps) <= MIN_PREFIT
 
-    def loss(self, progress: float, everything: bool, generator: torch.Generator) -> Tensor:
+    def loss(self, progress: float, include_held_out: bool, generator: torch.Generator) -> Tensor:
         self.module.steps += 1
         picture = self.picture()
         if self.fits_start(progress):
             loss = (picture - self.start).square().mean()
             return loss + self.kar_loss(picture.detach(), 0.0, generator)
         late = min(max(progress - self.settings.prefit, 0.0) / (ANNEALED - self.settings.prefit), 1.0)
-        return self.data_loss(picture, late, everything) + self.kar_loss(picture, late, generator)
+        return self.data_loss(picture, late, include_held_out) + self.kar_loss(picture, late, generator)
 
     def sigma(self, late: float) -> float:
         """sigma of `data_term`, falling geometrically."""
         return self.settings.sigma_start * (self.sigma_end / self.settings.sigma_start) ** late
 
-    def data_loss(self, picture: Tensor, late: float, everything: bool) -> Tensor:
+    def data_loss(self, picture: Tensor, late: float, include_held_out: bool) -> Tensor:
         z = self.measurements.operator.apply(picture)
         target = expected_measurement(z, self.measurements.magnitudes, self.sigma(late))
-        weights = self.measurements.weights if everything else self.measurements.weights * self.known
+        weights = self.measurements.weights if include_held_out else self.measurements.weights * self.known
         return data_error(z, target, weights, self.n**2)
 
     def kar_loss(self, picture: Tensor, late: float, generator: torch.Generator) -> Tensor:
@@ -177,7 +177,7 @@ class NetGD:
         loss = window_kar(self.module.field, kar, picture, (corner[0], corner[1]), side)
         return kar.weight * self.kar_fall**late * loss
 
-    def validate(self) -> float:
+    def validation_psnr(self) -> float:
         """-10 log10 of the mean squared error of the held-out magnitudes, in dB."""
         return psnr(float(self._held_out_error(self.picture()).square()))
 
@@ -187,7 +187,7 @@ class NetGD:
         counts = self.measurements.weights.expand(error.shape)[~self.known]
         return ((error[~self.known].square() * counts).sum() / counts.sum()).sqrt()
 
-    def score(self) -> float | None:
+    def test_psnr(self) -> float | None:
         return None
 
 
@@ -208,10 +208,10 @@ class NetADM(NetGD):
         self.sigma_end = min(max(self.sigma_end, noise / 2), self.settings.sigma_start)
         self.kar_fall = min(max(self.kar_fall, noise / self.settings.sigma_start), 1.0)
 
-    def loss(self, progress: float, everything: bool, generator: torch.Generator) -> Tensor:
+    def loss(self, progress: float, include_held_out: bool, generator: torch.Generator) -> Tensor:
         if not self.fits_start(progress) and int(self.module.steps) % self.settings.inner_steps == 0:
             self.update()
-        return super().loss(progress, everything, generator)
+        return super().loss(progress, include_held_out, generator)
 
     @torch.no_grad()
     def update(self) -> None:
@@ -220,13 +220,13 @@ class NetADM(NetGD):
         self.module.u += self.module.z - f
         self.module.z.copy_((f - self.module.u).clamp(0, 1))
 
-    def data_loss(self, picture: Tensor, late: float, everything: bool) -> Tensor:
+    def data_loss(self, picture: Tensor, late: float, include_held_out: bool) -> Tensor:
         operator = self.measurements.operator
         z = operator.apply(picture)
         # eps is B.2's, for the transform without 1/m.
         target = expected_measurement(
             z, self.measurements.magnitudes, self.sigma(late), self.settings.epsilon / operator.shape[0] ** 2
         )
-        weights = self.measurements.weights if everything else self.measurements.weights * self.known
+        weights = self.measurements.weights if include_held_out else self.measurements.weights * self.known
         penalty = (self.module.z - picture + self.module.u).square().mean()
         return data_error(z, target, weights, self.n**2) / 2 + self.settings.rho / 2 * penalty

@@ -73,7 +73,7 @@ def retrieve(
     restarts: int = 3,
     budget_seconds: float | None = None,
     seed: int = 0,
-    report: Callable[[Progress], None] | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
     folder: Path | None = None,
     resume: bool = False,
 ) -> Retrieval:
@@ -84,7 +84,7 @@ def retrieve(
         settings: of a field, instead of `settings_for(method, problem, n)`.
         restarts: random starts of a Fourier search, of which the misfit chooses; Gaussian magnitudes have one start.
         budget_seconds: for everything; by default numbers of steps, with which a seed gives the same result every time.
-        report: called now and then; its `psnr_validation` is that of magnitudes, held-out ones where there are any.
+        on_progress: called repeatedly; its `psnr_validation` is that of magnitudes, held-out ones where there are any.
         folder, resume: where the state is kept during the run, and whether to go on from what is there.
 
     Raises: PeakError on a method that the problem does not have, a fit that diverges, a state that does not fit;
@@ -93,7 +93,7 @@ def retrieve(
     check_method(method, measurements.operator.name)
     if restarts < 1 or (budget_seconds is not None and not budget_seconds > 0):
         raise ValueError(f"restarts and budget_seconds must be above 0, got {restarts}, {budget_seconds}")
-    run = _Run(measurements, method, restarts, budget_seconds, seed, report, folder, resume)
+    run = _Run(measurements, method, restarts, budget_seconds, seed, on_progress, folder, resume)
     if method == "multiscale-hio":
         return run.multiscale()
     if method not in FIELD_METHODS:
@@ -109,16 +109,16 @@ class _Run:
         restarts: int,
         budget: float | None,
         seed: int,
-        report: Callable[[Progress], None] | None,
+        on_progress: Callable[[Progress], None] | None,
         folder: Path | None,
         resume: bool,
     ) -> None:
         self.measurements, self.method, self.restarts, self.budget = measurements, method, restarts, budget
-        self.seed, self.report, self.folder, self.resume = seed, report, folder, resume
+        self.seed, self.on_progress, self.folder, self.resume = seed, on_progress, folder, resume
         self.history: list[Point] = []
         counts = float(measurements.weights.expand(measurements.magnitudes.shape).sum())
         self.mean_square = measurements.energy / counts
-        self.signature = (
+        self.fingerprint = (
             f"{method}, {measurements.operator.name}, side {measurements.operator.size}, {counts:.0f} magnitudes of"
             f" energy {measurements.energy:.6g}, {restarts} restarts, seed {seed}"
         )
@@ -179,7 +179,7 @@ class _Run:
             problem,
             FitSettings(settings.steps if left is None else None, left, earliest=EARLIEST),
             generator,
-            lambda progress: self._fit_report(progress, seconds, first, 1 - first - polish),
+            lambda progress: self._fit_progress(progress, seconds, first, 1 - first - polish),
             None if self.folder is None else self.folder / "checkpoint.pt",
             self.resume,
         )
@@ -224,9 +224,9 @@ class _Run:
         seconds: float = 0.0,
     ) -> SearchRun:
         def tell(point: Point, fraction: float) -> None:
-            if self.report is not None:
+            if self.on_progress is not None:
                 decibel = -10 * math.log10(max(point.misfit**2 * self.mean_square, 1e-10))
-                self.report(Progress(point.iteration, None, point.seconds, first + share * fraction, decibel))
+                self.on_progress(Progress(point.iteration, None, point.seconds, first + share * fraction, decibel))
 
         is_polish = stage == "polish"
         path = None if self.folder is None or is_polish else self.folder / "search.pt"
@@ -237,7 +237,7 @@ class _Run:
             tell,
             path,
             self.resume,
-            self.signature,
+            self.fingerprint,
             "polish" if is_polish else "search",
             seconds,
         )
@@ -248,10 +248,12 @@ class _Run:
         misfit = math.sqrt(10 ** (-progress.psnr_validation / 10) / self.mean_square)
         return Point("fit", progress.step, seconds + progress.seconds, misfit)
 
-    def _fit_report(self, progress: Progress, seconds: float, first: float, share: float) -> None:
-        if self.report is not None:
+    def _fit_progress(self, progress: Progress, seconds: float, first: float, share: float) -> None:
+        if self.on_progress is not None:
             fraction = first + share * progress.fraction
-            self.report(Progress(progress.step, None, seconds + progress.seconds, fraction, progress.psnr_validation))
+            self.on_progress(
+                Progress(progress.step, None, seconds + progress.seconds, fraction, progress.psnr_validation)
+            )
 
     def _result(
         self,

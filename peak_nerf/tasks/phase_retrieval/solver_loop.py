@@ -47,19 +47,19 @@ def run_search(
     search: Search,
     budget_seconds: float | None,
     rounds: int | None,
-    report: Callable[[Point, float], None] | None = None,
+    on_progress: Callable[[Point, float], None] | None = None,
     checkpoint: Path | None = None,
     resume: bool = False,
-    signature: str = "",
+    fingerprint: str = "",
     stage: Literal["search", "polish"] = "search",
     start_seconds: float = 0.0,
 ) -> SearchRun:
     """Run to the end of the budget or of the rounds, whichever is given, or to a misfit of `SOLVED`.
 
     Args:
-        report: called after each round with the best so far and the fraction of the run.
+        on_progress: called after each round with the best so far and the fraction of the run.
         checkpoint, resume: where its state is written, now and then, at the end and on Ctrl-C; `resume` goes on there.
-        signature: what the search is of; a checkpoint of another one is refused.
+        fingerprint: what the search is of; a checkpoint of another one is refused.
         start_seconds: added to the points' seconds.
 
     Raises: ValueError unless exactly one of budget and rounds is given; PeakError on a checkpoint that does not fit.
@@ -68,7 +68,7 @@ def run_search(
         raise ValueError("give either budget_seconds or rounds")
     run = SearchRun()
     if resume and checkpoint is not None and checkpoint.exists():
-        run = _load(checkpoint, search, signature)
+        run = _load(checkpoint, search, fingerprint)
     begin = time.perf_counter() - run.seconds
     saved = time.perf_counter()
     try:
@@ -82,30 +82,30 @@ def run_search(
             run.seconds = time.perf_counter() - begin
             point = Point(stage, search.iterations, start_seconds + run.seconds, search.misfit)
             run.history.append(point)
-            if report is not None:
-                report(point, min(fraction, 1.0))
+            if on_progress is not None:
+                on_progress(point, min(fraction, 1.0))
             if checkpoint is not None and time.perf_counter() - saved > CHECKPOINT_SECONDS:
-                _save(checkpoint, search, run, signature)
+                _save(checkpoint, search, run, fingerprint)
                 saved = time.perf_counter()
     except KeyboardInterrupt:
         run.partial = True
     if checkpoint is not None:
-        _save(checkpoint, search, run, signature)
+        _save(checkpoint, search, run, fingerprint)
     return run
 
 
-def _save(path: Path, search: Search, run: SearchRun, signature: str) -> None:
-    state: dict[str, Any] = {"signature": signature, "search": search.state(), "run": asdict(run)}
+def _save(path: Path, search: Search, run: SearchRun, fingerprint: str) -> None:
+    state: dict[str, Any] = {"fingerprint": fingerprint, "search": search.state(), "run": asdict(run)}
     write_atomically(path, lambda file: torch.save(state, file))
 
 
-def _load(path: Path, search: Search, signature: str) -> SearchRun:
+def _load(path: Path, search: Search, fingerprint: str) -> SearchRun:
     try:
         state = torch.load(path, weights_only=True)
-        if state["signature"] != signature:
+        if state["fingerprint"] != fingerprint:
             raise PeakError(
-                f"{path}: is of another run ({state['signature']}); resume with the same options, or start anew without"
-                " --resume"
+                f"{path}: is of another run ({state['fingerprint']}); resume with the same options, or start anew"
+                " without --resume"
             )
         search.restore(state["search"])
         run = SearchRun(**{**state["run"], "partial": False})

@@ -155,8 +155,8 @@ def test_validation_is_the_error_of_the_held_out_magnitudes() -> None:
             counts = measurements.weights.expand(error.shape).numpy()
             held = ~problem.known.numpy()
             mean = np.average(error.numpy()[held] ** 2, weights=counts[held])
-            assert problem.validate() == pytest.approx(psnr(float(mean)), rel=1e-5)
-        assert problem.score() is None
+            assert problem.validation_psnr() == pytest.approx(psnr(float(mean)), rel=1e-5)
+        assert problem.test_psnr() is None
 
 
 def test_settings_name_every_method() -> None:
