@@ -43,12 +43,12 @@ class Line:
     def parameter_groups(self) -> list[dict[str, Any]]:
         return [{"params": list(self.module.parameters()), "lr": self.rate}]
 
-    def loss(self, progress: float, everything: bool, generator: torch.Generator) -> Tensor:
+    def loss(self, progress: float, include_held_out: bool, generator: torch.Generator) -> Tensor:
         if self.interrupt_at is not None and len(self.asked) == self.interrupt_at:
             raise KeyboardInterrupt
-        self.asked.append((progress, everything))
+        self.asked.append((progress, include_held_out))
         pick = torch.randint(64, (16,), generator=generator)
-        if not everything:
+        if not include_held_out:
             pick = pick // 2 * 2
         return (self.module(self.x[pick]) - self.y[pick]).square().mean()
 
@@ -69,7 +69,7 @@ def run(problem: Line, settings: FitSettings | None = None, **options: Any) -> F
 def test_finds_the_line_and_writes_its_history() -> None:
     problem = Line()
     reports: list[Progress] = []
-    result = run(problem, report=reports.append)
+    result = run(problem, on_progress=reports.append)
     assert problem.module.weight.item() == pytest.approx(3, abs=0.05)
     assert problem.module.bias.item() == pytest.approx(1, abs=0.05)
     assert result.steps == len(problem.asked) == 300
@@ -82,7 +82,7 @@ def test_finds_the_line_and_writes_its_history() -> None:
 def test_held_out_measurements_join_for_the_last_part_only() -> None:
     problem = Line()
     run(problem)
-    joined = [progress for progress, everything in problem.asked if everything]
+    joined = [progress for progress, include_held_out in problem.asked if include_held_out]
     assert min(joined) >= FINISH
     assert len(joined) == pytest.approx(300 * (1 - FINISH), abs=3)
     assert problem.asked[-1][1]
@@ -94,7 +94,7 @@ def test_stops_early_when_the_held_out_score_gets_worse_and_goes_back_to_the_bes
     result = run(problem)
     assert result.best_step == pytest.approx(100, abs=6)
     # PATIENCE more of phase 1, then the tail.
-    assert 185 < [everything for _, everything in problem.asked].index(True) < 200
+    assert 185 < [include_held_out for _, include_held_out in problem.asked].index(True) < 200
     assert result.steps < 260
     # The learning rate falls to its end all the same.
     assert problem.asked[-1][0] > 0.98
@@ -118,10 +118,10 @@ def test_goes_back_to_the_best_weights_before_the_tail() -> None:
     seen: list[float] = []
     loss = problem.loss
 
-    def watch(progress: float, everything: bool, generator: torch.Generator) -> Tensor:
-        if everything and not seen:
+    def watch(progress: float, include_held_out: bool, generator: torch.Generator) -> Tensor:
+        if include_held_out and not seen:
             seen.append(problem.module.weight.item())
-        return loss(progress, everything, generator)
+        return loss(progress, include_held_out, generator)
 
     problem.loss = watch  # type: ignore[method-assign]
     result = run(problem)
@@ -189,12 +189,12 @@ def test_a_second_ctrl_c_does_not_wait(tmp_path: Path) -> None:
     reached: list[bool] = []
     loss = problem.loss
 
-    def pressed_twice(progress: float, everything: bool, generator: torch.Generator) -> Tensor:
+    def pressed_twice(progress: float, include_held_out: bool, generator: torch.Generator) -> Tensor:
         if len(problem.asked) == 50:
             for _ in range(2):
                 os.kill(os.getpid(), signal.SIGINT)
             reached.append(True)
-        return loss(progress, everything, generator)
+        return loss(progress, include_held_out, generator)
 
     problem.loss = pressed_twice  # type: ignore[method-assign]
     assert run(problem, checkpoint=path).partial

@@ -146,7 +146,7 @@ def test_interrupted_and_resumed_equals_never_interrupted(method: str, tmp_path:
     values, observed = picture(3)
     whole = quick(values, observed, method, steps=40, truth=values)
     path = tmp_path / "checkpoint.pt"
-    partial = quick(values, observed, method, steps=40, truth=values, report=StopAfter(15), checkpoint=path)
+    partial = quick(values, observed, method, steps=40, truth=values, on_progress=StopAfter(15), checkpoint=path)
     assert partial.fit.partial
     assert 0 < partial.fit.steps < 40
     assert np.isfinite(partial.reconstruction).all()
@@ -159,7 +159,7 @@ def test_interrupted_and_resumed_equals_never_interrupted(method: str, tmp_path:
 def test_a_checkpoint_of_something_else_is_refused(tmp_path: Path) -> None:
     values, observed = picture()
     path = tmp_path / "checkpoint.pt"
-    quick(values, observed, report=StopAfter(3), checkpoint=path)
+    quick(values, observed, on_progress=StopAfter(3), checkpoint=path)
     before = path.read_bytes()
     again: dict[str, Any] = {"checkpoint": path, "resume": True}
     other_mask = observed.copy()

@@ -18,7 +18,7 @@ def test_the_optimal_kernel_is_the_outer_product_of_the_signal() -> None:
 @pytest.mark.parametrize("method", task.METHODS)
 def test_a_course_starts_before_training_and_ends_with_the_fitted_field(method: str) -> None:
     fractions: list[float] = []
-    course = task.run_alignment(method, 0, steps=20, n_train=16, n_grid=12, report=fractions.append)
+    course = task.run_alignment(method, 0, steps=20, n_train=16, n_grid=12, on_progress=fractions.append)
     assert course.steps[0] == 0
     assert course.steps == sorted(course.steps)
     assert len(course.steps) == len(course.cka) > 10

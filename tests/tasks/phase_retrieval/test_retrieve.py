@@ -86,7 +86,7 @@ def test_the_search_of_the_fields_is_a_method_too(fourier: Measurements) -> None
 @pytest.mark.parametrize("method", ["error-reduction", "hio", "raar"])
 def test_classical_fourier_solvers_run_and_record(method: str, fourier: Measurements) -> None:
     told: list[Progress] = []
-    result = retrieve(fourier, method, restarts=2, budget_seconds=0.5, report=told.append)
+    result = retrieve(fourier, method, restarts=2, budget_seconds=0.5, on_progress=told.append)
     assert result.field is None
     assert result.n_parameters == 0
     assert 0.4 < result.seconds < 5
@@ -123,7 +123,7 @@ def test_ctrl_c_in_the_search_keeps_the_best_and_resume_ends_as_if_nothing_had_b
     settings = quick("hash", "fourier")
     whole = retrieve(fourier, "hash", settings=settings)
     partial = retrieve(
-        fourier, "hash", settings=settings, folder=tmp_path, report=interrupt_when(lambda p: p.fraction > 0.2)
+        fourier, "hash", settings=settings, folder=tmp_path, on_progress=interrupt_when(lambda p: p.fraction > 0.2)
     )
     assert partial.partial
     assert partial.field is None
@@ -139,7 +139,7 @@ def test_ctrl_c_in_the_search_keeps_the_best_and_resume_ends_as_if_nothing_had_b
 def test_ctrl_c_in_the_fit_keeps_the_best_and_resume_goes_on(gaussian: Measurements, tmp_path: Path) -> None:
     settings = quick("hash", "gaussian")
     partial = retrieve(
-        gaussian, "hash", settings=settings, folder=tmp_path, report=interrupt_when(lambda p: p.fraction > 0.85)
+        gaussian, "hash", settings=settings, folder=tmp_path, on_progress=interrupt_when(lambda p: p.fraction > 0.85)
     )
     assert partial.partial
     assert partial.field is not None
@@ -153,7 +153,7 @@ def test_ctrl_c_in_the_fit_keeps_the_best_and_resume_goes_on(gaussian: Measureme
 
 def test_a_search_of_other_options_is_not_gone_on_with(fourier: Measurements, tmp_path: Path) -> None:
     interrupted = retrieve(
-        fourier, "hio", folder=tmp_path, seed=1, report=interrupt_when(lambda p: p.step > 200), budget_seconds=30
+        fourier, "hio", folder=tmp_path, seed=1, on_progress=interrupt_when(lambda p: p.step > 200), budget_seconds=30
     )
     assert interrupted.partial
     with pytest.raises(PeakError, match="of another run"):
