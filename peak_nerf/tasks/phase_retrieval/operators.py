@@ -21,7 +21,7 @@ from torch.autograd.function import once_differentiable
 Problem = Literal["fourier", "gaussian"]
 CHUNK_BYTES = 2**26
 """Of a block of rows that is generated anew at each use: 64 MiB."""
-DENSE_SHARE = 0.5
+DENSE_FRACTION = 0.5
 """Of the memory that is free, what a dense matrix may take."""
 
 
@@ -53,6 +53,7 @@ class FourierOperator:
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """Of the magnitudes."""
         return (self.padded, self.padded // 2 + 1)
 
     def apply(self, x: Float[Tensor, "n n"]) -> Shaped[Tensor, "m half"]:
@@ -108,6 +109,7 @@ class GaussianOperator:
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """Of the magnitudes."""
         return (self.n_rows,)
 
     @classmethod
@@ -163,7 +165,7 @@ class GaussianOperator:
         return rows.mul_(self.n_rows**-0.5)
 
     def _fits(self) -> bool:
-        return self.n_bytes <= DENSE_SHARE * free_memory()
+        return self.n_bytes <= DENSE_FRACTION * free_memory()
 
 
 class _MatrixProduct(torch.autograd.Function):
