@@ -43,13 +43,7 @@ def write_residual(path: Path, reconstruction: np.ndarray, truth: np.ndarray, ha
 
 
 def write_figure(path: Path, figure: Figure, **options: Any) -> None:
-    """Write a figure in the format of the path's suffix, whole or not at all.
-
-    Args:
-        path: ends in .png or .svg.
-        figure: of matplotlib.
-        options: of `savefig`.
-    """
+    """Write a figure as its path's suffix says, whole or not at all; the options are those of `savefig`."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format=path.suffix[1:], **options)
     write_atomically(path, lambda file: file.write(buffer.getvalue()))

@@ -62,6 +62,9 @@ class KarSettings:
     """Fraction of the run in which the weight rises from 0."""
 
 
+_OF_REGULARIZER = ("n_features", "n_hidden", "similarity", "temperature", "norm", "huber_delta", "weight", "warmup")
+
+
 @dataclass
 class ImageFieldSettings:
     """A field of a picture, its regulariser, and the learning rate of its fit."""
@@ -88,15 +91,8 @@ class ImageField(PeakField):
         if settings.kar is not None:
             kar = KernelAlignmentRegularizer(
                 2,
-                n_features=settings.kar.n_features,
                 hidden_dim=settings.kar.n_features,
-                n_hidden=settings.kar.n_hidden,
-                similarity=settings.kar.similarity,
-                temperature=settings.kar.temperature,
-                norm=settings.kar.norm,
-                huber_delta=settings.kar.huber_delta,
-                weight=settings.kar.weight,
-                warmup=settings.kar.warmup,
+                **{name: getattr(settings.kar, name) for name in _OF_REGULARIZER},
             )
         super().__init__(2, shape[2], settings.field)
         self.settings, self.size, self.kar = settings, (shape[0], shape[1]), kar
@@ -146,9 +142,7 @@ class ImageField(PeakField):
 def pixel_coordinates(size: tuple[int, int], n_points: tuple[int, int] | None = None) -> tuple[Tensor, Tensor]:
     """Row and column coordinates, square pixels, the longer side from -1 to 1: linspace(-1, 1) for a square picture.
 
-    Args:
-        size: (h, w) of the picture.
-        n_points: evenly spaced points over its rows and columns; by default one per pixel.
+    There are as many as pixels of the picture of size (h, w), or `n_points` evenly spaced over the same.
     """
     longest = max(size)
     rows, columns = (

@@ -18,16 +18,8 @@ from peak_nerf.images import figures, masks
 from peak_nerf.images.read import read_picture, write_png
 from peak_nerf.images.resize import parse_size, resize_picture
 from peak_nerf.metrics import scores
+from peak_nerf.system import record
 from peak_nerf.system.choices import check_options
-from peak_nerf.system.record import (
-    check_folder,
-    peak_memory_gib,
-    plain,
-    progress_bar,
-    reset_peak_memory,
-    versions,
-    write_json,
-)
 from peak_nerf.tasks import field_file
 from peak_nerf.tasks.inpainting import classical
 from peak_nerf.tasks.inpainting.figures import write_history, write_similarity
@@ -141,16 +133,9 @@ def run_inpainting(
 ) -> dict[str, Any]:
     """Do what the options say and leave everything in `out`, metrics.json last; returns the metrics.
 
-    Args:
-        options: the picture, what is missing, and the method.
-        out: the folder for the results.
-        on_progress: called at each check of a fit.
-        save_field: also write the field.
-        resume: go on from a run that was interrupted in this folder.
-
     Raises: PeakError on bad input, before anything is written.
     """
-    reset_peak_memory()
+    record.reset_peak_memory()
     check_options(options)
     if options.steps is not None and options.budget_seconds is not None:
         raise PeakError("--steps and --budget-seconds: give one of them, not both")
@@ -200,7 +185,7 @@ def _check_folder(out: Path, options: InpaintOptions) -> None:
     for given in (options.image, *map(Path, options.mask.split("+"))):
         if given.resolve() in ours and given.exists():
             raise PeakError(f"--out {out}: a result there would replace {given}; choose another folder")
-    check_folder(out)
+    record.check_folder(out)
 
 
 def _write(
@@ -218,7 +203,7 @@ def _write(
         "method": options.method,
         "data": str(options.image),
         "seed": options.seed,
-        "settings": plain({**dataclasses.asdict(options), "fit": None if result.settings is None else result.settings}),
+        "settings": record.plain({**dataclasses.asdict(options), "fit": result.settings}),
         "partial": result.fit.partial,
         "missing_fraction": float(1 - observed.mean()),
         **scores(reconstruction, values, observed, has_truth),
@@ -230,7 +215,7 @@ def _write(
             {k: v for k, v in dataclasses.asdict(p).items() if v is not None and k != "n_steps"}
             for p in result.fit.history
         ],
-        "versions": versions("scikit-image"),
+        "versions": record.versions("scikit-image"),
     }
     # What stood here belongs to another run; without metrics.json nobody takes a half-written folder for a result.
     for name in (METRICS, *PICTURES):
@@ -246,8 +231,8 @@ def _write(
         write_similarity(out / "similarity.png", result.field, reconstruction)
     if save_field and result.field is not None:
         field_file.save_field(out / FIELD, result.field)
-    metrics["peak_memory_gib"] = peak_memory_gib()
-    write_json(out / METRICS, metrics)
+    metrics["peak_memory_gib"] = record.peak_memory_gib()
+    record.write_json(out / METRICS, metrics)
     if not result.fit.partial:
         (out / CHECKPOINT).unlink(missing_ok=True)
     return metrics
@@ -269,25 +254,18 @@ def inpaint_command(
 
     options = InpaintOptions(**vars(picture), **vars(fit), **vars(kar), **vars(network))
     console = Console()
-    with progress_bar(console) as set_bar:
+    with record.progress_bar(console) as set_bar:
 
         def show(p: Progress) -> None:
             set_bar(p.fraction, f"{options.method}: held-out pixels {p.psnr_validation:.2f} dB")
 
-        metrics = run_inpainting(options, output.out, show, output.save_field, output.resume)
+        metrics = run_inpainting(options, on_progress=show, **vars(output))
     missing = f", {metrics['psnr_missing']:.2f} dB over the missing pixels" if "psnr_missing" in metrics else ""
-    console.print(
+    line = (
         f"{options.method}: PSNR {metrics['psnr']:.2f} dB{missing}, {metrics['seconds']:.1f} s,"
-        f" {metrics['peak_memory_gib']:.2f} GiB; pictures and metrics.json in {output.out}",
-        soft_wrap=True,
+        f" {metrics['peak_memory_gib']:.2f} GiB"
     )
-    if metrics["partial"]:
-        console.print(
-            f"Interrupted: this result is partial. Go on with the same command and --resume (in {output.out}).",
-            soft_wrap=True,
-        )
-        return 130
-    return 0
+    return record.say_end(console, line, output.out, metrics["partial"])
 
 
 def render_image(field: tyro.conf.Positional[Path], size: str = "original", out: Path = Path("render.png")) -> int:

@@ -34,13 +34,7 @@ def write_history(path: Path, history: Sequence[Progress], title: str) -> None:
 def similarity(field: ImageField, size: tuple[int, int], pixel: tuple[int, int], reach: int) -> np.ndarray:
     """A(x, .) of one pixel x over the pixels within `reach`, x itself excluded: (2 reach + 1,) * 2, sums to 1.
 
-    Args:
-        field: with KAR.
-        size: (h, w) of its picture; pixels outside have weight 0.
-        pixel: row and column of x.
-        reach: in pixels, the same for rows and columns.
-
-    Raises: ValueError for a field without KAR.
+    Pixels outside the picture have weight 0. Raises: ValueError for a field without KAR.
     """
     if field.kar is None:
         raise ValueError("this field has no Kernel Alignment Regularizer")

@@ -65,12 +65,14 @@ def inpaint(
         method: a field (`peak`, `peak-siren`, `mlp`, `fourier`, `siren`, `hash`) or a classical tool (`biharmonic`,
             `telea`, `navier-stokes`, `linear`).
         settings: of a field, instead of `settings_for(method, size)`.
-        steps, budget_seconds: length of the fit, at most one of them; by default the method's own number of steps.
-            With steps, the same seed gives the same result.
+        steps: of the fit, by default the method's own number; the same seed then gives the same result.
+        budget_seconds: length of the fit, instead of steps.
+        seed: of the field, the held-out pixels and the draws of the fit.
         truth: shape of the values, NaN where unknown; recorded in the history as PSNR over time (of large pictures over
             `problem.SCORED_PIXELS` of them), never used otherwise.
         on_progress: called at each check with the progress.
-        checkpoint, resume: see `core.fit.fit`.
+        checkpoint: where the fit's state is kept.
+        resume: go on from it, see `core.fit.fit`.
 
     Ctrl-C during the fit gives the best field so far, marked `fit.partial`.
 

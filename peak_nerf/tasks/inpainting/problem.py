@@ -21,13 +21,7 @@ SCORED_PIXELS = 2**18
 class InpaintProblem:
     """`core.fit.Problem`: mean squared error on observed pixels, plus KAR on a window around a missing one.
 
-    Args:
-        field: the field that is fitted.
-        settings: its own.
-        image: (h, w, c) in [0, 1].
-        observed: (h, w) bool.
-        truth: of the image's shape, NaN where unknown; for the history alone.
-        generator: chooses the held-out pixels.
+    The truth, of the image's shape (h, w, c), is for the history alone.
     """
 
     def __init__(
@@ -70,13 +64,7 @@ class InpaintProblem:
         return torch.stack([self.rows[pixels // width], self.columns[pixels % width]], dim=1)
 
     def loss(self, progress: float, include_held_out: bool, generator: torch.Generator) -> Tensor:
-        """The loss of one step.
-
-        Args:
-            progress: fraction of the fit, in [0, 1].
-            include_held_out: whether held-out pixels are fitted too.
-            generator: draws pixels and window.
-        """
+        """The loss of one step."""
         pixels = self.observed_pixels if include_held_out else self.train
         self.measured[self.held_out] = include_held_out
         if len(pixels) > self.settings.pixels_per_step:
@@ -105,12 +93,7 @@ class InpaintProblem:
         return numbers.reshape(-1), h, w
 
     def kar_loss(self, f: Tensor, window: Tensor) -> Tensor:
-        """KAR of a window, without weight, with the measured value for f where a pixel was measured.
-
-        Args:
-            f: (h, w, c) of the window.
-            window: its flat pixel numbers.
-        """
+        """KAR of a window of flat pixel numbers, without weight; f is (h, w, c), measured values stand for it."""
         h, w = f.shape[:2]
         measured, values = self.measured[window].reshape(h, w), self.values[window].reshape(h, w, -1)
         return self.field.window_kar(self.at(window), torch.where(measured[..., None], values, f), measured)

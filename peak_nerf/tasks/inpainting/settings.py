@@ -94,12 +94,8 @@ def settings_for(method: str, size: tuple[int, int]) -> InpaintSettings:
 
 
 def with_overrides(settings: InpaintSettings, **changes: Any) -> InpaintSettings:
-    """The settings with some of them changed.
-
-    Args:
-        settings: of a method.
-        changes: kar_weight, kar_n_features, kar_similarity, polynomial_degree, polynomial_cross_terms, grid_resolution,
-            hidden_dim, n_hidden, learning_rate; None changes nothing.
+    """The settings with the options that are not None put in: kar_weight, kar_n_features, kar_similarity,
+    polynomial_degree, polynomial_cross_terms, grid_resolution, hidden_dim, n_hidden, learning_rate.
 
     Raises: PeakError on a change that the method has no place for.
     """

@@ -195,15 +195,7 @@ def run_alignment(
 
 
 def tune(method: str, steps: int, n_train: int, n_grid: int, on_progress: Callable[[float], None] | None = None) -> int:
-    """Which of `candidates` ends with the highest mean CKA over `TUNING_SEEDS`, which are none of the figure's.
-
-    Args:
-        method: of `METHODS`.
-        steps: of Adam.
-        n_train: samples of f*.
-        n_grid: points of the kernels.
-        on_progress: called with the fraction done.
-    """
+    """Which of `candidates` ends with the highest mean CKA over `TUNING_SEEDS`, which are none of the figure's."""
     options = candidates(method)
     means = []
     for i, settings in enumerate(options):

@@ -20,16 +20,8 @@ from peak_nerf.errors import PeakError
 from peak_nerf.images.read import read_picture, write_png
 from peak_nerf.images.resize import parse_size, resize_picture
 from peak_nerf.metrics import psnr, scores
+from peak_nerf.system import record
 from peak_nerf.system.choices import check_options, flag
-from peak_nerf.system.record import (
-    check_folder,
-    peak_memory_gib,
-    plain,
-    progress_bar,
-    reset_peak_memory,
-    versions,
-    write_json,
-)
 from peak_nerf.tasks import field_file
 from peak_nerf.tasks.phase_retrieval import problems
 from peak_nerf.tasks.phase_retrieval.align import align
@@ -119,17 +111,9 @@ def run_phase_retrieval(
 ) -> dict[str, Any]:
     """Do what the options say and leave everything in `out`, metrics.json last; returns the metrics.
 
-    Args:
-        options: the picture or the measurements, and the method.
-        out: the folder for the results.
-        on_progress: called repeatedly while a solver runs.
-        save_field: also write the field.
-        save_measurements: also write the measurements.
-        resume: go on from a run that was interrupted in this folder.
-
     Raises: PeakError on bad input, before anything is written.
     """
-    reset_peak_memory()
+    record.reset_peak_memory()
     _check(options)
     truth = None
     if options.measurements is not None:
@@ -150,7 +134,7 @@ def run_phase_retrieval(
         raise PeakError(f"--kar-weight: {options.method} has no KAR; leave the option out or choose method 'peak'")
     elif save_field:
         raise PeakError(f"--save-field: {options.method} fits no field; leave the option out or choose method 'peak'")
-    check_folder(out)
+    record.check_folder(out)
     warnings = warnings_for(measurements)
     for warning in warnings:
         print(f"peak_nerf: warning: {warning}", file=sys.stderr, flush=True)
@@ -249,7 +233,7 @@ def _write(
         "size": measurements.operator.size,
         "n_measurements": math.prod(measurements.operator.shape),
         "seed": options.seed,
-        "settings": plain({**dataclasses.asdict(options), "fit": result.settings}),
+        "settings": record.plain({**dataclasses.asdict(options), "fit": result.settings}),
         "partial": result.partial,
         "warnings": warnings,
         **scored,
@@ -260,9 +244,9 @@ def _write(
         "steps": result.fit.steps,
         "stopping_step": result.fit.best_step,
         "n_parameters": result.n_parameters,
-        "peak_memory_gib": peak_memory_gib(),
+        "peak_memory_gib": record.peak_memory_gib(),
         "history": [{**dataclasses.asdict(p), "misfit": p.relative_residual} for p in result.history],
-        "versions": versions(),
+        "versions": record.versions(),
     }
     # Without metrics.json nobody takes a half-written folder for a result.
     (out / "metrics.json").unlink(missing_ok=True)
@@ -272,14 +256,14 @@ def _write(
         name = (options.image or options.measurements or Path()).name
         write_residuals(out / "relative_residual.png", result.history, f"{options.method} on {name}")
     (out / "field.safetensors").unlink(missing_ok=True)  # of an earlier run
-    write_json(out / "metrics.json", metrics)
+    record.write_json(out / "metrics.json", metrics)
     # Last, since it takes a while: Ctrl-C in it costs the field alone, and --resume makes up for it.
     if save_field and result.field is not None and result.settings is not None:
         if not result.partial:  # the refinement comes after the field's fit
             picture = torch.from_numpy(reconstruction)
             metrics["field_psnr"] = problems.distil(result.field, picture, result.settings.learning_rate)
         field_file.save_field(out / "field.safetensors", result.field)
-        write_json(out / "metrics.json", metrics)
+        record.write_json(out / "metrics.json", metrics)
     if not result.partial:
         for name in ("checkpoint.pt", "search.pt"):
             (out / name).unlink(missing_ok=True)
@@ -299,23 +283,17 @@ def phase_command(
     """
     from rich.console import Console
 
-    options, out = PhaseOptions(**vars(measurements), **vars(solver)), output.out
+    options = PhaseOptions(**vars(measurements), **vars(solver))
     console = Console()
-    with progress_bar(console) as show:
+    with record.progress_bar(console) as show:
 
         def on_progress(p: Progress) -> None:
             show(p.fraction, f"{options.method}: magnitudes {p.psnr_validation:.2f} dB")
 
-        metrics = run_phase_retrieval(
-            options, out, on_progress, output.save_field, output.save_measurements, output.resume
-        )
+        metrics = run_phase_retrieval(options, on_progress=on_progress, **vars(output))
     aligned = f"PSNR {metrics['psnr_aligned']:.2f} dB aligned, " if "psnr_aligned" in metrics else ""
-    console.print(
+    line = (
         f"{options.method}: {aligned}relative residual {metrics['relative_residual']:.2g}, {metrics['seconds']:.1f} s,"
-        f" {metrics['peak_memory_gib']:.2f} GiB; pictures and metrics.json in {out}",
-        soft_wrap=True,
+        f" {metrics['peak_memory_gib']:.2f} GiB"
     )
-    if metrics["partial"]:
-        console.print(f"Interrupted: this result is partial. Go on with the same command and --resume (in {out}).")
-        return 130
-    return 0
+    return record.say_end(console, line, output.out, metrics["partial"])

@@ -53,13 +53,15 @@ class FourierOperator:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the magnitudes."""
+        """Of y."""
         return (self.padded, self.padded // 2 + 1)
 
     def apply(self, x: Float[Tensor, "n n"]) -> Shaped[Tensor, "m half"]:
+        """A x."""
         return torch.fft.rfft2(x, s=(self.padded, self.padded), norm="ortho")
 
     def adjoint(self, v: Shaped[Tensor, "m half"]) -> Float[Tensor, "n n"]:
+        """A^H v."""
         return self.adjoint_padded(v)[: self.size, : self.size]
 
     def adjoint_padded(self, v: Shaped[Tensor, "m half"]) -> Float[Tensor, "m m"]:
@@ -109,7 +111,7 @@ class GaussianOperator:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the magnitudes."""
+        """Of y."""
         return (self.n_rows,)
 
     @classmethod
@@ -128,10 +130,12 @@ class GaussianOperator:
         return self.n_rows * self.size * self.size * (8 if self.complex_valued else 4)
 
     def apply(self, x: Float[Tensor, "n n"]) -> Shaped[Tensor, " m"]:
+        """A x."""
         out: Tensor = _MatrixProduct.apply(x.reshape(-1), self)
         return out
 
     def adjoint(self, v: Shaped[Tensor, " m"]) -> Float[Tensor, "n n"]:
+        """A^H v, its real part."""
         return self._adjoint(v).reshape(self.size, self.size)
 
     def blocks(self) -> Iterator[tuple[int, Tensor]]:

@@ -92,13 +92,7 @@ class NetGD:
     """`core.fit.Problem`: theta by gradient descent on || A f(X) - target ||^2 / n^2 + lambda KAR.
 
     The target is `data_term.expected_measurement`; at sigma = 0 this is the amplitude loss || |A f(X)| - y ||^2.
-
-    Args:
-        module: the field and what is saved beside it.
-        settings: the field's own.
-        measurements: magnitudes and operator.
-        start: (n, n), what the field is fitted to first.
-        fit_mask: of y's shape, bool: which magnitudes are fitted before the held-out ones join.
+    Before that, f is fitted to `start`; `fit_mask` are the magnitudes that are fitted before the held-out ones join.
     """
 
     def __init__(
@@ -128,13 +122,7 @@ class NetGD:
         return progress < self.settings.prefit or int(self.module.steps) <= MIN_PREFIT
 
     def loss(self, progress: float, include_held_out: bool, generator: torch.Generator) -> Tensor:
-        """The loss of one step: of the fit to the start, then of the fit to the magnitudes.
-
-        Args:
-            progress: fraction of the fit, in [0, 1].
-            include_held_out: whether held-out magnitudes are fitted too.
-            generator: draws the window of KAR.
-        """
+        """The loss of one step: of the fit to the start, then of the fit to the magnitudes."""
         self.module.steps += 1
         picture = self.picture()
         if self.fits_start(progress):

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -102,26 +102,25 @@ def retrieve(
     return run.field(settings or settings_for(method, measurements.operator.name, measurements.operator.size))
 
 
+@dataclasses.dataclass(eq=False)
 class _Run:
-    def __init__(
-        self,
-        measurements: Measurements,
-        method: str,
-        restarts: int,
-        budget: float | None,
-        seed: int,
-        on_progress: Callable[[Progress], None] | None,
-        folder: Path | None,
-        resume: bool,
-    ) -> None:
-        self.measurements, self.method, self.restarts, self.budget = measurements, method, restarts, budget
-        self.seed, self.on_progress, self.folder, self.resume = seed, on_progress, folder, resume
-        self.history: list[Point] = []
+    measurements: Measurements
+    method: str
+    restarts: int
+    budget: float | None
+    seed: int
+    on_progress: Callable[[Progress], None] | None
+    folder: Path | None
+    resume: bool
+    history: list[Point] = dataclasses.field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        measurements = self.measurements
         counts = float(measurements.weights.expand(measurements.magnitudes.shape).sum())
         self.mean_square = measurements.energy / counts
         self.fingerprint = (
-            f"{method}, {measurements.operator.name}, side {measurements.operator.size}, {counts:.0f} magnitudes of"
-            f" energy {measurements.energy:.6g}, {restarts} restarts, seed {seed}"
+            f"{self.method}, {measurements.operator.name}, side {measurements.operator.size}, {counts:.0f} magnitudes"
+            f" of energy {measurements.energy:.6g}, {self.restarts} restarts, seed {self.seed}"
         )
 
     def classical(self) -> Retrieval:
@@ -134,8 +133,7 @@ class _Run:
         spent = time.perf_counter() - begin
         if self.method == "spectral":
             return self._result(search.picture, FitResult(0, 0.0), spent, 0)
-        rounds = None if self.budget is not None else CLASSICAL_ROUNDS[self.method]
-        run = self._search(search, self.budget, rounds, 0.0, 1.0)
+        run = self._search(search, 1.0, CLASSICAL_ROUNDS[self.method])
         return self._result(search.picture, FitResult(0, 0.0), spent + run.seconds, search.iterations, run.partial)
 
     def multiscale(self) -> Retrieval:
@@ -143,9 +141,7 @@ class _Run:
         settings = PhaseSettings()
         fit_mask = held_out_mask(self.measurements, torch.Generator().manual_seed(self.seed))
         search = CoarseToFine(self.measurements, self.restarts, self.seed, fit_mask)
-        before = 1 - settings.refinement
-        rounds = settings.search_rounds if self.budget is None else None
-        run = self._search(search, None if self.budget is None else self.budget * before, rounds, 0.0, before)
+        run = self._search(search, 1 - settings.refinement, settings.search_rounds)
         if run.partial:
             return self._result(search.picture, FitResult(0, 0.0), run.seconds, search.iterations, True)
         picture, refined = self._refine(search.candidates(), fit_mask, settings, run.seconds)
@@ -158,10 +154,7 @@ class _Run:
         fourier = isinstance(self.measurements.operator, FourierOperator)
         if fourier:
             search = CoarseToFine(self.measurements, self.restarts, self.seed, fit_mask)
-            budget = None if self.budget is None else self.budget * settings.search
-            run = self._search(
-                search, budget, None if self.budget is not None else settings.search_rounds, 0.0, settings.search
-            )
+            run = self._search(search, settings.search, settings.search_rounds)
             seconds, iterations = run.seconds, search.iterations
             if run.partial:
                 return self._result(search.picture, FitResult(0, 0.0, partial=True), seconds, iterations, True)
@@ -208,28 +201,31 @@ class _Run:
         """HIO from the best of the pictures: the field's, or the start, which too short a fit may have spoilt. Of all
         that come up, what the held-out magnitudes choose."""
         search = Refinement(self.measurements, pictures, fit_mask)
-        budget = None if self.budget is None else max(self.budget * settings.refinement, 0.1)
-        rounds = None if self.budget is not None else settings.refinement_rounds
-        run = self._search(search, budget, rounds, 1 - settings.refinement, settings.refinement, "refinement", seconds)
+        run = self._search(search, settings.refinement, settings.refinement_rounds, seconds)
         return search.picture, run
 
-    def _search(
-        self,
-        search: Search,
-        budget: float | None,
-        rounds: int | None,
-        first: float,
-        part: float,
-        stage: Literal["search", "refinement"] = "search",
-        seconds: float = 0.0,
-    ) -> SearchRun:
+    def _search(self, search: Search, part: float, rounds: int, seconds: float = 0.0) -> SearchRun:
+        """Run for a part of the budget, or for the rounds when there is none; a refinement is the run's last part."""
+        last = isinstance(search, Refinement)
+        budget = None if self.budget is None else max(self.budget * part, 0.1 if last else 0.0)
+
         def on_progress(point: Point, fraction: float) -> None:
             if self.on_progress is not None:
                 decibel = -10 * math.log10(max(point.relative_residual**2 * self.mean_square, 1e-10))
-                self.on_progress(Progress(point.iteration, None, point.seconds, first + part * fraction, decibel))
+                done = (1 - part if last else 0.0) + part * fraction
+                self.on_progress(Progress(point.iteration, None, point.seconds, done, decibel))
 
-        path = None if self.folder is None or stage == "refinement" else self.folder / "search.pt"
-        run = run_search(search, budget, rounds, on_progress, path, self.resume, self.fingerprint, stage, seconds)
+        run = run_search(
+            search,
+            budget,
+            rounds if budget is None else None,
+            on_progress,
+            None if self.folder is None or last else self.folder / "search.pt",
+            self.resume,
+            self.fingerprint,
+            "refinement" if last else "search",
+            seconds,
+        )
         self.history += run.history
         return run
 

@@ -73,18 +73,7 @@ def settings_for(method: str, problem: Problem, size: int) -> PhaseSettings:
         finest_resolution=max(size - 1, 16),
         init_scale=1e-2,
     )
-    kar = KarSettings(
-        weight=3.0 if problem == "gaussian" else 1.0,
-        n_hidden=2,
-        temperature=30.0,
-        norm="huber",
-        huber_delta=0.03,
-        locality=0.15,
-        kl_weight=1e-4,
-        learning_rate=1e-3,
-        reach=2.9,
-        window=64,
-    )
+    kar = KarSettings(weight=3.0 if problem == "gaussian" else 1.0, reach=2.9, window=64)
     gaussian = problem == "gaussian"
     # Without KAR a grid may not have as many vertices as there are pixels when magnitudes are no more than these.
     coarse = replace(grid, finest_resolution=max(size // 2, 16)) if gaussian else grid

@@ -39,6 +39,8 @@ def test_a_field_leaves_everything(image: Path, tmp_path: Path, capsys: pytest.C
     metrics = read_metrics(out)
     for key in ("task", "method", "data", "seed", "settings", "psnr", "psnr_aligned", "ssim", "relative_residual"):
         assert key in metrics
+    assert metrics["measurement_misfit"] == metrics["relative_residual"]  # the names of before, for one version
+    assert all(point["misfit"] == point["relative_residual"] for point in metrics["history"])
     for key in ("seconds", "n_parameters", "versions", "history", "partial"):
         assert key in metrics
     assert metrics["task"] == "phase"
