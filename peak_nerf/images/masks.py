@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +9,7 @@ import numpy as np
 from peak_nerf.errors import PeakError
 from peak_nerf.images.read import read_picture
 from peak_nerf.images.strokes import textural_strokes
+from peak_nerf.system.choices import did_you_mean
 
 MASKS = ("random", "patch", "textural")
 # The two missing patches of the paper, rows and columns of a 256 x 256 picture.
@@ -77,9 +77,7 @@ def make_mask(name: str | Path, size: tuple[int, int], missing: float = 0.5, see
     if name == "textural":
         return textural_mask(size, seed)
     if not Path(name).exists():
-        close = difflib.get_close_matches(str(name).lower(), MASKS, n=1)
-        meant = f" (did you mean {close[0]}?)" if close else ""
-        raise PeakError(f"--mask {name}: no such mask or file{meant}; give {', '.join(MASKS)} or a picture file")
+        raise PeakError(f"--mask {name}: no such mask, and no such file; {did_you_mean(str(name), MASKS)}")
     return mask_from_file(name, size)
 
 

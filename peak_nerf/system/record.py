@@ -72,6 +72,16 @@ def plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
+def say_end(console: Console, line: str, out: Path, partial: bool) -> int:
+    """Print a task's line of results, and how to go on with a partial one; returns the exit code."""
+    console.print(f"{line}; pictures and metrics.json in {out}", soft_wrap=True)
+    if partial:
+        console.print(
+            f"Interrupted: this result is partial. Go on with the same command and --resume (in {out}).", soft_wrap=True
+        )
+    return 130 if partial else 0
+
+
 @contextlib.contextmanager
 def progress_bar(console: Console) -> Iterator[Callable[[float, str], None]]:
     """A bar with the time left, gone when done; yields what sets its fraction and text."""

@@ -11,9 +11,11 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from peak_nerf.core.field import FieldConfig
 from peak_nerf.errors import PeakError
 from peak_nerf.tasks.field_file import FORMAT, load_field, render_field, save_field
-from peak_nerf.tasks.inpainting.inpaint import Inpainting, inpaint
+from peak_nerf.tasks.image_field import ImageField, ImageFieldSettings, KarSettings
+from peak_nerf.tasks.inpainting import Inpainting, inpaint
 from peak_nerf.tasks.inpainting.settings import settings_for, with_overrides
 from tests.images.pictures import smooth_picture, some_missing
 
@@ -28,7 +30,8 @@ def fitted(method: str = "peak", n_channels: int = 1) -> Inpainting:
 @pytest.mark.parametrize("method", ["peak", "peak-siren", "mlp", "fourier", "siren", "hash"])
 def test_a_field_comes_back_as_it_was(method: str, n_channels: int, tmp_path: Path) -> None:
     result = fitted(method, n_channels)
-    save_field(tmp_path / "field.safetensors", result)
+    assert result.field is not None
+    save_field(tmp_path / "field.safetensors", result.field)
     torch.manual_seed(0)
     before = torch.get_rng_state()
     module, size = load_field(tmp_path / "field.safetensors")
@@ -39,14 +42,15 @@ def test_a_field_comes_back_as_it_was(method: str, n_channels: int, tmp_path: Pa
 
 def test_overridden_settings_and_two_dimensional_grey_come_back(tmp_path: Path) -> None:
     settings = with_overrides(
-        settings_for("peak", (H, W)), kar_features=9, kar_activation="softmax", polynomial_degree=3, hidden_dim=20
+        settings_for("peak", (H, W)), kar_n_features=9, kar_similarity="dot", polynomial_degree=3, hidden_dim=20
     )
     result = inpaint(smooth_picture(H, W)[..., 0], some_missing(H, W), settings=settings, steps=2)
-    save_field(tmp_path / "f.safetensors", result)
+    assert result.field is not None
+    save_field(tmp_path / "f.safetensors", result.field)
     module, size = load_field(tmp_path / "f.safetensors")
     assert np.array_equal(render_field(module, size, size)[..., 0], result.reconstruction)
     assert module.kar is not None
-    assert module.kar.n_features == 9
+    assert (module.kar.n_features, module.kar.similarity) == (9, "dot")
 
 
 def test_any_resolution_covers_the_same_picture(tmp_path: Path) -> None:
@@ -58,10 +62,29 @@ def test_any_resolution_covers_the_same_picture(tmp_path: Path) -> None:
     assert render_field(result.field, (H, W), (1, 1)).shape == (1, 1, 1)
 
 
-def test_a_classical_result_has_no_field(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no field"):
-        save_field(tmp_path / "f", inpaint(smooth_picture(H, W), some_missing(H, W), "linear"))
-    assert not (tmp_path / "f").exists()
+OLD = """{"field": {"hash_grid": null, "polynomial_degree": 1, "polynomial_cross_terms": true,
+ "coordinate_map": "unit_sphere", "polynomial_init": 0.01, "n_frequencies": null, "frequency_scale": 10.0,
+ "backbone": "relu", "hidden_dim": 8, "n_hidden": 1, "bias": true, "relu_init": "torch", "implementation": "auto"},
+ "kar": {"weight": 2.0, "n_features": 5, "n_hidden": 1, "activation": "softmax", "temperature": 20.0, "norm": "squared",
+ "huber_delta": 0.05, "locality": 0.25, "divergence": 0.001, "blind_divergence": 4.0, "learning_rate": 0.002,
+ "reach": 2.0, "window": 40, "warmup": 0.5},
+ "learning_rate": 0.01, "pixels_per_step": 64, "steps": 3}"""
+"""The settings in a file of before the names `similarity`, `kl_weight` and `blind_kl_weight`."""
+
+
+def test_a_file_of_before_the_renaming_loads(tmp_path: Path) -> None:
+    path = tmp_path / "field.safetensors"
+    kar = KarSettings(2.0, 5, 1, "dot", 20.0, "squared", 0.05, 0.25, 0.001, 4.0, 0.002, 2.0, 40, 0.5)
+    settings = ImageFieldSettings(FieldConfig(hash_grid=None, hidden_dim=8, n_hidden=1), kar)
+    written = ImageField(settings, (H, W, 1))
+    metadata = {"format": FORMAT, "shape": json.dumps([H, W, 1]), "settings": OLD}
+    save_file({name: t.contiguous() for name, t in written.state_dict().items()}, path, metadata)
+    field, size = load_field(path)
+    assert size == (H, W)
+    assert field.settings == settings
+    assert np.array_equal(render_field(field, size, size), render_field(written, size, size))
+    assert field.kar is not None
+    assert (field.kar.similarity, field.kar.norm, field.kar.weight) == ("dot", "squared", 2.0)
 
 
 def test_what_is_no_field_is_said_in_one_line(tmp_path: Path) -> None:
@@ -84,7 +107,9 @@ def test_what_is_no_field_is_said_in_one_line(tmp_path: Path) -> None:
     save_file({"a": torch.zeros(2)}, path)
     refused("is not a field of `peak inpaint`")
 
-    save_field(path, fitted())
+    field = fitted().field
+    assert field is not None
+    save_field(path, field)
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
     refused("cannot be read")

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
-
 import numpy as np
 
 from peak_nerf.errors import PeakError
+from peak_nerf.system.choices import did_you_mean
 
 CLASSICAL = ("biharmonic", "telea", "navier-stokes", "linear")
 RADIUS = 3
@@ -19,6 +18,7 @@ def fill(method: str, values: np.ndarray, observed: np.ndarray) -> np.ndarray:
     """The picture with its missing pixels filled in; observed ones come back as they are.
 
     Args:
+        method: of `CLASSICAL`.
         values: (h, w, c) in [0, 1]; what stands at missing pixels is never looked at.
         observed: (h, w) bool.
     Returns: (h, w, c) float32 in [0, 1].
@@ -26,9 +26,7 @@ def fill(method: str, values: np.ndarray, observed: np.ndarray) -> np.ndarray:
         is observed.
     """
     if method not in CLASSICAL:
-        close = difflib.get_close_matches(method.lower(), CLASSICAL, n=1)
-        meant = f" (did you mean {close[0]}?)" if close else ""
-        raise PeakError(f"--method {method}: no such method{meant}; give one of {', '.join(CLASSICAL)}")
+        raise PeakError(f"--method {method}: no such method; {did_you_mean(method, CLASSICAL)}")
     if values.ndim != 3 or observed.shape != values.shape[:2] or observed.dtype != np.bool_:
         raise ValueError(f"values must be (h, w, c) and observed (h, w) bool, got {values.shape} and {observed.shape}")
     if not observed.any():

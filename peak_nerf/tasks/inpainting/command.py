@@ -3,85 +3,125 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
 import numpy as np
 import tyro
+from pydantic import Field
 
 from peak_nerf.core.fit import Progress
 from peak_nerf.errors import PeakError
-from peak_nerf.images import masks
+from peak_nerf.images import figures, masks
 from peak_nerf.images.read import read_picture, write_png
 from peak_nerf.images.resize import parse_size, resize_picture
-from peak_nerf.system.record import (
-    check_folder,
-    peak_memory_gib,
-    plain,
-    progress_bar,
-    reset_peak_memory,
-    versions,
-    write_json,
-)
+from peak_nerf.metrics import scores
+from peak_nerf.system import record
+from peak_nerf.system.choices import check_options
+from peak_nerf.tasks import field_file
 from peak_nerf.tasks.inpainting import classical
-from peak_nerf.tasks.inpainting.inpaint import inpaint
+from peak_nerf.tasks.inpainting.figures import write_history, write_similarity
+from peak_nerf.tasks.inpainting.inpaint import Inpainting, inpaint
 from peak_nerf.tasks.inpainting.settings import Method, settings_for, with_overrides
 
 # What a run leaves in its folder.
 PICTURES = ("input.png", "reconstruction.png", "comparison.png", "residual.png", "psnr.png", "similarity.png")
 METRICS, CHECKPOINT, FIELD = "metrics.json", "checkpoint.pt", "field.safetensors"
 
-OVERRIDES = (
-    *("kar_weight", "kar_features", "kar_activation", "polynomial_degree", "polynomial_cross_terms"),
-    *("grid_resolution", "hidden_dim", "n_hidden", "learning_rate"),
-)
 METHODS: tuple[str, ...] = get_args(Method)
-ACTIVATIONS = ("cosine", "softmax")
+SIMILARITIES = ("cosine", "dot", "softmax")
+"""The last is what `dot` was called before; understood for one version."""
+AtLeastOne = Annotated[int | None, Field(ge=1)]
+AboveZero = Annotated[float | None, Field(gt=0)]
 
 
 @dataclass
-class InpaintOptions:
-    """Reconstruct a picture from part of its pixels."""
+class PictureOptions:
+    """What is reconstructed from which of its pixels."""
 
     image: Annotated[Path, tyro.conf.Positional]
     """The picture: grey or RGB(A), 8 or 16 bit. Transparent and NaN pixels count as missing."""
     mask: str = "random"
     """random, patch, textural, none (only what the picture itself lacks), or a file whose white pixels are observed;
     several joined by +, such as random+patch, for what is missing in any."""
-    method: str = field(default="peak", metadata={"choices": METHODS})
-    """peak, peak-siren, or a baseline: mlp, fourier, siren, hash; biharmonic, telea, navier-stokes, linear."""
-    missing: float = 0.5
+    missing: Annotated[float, Field(gt=0, lt=1)] = 0.5
     """Fraction of pixels missing in the random mask."""
-    seed: int = 88
-    """Of the mask and of the fit."""
     size: str = "256"
     """Longer side in pixels, WIDTHxHEIGHT, or original."""
-    budget_seconds: float | None = None
-    """Training time, instead of steps."""
-    steps: int | None = None
+
+
+@dataclass
+class FitOptions:
+    """The method and how long it is fitted."""
+
+    method: str = field(default="peak", metadata={"choices": METHODS})
+    """peak, peak-siren, or a baseline: mlp, fourier, siren, hash; biharmonic, telea, navier-stokes, linear."""
+    seed: Annotated[int, Field(ge=0, le=masks.MAX_SEED)] = 88
+    """Of the mask and of the fit."""
+    steps: AtLeastOne = None
     """Steps, instead of the method's own number; a seed then gives the same result every time."""
-    kar_weight: float | None = None
-    """Weight lambda of KAR; 0 for none. Default: the method's own."""
-    kar_features: int | None = None
+    budget_seconds: AboveZero = None
+    """Training time, instead of steps."""
+    learning_rate: AboveZero = None
+    """Adam's rate for the field."""
+
+
+@dataclass
+class KarOptions:
+    """The Kernel Alignment Regularizer of peak and peak-siren; by default the method's own."""
+
+    kar_weight: Annotated[float | None, Field(ge=0)] = None
+    """Weight lambda of KAR; 0 for none."""
+    kar_n_features: Annotated[AtLeastOne, tyro.conf.arg(aliases=["--kar-features"])] = field(
+        default=None, metadata={"aliases": ("kar_features",)}
+    )
     """Features r of g."""
-    kar_activation: str | None = field(default=None, metadata={"choices": ACTIVATIONS})
-    """What follows g: cosine (unit length, learned temperature) or softmax (the paper's)."""
-    polynomial_degree: int | None = None
+    kar_similarity: Annotated[str | None, tyro.conf.arg(aliases=["--kar-activation"])] = field(
+        default=None, metadata={"choices": SIMILARITIES, "aliases": ("kar_activation",)}
+    )
+    """How features are compared: cosine (unit length, learned temperature) or dot (the paper's: of softmax outputs)."""
+
+    def __post_init__(self) -> None:
+        self.kar_similarity = "dot" if self.kar_similarity == "softmax" else self.kar_similarity
+
+
+@dataclass
+class NetworkOptions:
+    """Encodings and backbone; by default the method's own."""
+
+    polynomial_degree: Annotated[int | None, Field(ge=0)] = None
     """Degree of the polynomial encoding."""
     polynomial_cross_terms: bool | None = None
     """All monomials up to that degree, of which there are C(4 + degree, degree), or with False only powers of single
     variables, 1 + 4 degree, as in the authors' code; the same at degree 1."""
-    grid_resolution: int | None = None
+    grid_resolution: AtLeastOne = None
     """Cells per side of the grid's finest level; most of the parameters are there."""
-    hidden_dim: int | None = None
+    hidden_dim: AtLeastOne = None
     """Width of the backbone."""
-    n_hidden: int | None = None
+    n_hidden: AtLeastOne = None
     """Hidden layers of the backbone."""
-    learning_rate: float | None = None
-    """Adam's rate for the field."""
+
+
+@dataclass
+class InpaintOptions(NetworkOptions, KarOptions, FitOptions, PictureOptions):
+    """All options of a reconstruction."""
+
+
+@dataclass
+class OutputOptions:
+    """What is kept and where."""
+
+    out: Path = Path("outputs/inpaint")
+    """The folder for the results."""
+    save_field: bool = False
+    """Also write field.safetensors, which `peak render-image` renders at any size."""
+    resume: bool = False
+    """Go on from a run that was interrupted in this folder."""
+
+
+OVERRIDES = (*(option.name for group in (KarOptions, NetworkOptions) for option in fields(group)), "learning_rate")
 
 
 def run_inpainting(
@@ -91,12 +131,14 @@ def run_inpainting(
     save_field: bool = False,
     resume: bool = False,
 ) -> dict[str, Any]:
-    """Do what the options ask and leave everything in `out`, metrics.json last; returns the metrics.
+    """Do what the options say and leave everything in `out`, metrics.json last; returns the metrics.
 
     Raises: PeakError on bad input, before anything is written.
     """
-    reset_peak_memory()
-    _check(options)
+    record.reset_peak_memory()
+    check_options(options)
+    if options.steps is not None and options.budget_seconds is not None:
+        raise PeakError("--steps and --budget-seconds: give one of them, not both")
     picture = read_picture(options.image)
     picture = resize_picture(picture, parse_size(options.size, picture.size))
     if options.mask == "none":
@@ -118,9 +160,9 @@ def run_inpainting(
         raise PeakError(f"--save-field: {options.method} fits no field; leave the option out or choose method 'peak'")
     _check_folder(out, options)
 
-    # A known pixel is one with a truth to score against; the fit is handed the observed ones alone.
-    known = picture.observed
-    truth = np.where(known[..., None], picture.values, np.nan) if (known & ~observed).any() else None
+    # Scored where the file says something; the fit is handed the observed pixels alone.
+    has_truth = picture.observed
+    truth = np.where(has_truth[..., None], picture.values, np.nan) if (has_truth & ~observed).any() else None
     result = inpaint(
         np.where(observed[..., None], picture.values, np.nan),
         observed,
@@ -134,35 +176,7 @@ def run_inpainting(
         checkpoint=out / CHECKPOINT,
         resume=resume,
     )
-    return _write(options, out, picture.values, observed, known, result, save_field)
-
-
-def _check(options: InpaintOptions) -> None:
-    if options.steps is not None and options.budget_seconds is not None:
-        raise PeakError("--steps and --budget-seconds: give one of them, not both")
-    if not 0 <= options.seed <= masks.MAX_SEED:
-        raise PeakError(f"--seed: must be from 0 to {masks.MAX_SEED}, got {options.seed}")
-    least_of = {"polynomial_degree": 0} | dict.fromkeys(
-        ("steps", "kar_features", "grid_resolution", "hidden_dim", "n_hidden"), 1
-    )
-    for name, least in least_of.items():
-        value = getattr(options, name)
-        if value is not None and value < least:
-            raise PeakError(f"--{name.replace('_', '-')}: must be at least {least}, got {value}")
-    for name in ("budget_seconds", "learning_rate"):
-        value = getattr(options, name)
-        if value is not None and not 0 < value < float("inf"):
-            raise PeakError(f"--{name.replace('_', '-')}: must be above 0 and finite, got {value}")
-    if options.kar_weight is not None and not 0 <= options.kar_weight < float("inf"):
-        raise PeakError(f"--kar-weight: must be finite and not negative, got {options.kar_weight}")
-    if not 0 < options.missing < 1:
-        raise PeakError(f"--missing: must be between 0 and 1, got {options.missing}")
-    for name, choices in (("method", METHODS), ("kar_activation", ACTIVATIONS)):
-        value = getattr(options, name)
-        if value is not None and value not in choices:
-            near = difflib.get_close_matches(value, choices, n=1)
-            meant = f" (did you mean {near[0]}?)" if near else ""
-            raise PeakError(f"--{name.replace('_', '-')} {value}: not known{meant}; give one of {', '.join(choices)}")
+    return _write(options, out, picture.values, observed, has_truth, result, save_field)
 
 
 def _check_folder(out: Path, options: InpaintOptions) -> None:
@@ -171,7 +185,7 @@ def _check_folder(out: Path, options: InpaintOptions) -> None:
     for given in (options.image, *map(Path, options.mask.split("+"))):
         if given.resolve() in ours and given.exists():
             raise PeakError(f"--out {out}: a result there would replace {given}; choose another folder")
-    check_folder(out)
+    record.check_folder(out)
 
 
 def _write(
@@ -179,23 +193,20 @@ def _write(
     out: Path,
     values: np.ndarray,
     observed: np.ndarray,
-    known: np.ndarray,
-    result: Any,
+    has_truth: np.ndarray,
+    result: Inpainting,
     save_field: bool,
 ) -> dict[str, Any]:
-    from peak_nerf.metrics import scores
-    from peak_nerf.tasks.inpainting import figures as inpaint_pictures
-
     reconstruction = result.reconstruction
     metrics: dict[str, Any] = {
         "task": "inpaint",
         "method": options.method,
         "data": str(options.image),
         "seed": options.seed,
-        "settings": plain({**dataclasses.asdict(options), "fit": None if result.settings is None else result.settings}),
+        "settings": record.plain({**dataclasses.asdict(options), "fit": result.settings}),
         "partial": result.fit.partial,
         "missing_fraction": float(1 - observed.mean()),
-        **scores(reconstruction, values, observed, known),
+        **scores(reconstruction, values, observed, has_truth),
         "seconds": result.fit.seconds,
         "steps": result.fit.steps,
         "stopping_step": result.fit.best_step,
@@ -204,71 +215,57 @@ def _write(
             {k: v for k, v in dataclasses.asdict(p).items() if v is not None and k != "n_steps"}
             for p in result.fit.history
         ],
-        "versions": versions("scikit-image"),
+        "versions": record.versions("scikit-image"),
     }
     # What stood here belongs to another run; without metrics.json nobody takes a half-written folder for a result.
     for name in (METRICS, *PICTURES):
         (out / name).unlink(missing_ok=True)
-    write_png(out / "input.png", inpaint_pictures.input_picture(values, observed))
+    shown = figures.input_picture(values, observed)
+    write_png(out / "input.png", shown)
     write_png(out / "reconstruction.png", reconstruction)
-    panels = [inpaint_pictures.input_picture(values, observed), reconstruction]
-    inpaint_pictures.write_comparison(out / "comparison.png", panels + ([values] if known.all() else []))
-    inpaint_pictures.write_residual(out / "residual.png", reconstruction, values, known)
+    figures.write_comparison(out / "comparison.png", [shown, reconstruction, *([values] if has_truth.all() else [])])
+    figures.write_residual(out / "residual.png", reconstruction, values, has_truth)
     if result.fit.history:
-        inpaint_pictures.write_history(
-            out / "psnr.png", result.fit.history, f"{options.method} on {options.image.name}"
-        )
+        write_history(out / "psnr.png", result.fit.history, f"{options.method} on {options.image.name}")
     if result.field is not None and result.field.kar is not None:
-        inpaint_pictures.write_similarity(out / "similarity.png", result.field, reconstruction)
-    if save_field:
-        from peak_nerf.tasks.field_file import save_field as write_field
-
-        write_field(out / FIELD, result)
-    metrics["peak_memory_gib"] = peak_memory_gib()
-    write_json(out / METRICS, metrics)
+        write_similarity(out / "similarity.png", result.field, reconstruction)
+    if save_field and result.field is not None:
+        field_file.save_field(out / FIELD, result.field)
+    metrics["peak_memory_gib"] = record.peak_memory_gib()
+    record.write_json(out / METRICS, metrics)
     if not result.fit.partial:
         (out / CHECKPOINT).unlink(missing_ok=True)
     return metrics
 
 
 def inpaint_command(
-    options: tyro.conf.OmitArgPrefixes[InpaintOptions],
-    out: Path = Path("outputs/inpaint"),
-    save_field: bool = False,
-    resume: bool = False,
+    picture: tyro.conf.OmitArgPrefixes[PictureOptions],
+    fit: tyro.conf.OmitArgPrefixes[FitOptions],
+    kar: tyro.conf.OmitArgPrefixes[Annotated[KarOptions, tyro.conf.arg(name="KAR")]],
+    network: tyro.conf.OmitArgPrefixes[NetworkOptions],
+    output: tyro.conf.OmitArgPrefixes[OutputOptions],
 ) -> int:
     """Reconstruct a picture from part of its pixels, with an implicit neural representation or a classical tool.
 
     Leaves metrics.json, reconstruction.png, comparison.png, residual.png, psnr.png (PSNR over time) and, with KAR,
     similarity.png in the folder. Ctrl-C ends a fit early: what it has is written and marked partial.
-
-    Args:
-        options: the picture, what is missing, and the method.
-        out: the folder for the results.
-        save_field: also write field.safetensors, which `peak render-image` renders at any size.
-        resume: go on from a run that was interrupted in this folder.
     """
     from rich.console import Console
 
+    options = InpaintOptions(**vars(picture), **vars(fit), **vars(kar), **vars(network))
     console = Console()
-    with progress_bar(console) as set_bar:
+    with record.progress_bar(console) as set_bar:
 
         def show(p: Progress) -> None:
             set_bar(p.fraction, f"{options.method}: held-out pixels {p.psnr_validation:.2f} dB")
 
-        metrics = run_inpainting(options, out, show, save_field, resume)
+        metrics = run_inpainting(options, on_progress=show, **vars(output))
     missing = f", {metrics['psnr_missing']:.2f} dB over the missing pixels" if "psnr_missing" in metrics else ""
-    console.print(
+    line = (
         f"{options.method}: PSNR {metrics['psnr']:.2f} dB{missing}, {metrics['seconds']:.1f} s,"
-        f" {metrics['peak_memory_gib']:.2f} GiB; pictures and metrics.json in {out}",
-        soft_wrap=True,
+        f" {metrics['peak_memory_gib']:.2f} GiB"
     )
-    if metrics["partial"]:
-        console.print(
-            f"Interrupted: this result is partial. Go on with the same command and --resume (in {out}).", soft_wrap=True
-        )
-        return 130
-    return 0
+    return record.say_end(console, line, output.out, metrics["partial"])
 
 
 def render_image(field: tyro.conf.Positional[Path], size: str = "original", out: Path = Path("render.png")) -> int:
@@ -279,12 +276,10 @@ def render_image(field: tyro.conf.Positional[Path], size: str = "original", out:
         size: WIDTHxHEIGHT, one number for the longer side, or original.
         out: the PNG to write.
     """
-    from peak_nerf.tasks.field_file import load_field, render_field
-
     if out.suffix.lower() != ".png":
         raise PeakError(f"--out {out}: the picture is a PNG; give a name that ends in .png")
-    module, fitted = load_field(field)
+    image_field, fitted = field_file.load_field(field)
     height, width = parse_size(size, fitted)
-    write_png(out, render_field(module, fitted, (height, width)))
+    write_png(out, field_file.render_field(image_field, fitted, (height, width)))
     print(f"{out}: {width} x {height} pixels")
     return 0

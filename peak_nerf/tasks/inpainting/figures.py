@@ -1,46 +1,18 @@
-"""The pictures that an inpainting run leaves behind."""
+"""What an inpainting run draws beside its pictures: PSNR over time, and the similarity that it learned."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from peak_nerf.core.field import PeakField
 from peak_nerf.core.fit import Progress
-from peak_nerf.images.read import write_png
-from peak_nerf.system.files import write_atomically
-from peak_nerf.tasks.inpainting.inpaint import pixel_coordinates
+from peak_nerf.images.figures import as_rgb, write_figure
+from peak_nerf.tasks.image_field import ImageField, pixel_coordinates
 
-# Missing pixels are shown in this colour, which photographs rarely have.
-MISSING = np.array([0.85, 0.1, 0.55], dtype=np.float32)
 SIMILARITY_REACH = 12
-
-
-def as_rgb(values: np.ndarray) -> np.ndarray:
-    """(h, w, 1 or 3) to (h, w, 3)."""
-    return np.broadcast_to(values, (*values.shape[:2], 3))
-
-
-def input_picture(values: np.ndarray, observed: np.ndarray) -> np.ndarray:
-    """The picture with its missing pixels marked, (h, w, 3)."""
-    return np.where(observed[..., None], as_rgb(values), MISSING)
-
-
-def write_comparison(path: Path, panels: Sequence[np.ndarray]) -> None:
-    """Panels of one size side by side with a white gap: observed, reconstruction, and the truth where there is one."""
-    gap = np.ones((panels[0].shape[0], max(panels[0].shape[1] // 64, 2), 3), dtype=np.float32)
-    row = [part for panel in panels for part in (as_rgb(panel), gap)][:-1]
-    write_png(path, np.concatenate(row, axis=1))
-
-
-def write_residual(path: Path, reconstruction: np.ndarray, truth: np.ndarray, known: np.ndarray) -> None:
-    """|reconstruction - truth|, mean over channels, 4 times; black where there is no truth."""
-    error = np.abs(reconstruction - truth).mean(axis=2)
-    write_png(path, np.where(known, 4 * error, 0))
 
 
 def write_history(path: Path, history: Sequence[Progress], title: str) -> None:
@@ -56,12 +28,10 @@ def write_history(path: Path, history: Sequence[Progress], title: str) -> None:
     axes.set(xlabel="seconds of training", ylabel="PSNR (dB)", title=title)
     axes.grid(alpha=0.3)
     axes.legend()
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=120)
-    write_atomically(path, lambda file: file.write(buffer.getvalue()))
+    write_figure(path, figure, dpi=120)
 
 
-def similarity(field: PeakField, size: tuple[int, int], pixel: tuple[int, int], reach: int) -> np.ndarray:
+def similarity(field: ImageField, size: tuple[int, int], pixel: tuple[int, int], reach: int) -> np.ndarray:
     """A(x, .) of one pixel x over the pixels within `reach`, x itself excluded: (2 reach + 1,) * 2, sums to 1.
 
     Pixels outside the picture have weight 0. Raises: ValueError for a field without KAR.
@@ -80,7 +50,7 @@ def similarity(field: PeakField, size: tuple[int, int], pixel: tuple[int, int], 
     return weights
 
 
-def write_similarity(path: Path, field: PeakField, values: np.ndarray, n_pixels: int = 4) -> None:
+def write_similarity(path: Path, field: ImageField, values: np.ndarray, n_pixels: int = 4) -> None:
     """For the pixels of steepest contrast in each quarter: the picture around it, and its learned A(x, .)."""
     from matplotlib.figure import Figure
 
@@ -105,6 +75,4 @@ def write_similarity(path: Path, field: PeakField, values: np.ndarray, n_pixels:
             panel.plot(reach, reach, "+", color="cyan", markersize=8)
             panel.set_axis_off()
     figure.suptitle("learned similarity A(x, .) = softmax(g(x)$^T$g(.)) around four pixels x (+); bright: alike")
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    write_atomically(path, lambda file: file.write(buffer.getvalue()))
+    write_figure(path, figure, dpi=110)

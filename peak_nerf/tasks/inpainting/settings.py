@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from peak_nerf.core.field import FieldConfig, HashGridConfig
-from peak_nerf.core.kar import Norm
 from peak_nerf.errors import PeakError
+from peak_nerf.tasks.image_field import ImageFieldSettings, KarSettings
 from peak_nerf.tasks.inpainting import classical
 
 Method = Literal[
@@ -17,49 +17,9 @@ Method = Literal[
 
 
 @dataclass
-class KarSettings:
-    """The Kernel Alignment Regularizer of an inpainting field."""
+class InpaintSettings(ImageFieldSettings):
+    """A field and how to fit it to a picture; KAR's windows lie around missing pixels."""
 
-    weight: float = 3.0
-    """Its weight lambda; 0 for none."""
-    n_features: int = 100
-    """Features r of g, and the width of its hidden layers."""
-    n_hidden: int = 2
-    """Hidden layers of g. With a single one g hardly tells an edge from its surroundings."""
-    activation: Literal["cosine", "softmax"] = "cosine"
-    """What follows g: unit length with a learned temperature, or the paper's softmax."""
-    temperature: float = 30.0
-    """Of the cosine activation, at the start."""
-    norm: Norm = "huber"
-    """||f - A f||, its square, or the square of what is small and a multiple of what is large."""
-    huber_delta: float = 0.03
-    """Where small ends, in units of f."""
-    locality: float = 0.15
-    """A is first assumed to fall as exp(-locality s^2) over s pixels; 0 for no such prior."""
-    divergence: float = 1e-4
-    """Weight, within KAR, of the divergence of A from that prior: g departs where it pays."""
-    blind_divergence: float = 10.0
-    """Times as much where no pixel within twice the reach was measured."""
-    learning_rate: float = 1e-3
-    """Adam's rate for g."""
-    reach: float = 3.0
-    """Of the anchors, in pixels: all pixels within it, as opposite pairs."""
-    window: int = 80
-    """Side of the window of pixels that are a step's queries; it lies around a missing pixel."""
-    warmup: float = 0.0
-    """Fraction of the run in which the weight rises from 0."""
-
-
-@dataclass
-class InpaintSettings:
-    """A field and how to fit it to a picture."""
-
-    field: FieldConfig = field(default_factory=FieldConfig)
-    """Encodings and backbone."""
-    kar: KarSettings | None = None
-    """The regulariser, or None."""
-    learning_rate: float = 1e-2
-    """Adam's rate for the field."""
     pixels_per_step: int = 2**17
     """Observed pixels a step, drawn at random; all of them where there are no more."""
     steps: int = 900
@@ -128,23 +88,22 @@ def settings_for(method: str, size: tuple[int, int]) -> InpaintSettings:
     # A large picture has more to learn, but its coarse levels no more than a small one: 2.3 times the steps at 4 MP.
     settings.steps = round(settings.steps * max(n_pixels / 2**16, 1.0) ** 0.2)
     if settings.kar is not None and n_pixels > 2**17:
-        # The windows bring most of the pixels: g costs more there than f, and is asked nowhere else.
+        # The windows bring most of the pixels: g costs more there than f, and is evaluated nowhere else.
         settings.pixels_per_step, settings.kar.window = 2**14, 144
     return settings
 
 
 def with_overrides(settings: InpaintSettings, **changes: Any) -> InpaintSettings:
-    """The settings with the options that are not None put in: kar_weight, kar_features, kar_activation,
+    """The settings with the options that are not None put in: kar_weight, kar_n_features, kar_similarity,
     polynomial_degree, polynomial_cross_terms, grid_resolution, hidden_dim, n_hidden, learning_rate.
 
     Raises: PeakError on a change that the method has no place for.
     """
     given = {name: value for name, value in changes.items() if value is not None}
-    places = {"kar_weight": "weight", "kar_features": "n_features", "kar_activation": "activation"}
-    for name in [n for n in given if n in places]:
+    for name in [n for n in given if n.startswith("kar_")]:
         if settings.kar is None:
             raise PeakError(f"{name.replace('_', '-')}: this method has no KAR; use method 'peak' or 'peak-siren'")
-        settings = replace(settings, kar=replace(settings.kar, **{places[name]: given.pop(name)}))
+        settings = replace(settings, kar=replace(settings.kar, **{name.removeprefix("kar_"): given.pop(name)}))
     for name in ("polynomial_degree", "polynomial_cross_terms"):
         if name in given and settings.field.polynomial_degree is None:
             raise PeakError(

@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
+from pydantic import Field
 
 from peak_nerf.errors import PeakError
+from peak_nerf.system.choices import check_options
 from peak_nerf.system.record import check_folder, progress_bar, versions, write_json
 
 if TYPE_CHECKING:
@@ -26,13 +28,13 @@ class Figure2:
 
     out: Path = Path("outputs/kernel")
     """The folder for the results."""
-    seeds: int = 5
+    seeds: Annotated[int, Field(ge=1)] = 5
     """Runs of each method, seeds 0, 1, ..."""
-    steps: int = 600
+    steps: Annotated[int, Field(ge=10)] = 600
     """Steps of training, the same for all."""
-    samples: int = 64
+    samples: Annotated[int, Field(ge=8)] = 64
     """Samples of the signal, evenly spaced in [-1, 1], every fourth held out."""
-    points: int = 128
+    points: Annotated[int, Field(ge=8)] = 128
     """Points on each side of the kernels."""
     tune: bool = False
     """Choose each method's settings anew: the best final CKA of its nine candidates over seeds 100 and 101. Takes
@@ -48,9 +50,9 @@ class Spectrum:
     """The field.safetensors."""
     out: Path = Path("outputs/kernel")
     """The folder for the results."""
-    points: int = 1024
-    """About this many points, on a regular grid over the picture."""
-    chunk_size: int = 512
+    points: Annotated[int, Field(ge=4, le=8192)] = 1024
+    """About this many points, on a regular grid over the picture; the kernel has points x points entries."""
+    chunk_size: Annotated[int, Field(ge=1)] = 512
     """Points at a time; less of them need less memory."""
 
 
@@ -105,9 +107,7 @@ def kernel(command: tyro.conf.OmitSubcommandPrefixes[tyro.conf.OmitArgPrefixes[C
 
 def run_figure2(options: Figure2) -> dict[str, Any]:
     """Figure 2 and its numbers. Raises: PeakError on options out of range, before anything is written."""
-    for name, least in (("seeds", 1), ("steps", 10), ("samples", 8), ("points", 8)):
-        if getattr(options, name) < least:
-            raise PeakError(f"--{name} {getattr(options, name)}: must be at least {least}")
+    check_options(options)
     check_folder(options.out)
     import numpy as np
 
@@ -184,17 +184,14 @@ def _fit_all(options: Figure2) -> tuple[dict[str, int], dict[str, list[Course]]]
 
 def run_spectrum(options: Spectrum) -> dict[str, Any]:
     """The spectrum of a saved field. Raises: PeakError on options out of range or a file that is no field."""
-    if not 4 <= options.points <= 8192:
-        raise PeakError(f"--points {options.points}: must be 4 to 8192 (the kernel has points x points entries)")
-    if options.chunk_size < 1:
-        raise PeakError(f"--chunk-size {options.chunk_size}: must be at least 1")
+    check_options(options)
     import torch
     from rich.console import Console
 
     from peak_nerf.core.kernels.alignment import centered_kernel_alignment, spectrum
     from peak_nerf.core.kernels.ntk import empirical_ntk
     from peak_nerf.tasks.field_file import load_field
-    from peak_nerf.tasks.inpainting.inpaint import pixel_coordinates
+    from peak_nerf.tasks.image_field import pixel_coordinates
     from peak_nerf.tasks.kernels import figures as pictures
 
     module, (height, width) = load_field(options.field)
@@ -214,7 +211,7 @@ def run_spectrum(options: Spectrum) -> dict[str, Any]:
         f = module(x)
     found = spectrum(k)
     centred = f - f.mean(dim=0)
-    share = found.share_of(f) if float(f.abs().max()) > 0 else torch.zeros(len(x))
+    fraction = found.share_of(f) if float(f.abs().max()) > 0 else torch.zeros(len(x))
     count = min(pictures.N_EIGENFUNCTIONS, len(x))
     functions = [found.vectors[:, i].reshape(size).numpy() for i in range(count)]
     numbers: dict[str, Any] = {
@@ -225,7 +222,8 @@ def run_spectrum(options: Spectrum) -> dict[str, Any]:
         "trace": float(found.values.sum()),
         "effective_rank": found.effective_rank,
         "eigenvalues": found.values.tolist(),
-        "share_of_f": share.tolist(),
+        "fraction_of_f": fraction.tolist(),
+        "share_of_f": fraction.tolist(),  # its name of before, for one version
         "versions": versions(),
     }
     if float(centred.norm()) > 1e-9 * float(f.norm()):
@@ -233,7 +231,7 @@ def run_spectrum(options: Spectrum) -> dict[str, Any]:
     if module.polynomial is not None:
         numbers["polynomial_coefficients"] = module.polynomial.coefficients.tolist()
     figure = pictures.spectrum(
-        found.values.numpy(), share.numpy(), functions, f"NTK of {options.field.name}", found.effective_rank
+        found.values.numpy(), fraction.numpy(), functions, f"NTK of {options.field.name}", found.effective_rank
     )
     pictures.save_figure(figure, options.out / "spectrum.png")
     write_json(options.out / "spectrum.json", numbers)

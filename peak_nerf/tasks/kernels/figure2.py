@@ -97,26 +97,29 @@ class Course:
 class _Problem:
     """`core.fit.Problem`: evenly spaced samples of f*, every fourth held out for the stopping point."""
 
-    def __init__(self, module: PeakField, settings: AlignmentSettings, n_train: int) -> None:
-        self.module, self.settings = module, settings
+    def __init__(
+        self, module: PeakField, kar: KernelAlignmentRegularizer | None, settings: AlignmentSettings, n_train: int
+    ) -> None:
+        self.module, self.kar, self.settings = module, kar, settings
+        self.anchors = GlobalAnchors(N_ANCHORS, low=-settings.span, high=settings.span)
         self.x = torch.linspace(-1, 1, n_train)[:, None]
         self.y = signal(self.x)
         self.held_out = torch.arange(n_train) % HELD_OUT_EVERY == HELD_OUT_EVERY // 2
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        g = [] if self.module.kar is None else list(self.module.kar.parameters())
-        own = {id(p) for p in g}
-        f = [p for p in self.module.parameters() if id(p) not in own]
-        groups: list[dict[str, Any]] = [{"params": f, "lr": self.settings.learning_rate}]
-        return groups + ([{"params": g, "lr": self.settings.kar_learning_rate}] if g else [])
+        groups = [{"params": list(self.module.parameters()), "lr": self.settings.learning_rate}]
+        if self.kar is not None:
+            groups.append({"params": list(self.kar.parameters()), "lr": self.settings.kar_learning_rate})
+        return groups
 
     def loss(self, progress: float, include_held_out: bool, generator: torch.Generator) -> Tensor:
         part = slice(None) if include_held_out else ~self.held_out
         error = (self.module(self.x[part]) - self.y[part]).square().mean()
-        if self.module.kar is None:
+        if self.kar is None:
             return error
-        queries = torch.rand(N_QUERIES, 1, generator=generator) * 2 - 1
-        return error + self.module.kar_loss(queries, progress, generator)
+        queries = self.module.normalise(torch.rand(N_QUERIES, 1, generator=generator) * 2 - 1)
+        residual = self.kar.field_loss(self.module.evaluate, self.anchors, queries, generator)
+        return error + self.kar.weight_at(progress) * residual
 
     def validation_psnr(self) -> float:
         return psnr(float((self.module(self.x[self.held_out]) - self.y[self.held_out]).square().mean()))
@@ -125,14 +128,12 @@ class _Problem:
         return None
 
 
-def build_field(settings: AlignmentSettings) -> PeakField:
-    """The field of a method. Draws from the global generator."""
-    span = settings.span
+def build_field(settings: AlignmentSettings) -> tuple[PeakField, KernelAlignmentRegularizer | None]:
+    """The field of a method, and its regulariser if it has one. Draws from the global generator."""
     kar = None
     if settings.kar_weight is not None:
         kar = KernelAlignmentRegularizer(1, weight=settings.kar_weight, norm="squared")
-    anchors = GlobalAnchors(N_ANCHORS, low=-span, high=span)
-    return PeakField(1, 1, settings.field, low=-1 / span, high=1 / span, kar=kar, anchors=anchors)
+    return PeakField(1, 1, settings.field, low=-1 / settings.span, high=1 / settings.span), kar
 
 
 def grid_and_optimal_kernel(n_grid: int) -> tuple[Float[Tensor, "n 1"], Float[Tensor, "n n"]]:
@@ -169,12 +170,9 @@ def run_alignment(
         raise ValueError(f"n_train must be at least {2 * HELD_OUT_EVERY}, got {n_train}")
     settings = settings or candidates(method)[BEST[method]]
     grid, target = grid_and_optimal_kernel(n_grid)
-    rng_state = torch.get_rng_state()
-    try:
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        module = build_field(settings)
-    finally:
-        torch.set_rng_state(rng_state)
+        module, kar = build_field(settings)
     course = Course(method, seed)
 
     def follow(step: int, fraction: float) -> None:
@@ -186,8 +184,9 @@ def run_alignment(
 
     follow(0, 0.0)
     generator = torch.Generator().manual_seed(seed)
-    problem = _Problem(module, settings, n_train)
-    result = fit(module, problem, FitSettings(steps), generator, lambda p: follow(p.step, p.fraction))
+    problem = _Problem(module, kar, settings, n_train)
+    everything = torch.nn.ModuleList([module] if kar is None else [module, kar])
+    result = fit(everything, problem, FitSettings(steps), generator, lambda p: follow(p.step, p.fraction))
     # The loop ends with the averaged weights: the field that a user gets.
     follow(result.steps, 1.0)
     with torch.no_grad():

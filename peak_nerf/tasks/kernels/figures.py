@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from peak_nerf.system.files import write_atomically
+from peak_nerf.images.figures import write_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,15 +29,9 @@ def save_figure(figure: Figure, path: Path) -> None:
     """Write `path` as PNG and beside it the SVG, each whole or not at all."""
     import matplotlib
 
-    for suffix, options in ((".png", {"dpi": 150}), (".svg", {"metadata": {"Date": None}})):
-        buffer = io.BytesIO()
-        with matplotlib.rc_context({"svg.hashsalt": "peak_nerf", "svg.fonttype": "none"}):
-            figure.savefig(buffer, format=suffix[1:], **options)
-        _write(path.with_suffix(suffix), buffer.getvalue())
-
-
-def _write(path: Path, data: bytes) -> None:
-    write_atomically(path, lambda file: file.write(data))
+    with matplotlib.rc_context({"svg.hashsalt": "peak_nerf", "svg.fonttype": "none"}):
+        write_figure(path.with_suffix(".png"), figure, dpi=150)
+        write_figure(path.with_suffix(".svg"), figure, metadata={"Date": None})
 
 
 def figure2(
@@ -80,9 +73,9 @@ def figure2(
 
 
 def spectrum(
-    values: np.ndarray, share: np.ndarray, eigenfunctions: Sequence[np.ndarray], title: str, effective_rank: float
+    values: np.ndarray, fraction: np.ndarray, eigenfunctions: Sequence[np.ndarray], title: str, effective_rank: float
 ) -> Figure:
-    """Eigenvalues relative to the largest, the share of f they hold, and the first eigenfunctions over the picture."""
+    """Eigenvalues over the largest, the fraction of |f|^2 in the first ones, and eigenfunctions over the picture."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 6.2), layout="constrained")
@@ -95,8 +88,8 @@ def spectrum(
     left.set(xlabel="i", ylabel="eigenvalue i / eigenvalue 1", title=title)
     left.legend()
     right = figure.add_subplot(grid[0, half:])
-    right.semilogx(rank, share, color="#009e73", linewidth=2)
-    right.set(xlabel="i", ylabel="share of |f|²", ylim=(0, 1.02), title="held by the first i eigenfunctions")
+    right.semilogx(rank, fraction, color="#009e73", linewidth=2)
+    right.set(xlabel="i", ylabel="fraction of |f|²", ylim=(0, 1.02), title="held by the first i eigenfunctions")
     for axes in (left, right):
         axes.grid(alpha=0.3)
     for column, eigenfunction in enumerate(eigenfunctions):

@@ -2,7 +2,12 @@
 
     measurements = simulate(picture, "fourier", ratio=1.9)
     result = retrieve(measurements, "peak")      # never sees the picture
-    result.reconstruction, result.field, result.misfit
+    result.reconstruction, result.field, result.relative_residual
 
 Source: Li et al., ICML 2025, section 4.4 and appendix B.2.
 """
+
+from peak_nerf.tasks.phase_retrieval.measurements import Measurements, simulate
+from peak_nerf.tasks.phase_retrieval.retrieve import Retrieval, retrieve
+
+__all__ = ["Measurements", "Retrieval", "retrieve", "simulate"]

@@ -6,41 +6,48 @@ import dataclasses
 import math
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import numpy as np
+import torch
 import tyro
+from pydantic import Field
 
 from peak_nerf.core.fit import Progress
 from peak_nerf.errors import PeakError
 from peak_nerf.images.read import read_picture, write_png
 from peak_nerf.images.resize import parse_size, resize_picture
-from peak_nerf.system.record import (
-    check_folder,
-    peak_memory_gib,
-    plain,
-    progress_bar,
-    reset_peak_memory,
-    versions,
-    write_json,
+from peak_nerf.metrics import psnr, scores
+from peak_nerf.system import record
+from peak_nerf.system.choices import check_options, flag
+from peak_nerf.tasks import field_file
+from peak_nerf.tasks.phase_retrieval import problems
+from peak_nerf.tasks.phase_retrieval.align import align
+from peak_nerf.tasks.phase_retrieval.figures import write_comparison_of, write_residuals
+from peak_nerf.tasks.phase_retrieval.measurements import (
+    MIN_SIDE,
+    Measurements,
+    ratio_of,
+    read_measurements,
+    simulate,
+    warnings_for,
+    write_measurements,
 )
-
-if TYPE_CHECKING:
-    from peak_nerf.tasks.phase_retrieval.measurements import Measurements
-    from peak_nerf.tasks.phase_retrieval.retrieve import Retrieval
+from peak_nerf.tasks.phase_retrieval.retrieve import Retrieval, retrieve
+from peak_nerf.tasks.phase_retrieval.settings import FIELD_METHODS, check_method, settings_for, with_kar_weight
 
 DEFAULT_RATIO = {"fourier": 1.9, "gaussian": 1.0}
 DEFAULT_SIZE = {"fourier": 256, "gaussian": 64}
-MATRICES = ("real", "complex")
+AboveZero = Annotated[float | None, Field(gt=0)]
 
 
 @dataclass
-class PhaseOptions:
-    """Retrieve a square picture from magnitudes alone."""
+class MeasurementOptions:
+    """Whose magnitudes, of which operator."""
 
-    image: Annotated[Path | None, tyro.conf.Positional] = None
+    image: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="[PATH]")] = None
     """The picture whose magnitudes are simulated, and against which the result is scored; square, colours become grey.
     None with --measurements."""
     measurements: Path | None = None
@@ -48,25 +55,50 @@ class PhaseOptions:
     gaussian the matrix."""
     problem: str = "fourier"
     """fourier or gaussian; fourier@1.8 is short for --problem fourier --ratio 1.8."""
-    ratio: float | None = None
+    ratio: AboveZero = None
     """Fourier: side of the zero-padded picture over its side (default 1.9). Gaussian: magnitudes over pixels (1.0)."""
+    size: Annotated[int | None, Field(ge=MIN_SIDE)] = None
+    """Side in pixels to which the picture is resized; by default 256 (fourier) or 64 (gaussian)."""
+    noise_snr: float | None = None
+    """Signal-to-noise ratio of the simulated magnitudes in dB; by default no noise."""
+    matrix: str = field(default="real", metadata={"choices": ("real", "complex")})
+    """real or complex (gaussian)."""
+
+
+@dataclass
+class SolverOptions:
+    """The method and how long it runs."""
+
     method: str = "peak"
     """peak, or a baseline: mlp, fourier, siren, hash; error-reduction, hio, raar, multiscale-hio (fourier); spectral,
     amplitude-flow (gaussian)."""
-    size: int | None = None
-    """Side in pixels to which the picture is resized; by default 256 (fourier) or 64 (gaussian)."""
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
     """Of matrix, noise and solver."""
-    noise_snr: float | None = None
-    """Signal-to-noise ratio of the simulated magnitudes in dB; by default no noise."""
-    matrix: str = "real"
-    """real or complex (gaussian)."""
-    restarts: int = 3
-    """Random starts of a Fourier search, of which the misfit chooses."""
-    budget_seconds: float | None = None
+    restarts: Annotated[int, Field(ge=1)] = 3
+    """Random starts of a Fourier search, of which the relative residual chooses."""
+    budget_seconds: AboveZero = None
     """Time for everything, instead of numbers of steps."""
-    kar_weight: float | None = None
+    kar_weight: Annotated[float | None, Field(ge=0)] = None
     """Weight lambda of KAR; 0 for none. Default: the method's own."""
+
+
+@dataclass
+class PhaseOptions(SolverOptions, MeasurementOptions):
+    """All options of a phase retrieval."""
+
+
+@dataclass
+class OutputOptions:
+    """What is kept and where."""
+
+    out: Path = Path("outputs/phase")
+    """The folder for the results."""
+    save_field: bool = False
+    """Also write field.safetensors, which `peak render-image` renders at any size."""
+    save_measurements: bool = False
+    """Also write measurements.npz, which --measurements reads."""
+    resume: bool = False
+    """Go on from a run that was interrupted in this folder."""
 
 
 def run_phase_retrieval(
@@ -77,15 +109,12 @@ def run_phase_retrieval(
     save_measurements: bool = False,
     resume: bool = False,
 ) -> dict[str, Any]:
-    """Do what the options ask and leave everything in `out`, metrics.json last; returns the metrics.
+    """Do what the options say and leave everything in `out`, metrics.json last; returns the metrics.
 
     Raises: PeakError on bad input, before anything is written.
     """
-    reset_peak_memory()
+    record.reset_peak_memory()
     _check(options)
-    from peak_nerf.tasks.phase_retrieval.measurements import read_measurements, simulate, warnings_for
-    from peak_nerf.tasks.phase_retrieval.settings import FIELD_METHODS, check_method, settings_for, with_kar_weight
-
     truth = None
     if options.measurements is not None:
         measurements = read_measurements(options.measurements)
@@ -105,12 +134,10 @@ def run_phase_retrieval(
         raise PeakError(f"--kar-weight: {options.method} has no KAR; leave the option out or choose method 'peak'")
     elif save_field:
         raise PeakError(f"--save-field: {options.method} fits no field; leave the option out or choose method 'peak'")
-    check_folder(out)
+    record.check_folder(out)
     warnings = warnings_for(measurements)
     for warning in warnings:
         print(f"peak_nerf: warning: {warning}", file=sys.stderr, flush=True)
-
-    from peak_nerf.tasks.phase_retrieval.retrieve import retrieve
 
     result = retrieve(
         measurements,
@@ -124,8 +151,6 @@ def run_phase_retrieval(
         resume=resume,
     )
     if save_measurements:
-        from peak_nerf.tasks.phase_retrieval.measurements import write_measurements
-
         write_measurements(out / "measurements.npz", measurements)
     return _write(options, out, measurements, truth, result, warnings, save_field)
 
@@ -133,22 +158,11 @@ def run_phase_retrieval(
 def _check(options: PhaseOptions) -> None:
     if (options.image is None) == (options.measurements is None):
         raise PeakError("peak phase: give either a picture or --measurements FILE.npz")
-    for name in ("ratio", "size", "budget_seconds", "restarts"):
-        value = getattr(options, name)
-        if value is not None and not 0 < value < math.inf:
-            raise PeakError(f"--{name.replace('_', '-')}: must be above 0 and finite, got {value}")
-    if options.noise_snr is not None and not math.isfinite(options.noise_snr):
-        raise PeakError(f"--noise-snr: must be a number of dB, got {options.noise_snr}")
-    if options.matrix not in MATRICES:
-        raise PeakError(f"--matrix {options.matrix}: is neither real nor complex")
-    if not 0 <= options.seed < 2**31:
-        raise PeakError(f"--seed: must be from 0 to {2**31 - 1}, got {options.seed}")
+    check_options(options)
     if options.measurements is not None:
-        given = [name for name in ("ratio", "size", "noise_snr") if getattr(options, name) is not None]
-        if given:
-            raise PeakError(
-                f"--{given[0].replace('_', '-')}: belongs to a simulation; with --measurements the file says it all"
-            )
+        given = next((name for name in ("ratio", "size", "noise_snr") if getattr(options, name) is not None), None)
+        if given is not None:
+            raise PeakError(f"{flag(given)}: belongs to a simulation; with --measurements the file says it all")
 
 
 def _problem(options: PhaseOptions) -> tuple[Any, float]:
@@ -171,8 +185,6 @@ def _problem(options: PhaseOptions) -> tuple[Any, float]:
 
 def _truth(options: PhaseOptions, problem: str) -> np.ndarray:
     """The picture, grey and square, (n, n)."""
-    from peak_nerf.tasks.phase_retrieval.measurements import MIN_SIDE
-
     assert options.image is not None  # _check
     picture = read_picture(options.image)
     height, width = picture.size
@@ -183,8 +195,6 @@ def _truth(options: PhaseOptions, problem: str) -> np.ndarray:
     if not picture.observed.all():
         raise PeakError(f"{options.image}: has transparent or NaN pixels; fill them first")
     side = DEFAULT_SIZE[problem] if options.size is None else options.size
-    if side < MIN_SIDE:
-        raise PeakError(f"--size {side}: {MIN_SIDE} is the least; ask for more")
     picture = resize_picture(picture, parse_size(str(side), picture.size))
     values = picture.values.mean(axis=2)
     if float(values.max()) == 0:
@@ -201,11 +211,6 @@ def _write(
     warnings: list[str],
     save_field: bool,
 ) -> dict[str, Any]:
-    from peak_nerf.metrics import psnr, scores
-    from peak_nerf.tasks.phase_retrieval import figures as pictures
-    from peak_nerf.tasks.phase_retrieval.align import align
-    from peak_nerf.tasks.phase_retrieval.measurements import ratio_of
-
     reconstruction, shown = result.reconstruction, result.reconstruction
     scored: dict[str, Any] = {}
     if truth is not None:
@@ -228,43 +233,37 @@ def _write(
         "size": measurements.operator.size,
         "n_measurements": math.prod(measurements.operator.shape),
         "seed": options.seed,
-        "settings": plain({**dataclasses.asdict(options), "fit": result.settings}),
+        "settings": record.plain({**dataclasses.asdict(options), "fit": result.settings}),
         "partial": result.partial,
         "warnings": warnings,
         **scored,
-        "measurement_misfit": result.misfit,
+        "relative_residual": result.relative_residual,
+        "measurement_misfit": result.relative_residual,  # its name of before, for one version
         "seconds": result.seconds,
         "search_iterations": result.iterations,
         "steps": result.fit.steps,
         "stopping_step": result.fit.best_step,
         "n_parameters": result.n_parameters,
-        "peak_memory_gib": peak_memory_gib(),
-        "history": [dataclasses.asdict(point) for point in result.history],
-        "versions": versions(),
+        "peak_memory_gib": record.peak_memory_gib(),
+        "history": [{**dataclasses.asdict(p), "misfit": p.relative_residual} for p in result.history],
+        "versions": record.versions(),
     }
     # Without metrics.json nobody takes a half-written folder for a result.
     (out / "metrics.json").unlink(missing_ok=True)
     write_png(out / "reconstruction.png", shown)
-    pictures.write_comparison_of(out / "comparison.png", measurements, shown, truth)
+    write_comparison_of(out / "comparison.png", measurements, shown, truth)
     if result.history:
         name = (options.image or options.measurements or Path()).name
-        pictures.write_misfit(out / "misfit.png", result.history, f"{options.method} on {name}")
+        write_residuals(out / "relative_residual.png", result.history, f"{options.method} on {name}")
     (out / "field.safetensors").unlink(missing_ok=True)  # of an earlier run
-    write_json(out / "metrics.json", metrics)
+    record.write_json(out / "metrics.json", metrics)
     # Last, since it takes a while: Ctrl-C in it costs the field alone, and --resume makes up for it.
     if save_field and result.field is not None and result.settings is not None:
-        import torch
-
-        from peak_nerf.tasks.field_file import save_field as write_field
-        from peak_nerf.tasks.inpainting.inpaint import Inpainting
-        from peak_nerf.tasks.phase_retrieval.problems import imprint
-
-        if not result.partial:  # the last word on the picture is the polish's, not the field's
+        if not result.partial:  # the refinement comes after the field's fit
             picture = torch.from_numpy(reconstruction)
-            metrics["field_psnr"] = imprint(result.field, picture, result.settings.learning_rate)
-        fitted = Inpainting(reconstruction, result.field, result.settings.as_inpainting(), result.fit)
-        write_field(out / "field.safetensors", fitted)
-        write_json(out / "metrics.json", metrics)
+            metrics["field_psnr"] = problems.distil(result.field, picture, result.settings.learning_rate)
+        field_file.save_field(out / "field.safetensors", result.field)
+        record.write_json(out / "metrics.json", metrics)
     if not result.partial:
         for name in ("checkpoint.pt", "search.pt"):
             (out / name).unlink(missing_ok=True)
@@ -272,41 +271,29 @@ def _write(
 
 
 def phase_command(
-    options: tyro.conf.OmitArgPrefixes[PhaseOptions],
-    out: Path = Path("outputs/phase"),
-    save_field: bool = False,
-    save_measurements: bool = False,
-    resume: bool = False,
+    measurements: tyro.conf.OmitArgPrefixes[Annotated[MeasurementOptions, tyro.conf.arg(name="measurement")]],
+    solver: tyro.conf.OmitArgPrefixes[SolverOptions],
+    output: tyro.conf.OmitArgPrefixes[OutputOptions],
 ) -> int:
     """Retrieve a square picture from Fourier or Gaussian magnitudes, with a field or a classical solver.
 
-    Leaves metrics.json, reconstruction.png, comparison.png and misfit.png in the folder. Magnitudes cannot tell a
-    picture from its negative, from itself turned by 180 degrees, or shifted: the pictures are shown aligned with the
-    truth where there is one, and metrics.json has psnr as it came out and psnr_aligned.
-
-    Args:
-        options: the picture or the measurements, and the method.
-        out: the folder for the results.
-        save_field: also write field.safetensors, which `peak render-image` renders at any size.
-        save_measurements: also write measurements.npz, which --measurements reads.
-        resume: go on from a run that was interrupted in this folder.
+    Leaves metrics.json, reconstruction.png, comparison.png and relative_residual.png in the folder. Magnitudes cannot
+    tell a picture from its negative, from itself turned by 180 degrees, or shifted: the pictures are shown aligned with
+    the truth where there is one, and metrics.json has psnr as it came out and psnr_aligned.
     """
     from rich.console import Console
 
+    options = PhaseOptions(**vars(measurements), **vars(solver))
     console = Console()
-    with progress_bar(console) as show:
+    with record.progress_bar(console) as show:
 
         def on_progress(p: Progress) -> None:
             show(p.fraction, f"{options.method}: magnitudes {p.psnr_validation:.2f} dB")
 
-        metrics = run_phase_retrieval(options, out, on_progress, save_field, save_measurements, resume)
+        metrics = run_phase_retrieval(options, on_progress=on_progress, **vars(output))
     aligned = f"PSNR {metrics['psnr_aligned']:.2f} dB aligned, " if "psnr_aligned" in metrics else ""
-    console.print(
-        f"{options.method}: {aligned}misfit {metrics['measurement_misfit']:.2g}, {metrics['seconds']:.1f} s,"
-        f" {metrics['peak_memory_gib']:.2f} GiB; pictures and metrics.json in {out}",
-        soft_wrap=True,
+    line = (
+        f"{options.method}: {aligned}relative residual {metrics['relative_residual']:.2g}, {metrics['seconds']:.1f} s,"
+        f" {metrics['peak_memory_gib']:.2f} GiB"
     )
-    if metrics["partial"]:
-        console.print(f"Interrupted: this result is partial. Go on with the same command and --resume (in {out}).")
-        return 130
-    return 0
+    return record.say_end(console, line, output.out, metrics["partial"])

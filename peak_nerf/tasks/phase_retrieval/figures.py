@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from peak_nerf.system.files import write_atomically
-from peak_nerf.tasks.inpainting.figures import write_comparison
+from peak_nerf.images.figures import write_comparison, write_figure
 from peak_nerf.tasks.phase_retrieval.measurements import Measurements
 from peak_nerf.tasks.phase_retrieval.operators import FourierOperator
 from peak_nerf.tasks.phase_retrieval.solver_loop import Point
@@ -17,7 +15,7 @@ from peak_nerf.tasks.phase_retrieval.solver_loop import Point
 STAGES = {
     "search": ("tab:orange", "search, best so far"),
     "fit": ("tab:blue", "fit, held-out magnitudes"),
-    "polish": ("tab:green", "polish, held-out magnitudes"),
+    "refinement": ("tab:green", "refinement, held-out magnitudes"),
 }
 
 
@@ -46,9 +44,9 @@ def write_comparison_of(path: Path, measurements: Measurements, picture: np.ndar
     write_comparison(path, panels if truth is None else [*panels, truth[..., None]])
 
 
-def write_misfit(path: Path, history: Sequence[Point], title: str) -> None:
-    """The misfit over the seconds of all stages, on a logarithmic axis; an iteration of a coarse level takes far less
-    time than one at full size."""
+def write_residuals(path: Path, history: Sequence[Point], title: str) -> None:
+    """The relative residual over the seconds of all stages, on a logarithmic axis; an iteration of a coarse level takes
+    far less time than one at full size."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6, 4), layout="constrained")
@@ -56,11 +54,9 @@ def write_misfit(path: Path, history: Sequence[Point], title: str) -> None:
     for stage, (colour, label) in STAGES.items():
         points = [p for p in history if p.stage == stage]
         if points:
-            misfits = [max(p.misfit, 1e-9) for p in points]
-            axes.plot([p.seconds for p in points], misfits, color=colour, label=label, marker=".")
-    axes.set(xlabel="seconds", ylabel="misfit || |A x| - y || / ||y||", yscale="log", title=title)
+            residuals = [max(p.relative_residual, 1e-9) for p in points]
+            axes.plot([p.seconds for p in points], residuals, color=colour, label=label, marker=".")
+    axes.set(xlabel="seconds", ylabel="relative residual || |A x| - y || / ||y||", yscale="log", title=title)
     axes.grid(alpha=0.3, which="both")
     axes.legend()
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=120)
-    write_atomically(path, lambda file: file.write(buffer.getvalue()))
+    write_figure(path, figure, dpi=120)

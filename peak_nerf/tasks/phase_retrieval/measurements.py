@@ -43,11 +43,17 @@ class Measurements:
         """Sum of weights y^2."""
         return float((self.magnitudes.square() * self.weights).sum())
 
-    def misfit(self, picture: Tensor) -> float:
-        """|| |A x| - y || / ||y||, at least 0; pictures that fit equally well may differ by an ambiguity, or more."""
+    def relative_residual(self, picture: Tensor, mask: Tensor | None = None) -> float:
+        """|| |A x| - y || / ||y||, at least 0; pictures that fit equally well may differ by an ambiguity, or more.
+
+        Args:
+            picture: x, (n, n).
+            mask: of y's shape, bool: the magnitudes that take part; None for all.
+        """
         with torch.no_grad():
             error = (self.operator.apply(picture).abs() - self.magnitudes).square()
-        return math.sqrt(float((error * self.weights).sum()) / self.energy)
+        counts = self.weights if mask is None else self.weights * mask
+        return math.sqrt(float((error * counts).sum() / (self.magnitudes.square() * counts).sum()))
 
 
 def simulate(
@@ -67,6 +73,8 @@ def simulate(
         ratio: Fourier: side of the padded picture over n; Gaussian: rows over n^2.
         seed: of the matrix and of the noise.
         noise_snr: in dB; None for none.
+        complex_matrix: Gaussian: whether A is complex.
+        storage: Gaussian: of the matrix, see `GaussianOperator`.
 
     Raises: PeakError on a ratio that leaves no measurement; ValueError on a picture that is not square.
     """

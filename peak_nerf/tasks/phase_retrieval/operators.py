@@ -21,7 +21,7 @@ from torch.autograd.function import once_differentiable
 Problem = Literal["fourier", "gaussian"]
 CHUNK_BYTES = 2**26
 """Of a block of rows that is generated anew at each use: 64 MiB."""
-DENSE_SHARE = 0.5
+DENSE_FRACTION = 0.5
 """Of the memory that is free, what a dense matrix may take."""
 
 
@@ -53,12 +53,15 @@ class FourierOperator:
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """Of y."""
         return (self.padded, self.padded // 2 + 1)
 
     def apply(self, x: Float[Tensor, "n n"]) -> Shaped[Tensor, "m half"]:
+        """A x."""
         return torch.fft.rfft2(x, s=(self.padded, self.padded), norm="ortho")
 
     def adjoint(self, v: Shaped[Tensor, "m half"]) -> Float[Tensor, "n n"]:
+        """A^H v."""
         return self.adjoint_padded(v)[: self.size, : self.size]
 
     def adjoint_padded(self, v: Shaped[Tensor, "m half"]) -> Float[Tensor, "m m"]:
@@ -108,6 +111,7 @@ class GaussianOperator:
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """Of y."""
         return (self.n_rows,)
 
     @classmethod
@@ -126,10 +130,12 @@ class GaussianOperator:
         return self.n_rows * self.size * self.size * (8 if self.complex_valued else 4)
 
     def apply(self, x: Float[Tensor, "n n"]) -> Shaped[Tensor, " m"]:
+        """A x."""
         out: Tensor = _MatrixProduct.apply(x.reshape(-1), self)
         return out
 
     def adjoint(self, v: Shaped[Tensor, " m"]) -> Float[Tensor, "n n"]:
+        """A^H v, its real part."""
         return self._adjoint(v).reshape(self.size, self.size)
 
     def blocks(self) -> Iterator[tuple[int, Tensor]]:
@@ -163,7 +169,7 @@ class GaussianOperator:
         return rows.mul_(self.n_rows**-0.5)
 
     def _fits(self) -> bool:
-        return self.n_bytes <= DENSE_SHARE * free_memory()
+        return self.n_bytes <= DENSE_FRACTION * free_memory()
 
 
 class _MatrixProduct(torch.autograd.Function):

@@ -14,11 +14,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from peak_nerf.core.field import PeakField
-from peak_nerf.core.window import kl_to_prior, locality_prior, symmetric_offsets, window_attention, window_residual
 from peak_nerf.metrics import psnr
-from peak_nerf.tasks.inpainting.inpaint import pixel_coordinates
-from peak_nerf.tasks.inpainting.settings import KarSettings
+from peak_nerf.tasks.image_field import ImageField, pixel_coordinates
 from peak_nerf.tasks.phase_retrieval.data_term import data_error, expected_measurement
 from peak_nerf.tasks.phase_retrieval.measurements import Measurements
 from peak_nerf.tasks.phase_retrieval.settings import PhaseSettings
@@ -32,43 +29,22 @@ MIN_PREFIT = 60
 ANNEALED = 0.8
 """Fraction of the run at which sigma has reached its end: where `core.fit` lets the held-out magnitudes join."""
 
-IMPRINTED = 1e-6
+DISTILLED = 1e-6
 """Mean squared error, 60 dB, at which a field holds a picture."""
 
 
 def held_out_mask(measurements: Measurements, generator: torch.Generator) -> Tensor:
-    """Which magnitudes are known in the first phase, of y's shape, bool; at least one is held out.
+    """Which magnitudes are fitted in the first phase, of y's shape, bool; at least one is held out.
 
-    The largest ones, Fourier's centre, are always known: without them even the mean of the picture is open.
+    The largest ones, Fourier's centre, are always fitted: without them even the mean of the picture is open.
     """
     y = measurements.magnitudes
     draw = torch.rand(y.shape, generator=generator)
     if y.ndim == 2:
         draw[y >= y.flatten().topk(min(64, y.numel() // 2)).values[-1]] = 1.0
-    known = draw >= HELD_OUT
-    known.view(-1)[draw.argmin()] = False
-    return known
-
-
-def window_kar(
-    module: PeakField, settings: KarSettings, picture: Float[Tensor, "n n"], corner: tuple[int, int], side: int
-) -> Float[Tensor, ""]:
-    """KAR of a window of the picture f(X), and how far A departs from its prior; without weight.
-
-    Nothing of the picture is measured, so every value takes part in the residual as it is. Queries, anchors and norms
-    are inpainting's.
-    """
-    assert module.kar is not None
-    rows, columns = pixel_coordinates((picture.shape[0], picture.shape[1]))
-    part = slice(corner[0], corner[0] + side), slice(corner[1], corner[1] + side)
-    x = torch.cartesian_prod(rows[part[0]], columns[part[1]])
-    g = module.kar.similarity_features(x).reshape(side, side, -1)
-    offsets = symmetric_offsets(settings.reach)
-    offsets = offsets[(offsets.abs() < side).all(dim=1)]
-    log_prior = locality_prior(offsets, settings.locality)
-    log_attention = window_attention(g, offsets, log_prior)
-    residual = window_residual(picture[part][..., None], log_attention, offsets)
-    return module.kar.mean_norm(residual.flatten(0, 1)) + settings.divergence * kl_to_prior(log_attention, log_prior)
+    fit_mask = draw >= HELD_OUT
+    fit_mask.view(-1)[draw.argmin()] = False
+    return fit_mask
 
 
 class Splitting(nn.Module):
@@ -78,7 +54,7 @@ class Splitting(nn.Module):
     u: Tensor
     steps: Tensor
 
-    def __init__(self, field: PeakField, start: Tensor) -> None:
+    def __init__(self, field: ImageField, start: Tensor) -> None:
         super().__init__()
         self.field = field
         self.register_buffer("z", start.clone())
@@ -86,17 +62,23 @@ class Splitting(nn.Module):
         self.register_buffer("steps", torch.zeros((), dtype=torch.long))
 
 
-def imprint(field: PeakField, picture: Float[Tensor, "n n"], learning_rate: float, max_steps: int = 400) -> float:
-    """Fit f(X) to a picture that came up after the field's own fit; returns the PSNR of f(X) against it, in dB.
+def distil(field: ImageField, picture: Float[Tensor, "n n"], learning_rate: float, max_steps: int = 400) -> float:
+    """Distillation: fit f(X) to a picture found after the field's own fit; returns the PSNR of f(X) against it, in dB.
 
-    Adam, its rate falling to 0 over `max_steps`; it ends at a mean squared error of `IMPRINTED`. g has no part in f(X).
+    Adam ends at a mean squared error of `DISTILLED`. g has no part in f(X).
+
+    Args:
+        field: fitted in place.
+        picture: what f(X) becomes.
+        learning_rate: falls to 0 along a cosine.
+        max_steps: over which it falls.
     """
     x = torch.cartesian_prod(*pixel_coordinates((picture.shape[0], picture.shape[1])))
     optimizer = torch.optim.Adam(field.parameters(), learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max_steps)
     for _ in range(max_steps):
         error = (field(x).reshape(picture.shape) - picture).square().mean()
-        if error.item() < IMPRINTED:
+        if error.item() < DISTILLED:
             break
         optimizer.zero_grad()
         error.backward()
@@ -110,6 +92,7 @@ class NetGD:
     """`core.fit.Problem`: theta by gradient descent on || A f(X) - target ||^2 / n^2 + lambda KAR.
 
     The target is `data_term.expected_measurement`; at sigma = 0 this is the amplitude loss || |A f(X)| - y ||^2.
+    Before that, f is fitted to `start`; `fit_mask` are the magnitudes that are fitted before the held-out ones join.
     """
 
     def __init__(
@@ -118,28 +101,17 @@ class NetGD:
         settings: PhaseSettings,
         measurements: Measurements,
         start: Tensor,
-        known: Tensor,
+        fit_mask: Tensor,
     ) -> None:
-        self.module, self.settings, self.measurements, self.start, self.known = (
-            module,
-            settings,
-            measurements,
-            start,
-            known,
-        )
+        self.module, self.settings, self.measurements = module, settings, measurements
+        self.start, self.fit_mask = start, fit_mask
         self.n = measurements.operator.size
         self.sigma_end, self.kar_fall = settings.sigma_end, settings.kar_fall
         self.x = torch.cartesian_prod(*pixel_coordinates((self.n, self.n)))
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        field = self.module.field
-        g = [] if field.kar is None else list(field.kar.parameters())
-        own = {id(p) for p in g}
-        f = [p for p in field.parameters() if id(p) not in own]
-        groups: list[dict[str, Any]] = [{"params": f, "lr": self.settings.learning_rate}]
-        if g and self.settings.kar is not None:
-            groups.append({"params": g, "lr": self.settings.kar.learning_rate})
-        return groups
+        """Those of the field."""
+        return self.module.field.parameter_groups()
 
     def picture(self) -> Float[Tensor, "n n"]:
         """f(X)."""
@@ -150,6 +122,7 @@ class NetGD:
         return progress < self.settings.prefit or int(self.module.steps) <= MIN_PREFIT
 
     def loss(self, progress: float, include_held_out: bool, generator: torch.Generator) -> Tensor:
+        """The loss of one step: of the fit to the start, then of the fit to the magnitudes."""
         self.module.steps += 1
         picture = self.picture()
         if self.fits_start(progress):
@@ -163,18 +136,25 @@ class NetGD:
         return self.settings.sigma_start * (self.sigma_end / self.settings.sigma_start) ** late
 
     def data_loss(self, picture: Tensor, late: float, include_held_out: bool) -> Tensor:
+        """|| A f(X) - target ||^2 / n^2 over the fitted magnitudes, or all of them."""
         z = self.measurements.operator.apply(picture)
         target = expected_measurement(z, self.measurements.magnitudes, self.sigma(late))
-        weights = self.measurements.weights if include_held_out else self.measurements.weights * self.known
+        weights = self.measurements.weights if include_held_out else self.measurements.weights * self.fit_mask
         return data_error(z, target, weights, self.n**2)
 
     def kar_loss(self, picture: Tensor, late: float, generator: torch.Generator) -> Tensor:
+        """Weighted KAR of a random window of the picture; its weight falls as `late` goes from 0 to 1."""
         kar = self.settings.kar
         if kar is None or kar.weight == 0:
             return picture.new_zeros(())
         side = min(kar.window, self.n)
-        corner = torch.randint(self.n - side + 1, (2,), generator=generator).tolist()
-        loss = window_kar(self.module.field, kar, picture, (corner[0], corner[1]), side)
+        rows, columns = (
+            slice(corner, corner + side)
+            for corner in torch.randint(self.n - side + 1, (2,), generator=generator).tolist()
+        )
+        x = self.x.reshape(self.n, self.n, 2)[rows, columns].flatten(0, 1)
+        # Nothing of the picture is measured: every value takes part in the residual as it is.
+        loss = self.module.field.window_kar(x, picture[rows, columns][..., None])
         return kar.weight * self.kar_fall**late * loss
 
     def validation_psnr(self) -> float:
@@ -184,10 +164,11 @@ class NetGD:
     def _held_out_error(self, picture: Tensor) -> Tensor:
         """Root of the mean square, over the held-out magnitudes."""
         error = self.measurements.operator.apply(picture).abs() - self.measurements.magnitudes
-        counts = self.measurements.weights.expand(error.shape)[~self.known]
-        return ((error[~self.known].square() * counts).sum() / counts.sum()).sqrt()
+        counts = self.measurements.weights.expand(error.shape)[~self.fit_mask]
+        return ((error[~self.fit_mask].square() * counts).sum() / counts.sum()).sqrt()
 
     def test_psnr(self) -> float | None:
+        """None: there is no truth here."""
         return None
 
 
@@ -209,6 +190,7 @@ class NetADM(NetGD):
         self.kar_fall = min(max(self.kar_fall, noise / self.settings.sigma_start), 1.0)
 
     def loss(self, progress: float, include_held_out: bool, generator: torch.Generator) -> Tensor:
+        """As Net-GD's, with an update of z and u every `inner_steps`."""
         if not self.fits_start(progress) and int(self.module.steps) % self.settings.inner_steps == 0:
             self.update()
         return super().loss(progress, include_held_out, generator)
@@ -221,12 +203,13 @@ class NetADM(NetGD):
         self.module.z.copy_((f - self.module.u).clamp(0, 1))
 
     def data_loss(self, picture: Tensor, late: float, include_held_out: bool) -> Tensor:
+        """The augmented Lagrangian over n^2, as theta sees it."""
         operator = self.measurements.operator
         z = operator.apply(picture)
         # eps is B.2's, for the transform without 1/m.
         target = expected_measurement(
             z, self.measurements.magnitudes, self.sigma(late), self.settings.epsilon / operator.shape[0] ** 2
         )
-        weights = self.measurements.weights if include_held_out else self.measurements.weights * self.known
+        weights = self.measurements.weights if include_held_out else self.measurements.weights * self.fit_mask
         penalty = (self.module.z - picture + self.module.u).square().mean()
         return data_error(z, target, weights, self.n**2) / 2 + self.settings.rho / 2 * penalty

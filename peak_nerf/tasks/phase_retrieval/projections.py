@@ -1,56 +1,68 @@
-r"""Classical solvers as searches that can be stopped, saved and resumed after any round.
+r"""Projections onto Fourier magnitudes and onto the support, and the classical solvers made of them.
 
-Fourier: with P_M the nearest picture of the measured magnitudes and P_S that of the support and of [0, 1],
+With P_M the nearest picture of the measured magnitudes and P_S that of the support and of [0, 1],
 
     error reduction   v <- P_S P_M v
     HIO               v <- P_M v where P_M v obeys the constraints, v - beta P_M v elsewhere
     RAAR              v <- beta/2 (R_S R_M + 1) v + (1 - beta) P_M v,   R = 2 P - 1
 
-Gaussian: amplitude flow, x <- x - mu A^H (A x - y A x / |A x|), from the start of `starts.gaussian_start`.
-
-Sources: Fienup, Appl. Opt. 1982; Luke, Inverse Problems 2005; Zhang et al., JMLR 2017 (reshaped Wirtinger flow) and
-Wang et al., IEEE Trans. Inf. Theory 2018 (amplitude flow), without their truncations.
+Sources: Fienup, Appl. Opt. 1982; Luke, Inverse Problems 2005.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from peak_nerf.tasks.phase_retrieval.data_term import expected_measurement
 from peak_nerf.tasks.phase_retrieval.measurements import Measurements
-from peak_nerf.tasks.phase_retrieval.operators import FourierOperator, Operator
+from peak_nerf.tasks.phase_retrieval.operators import FourierOperator
 
 FourierSolver = Literal["error-reduction", "hio", "raar"]
 FOURIER_SOLVERS = ("error-reduction", "hio", "raar", "multiscale-hio")
-"""The last is a field's run without the field: `starts.CoarseToFine`, then `polish.Polish`."""
+"""The last is a field's run without the field: `multiscale_hio.CoarseToFine`, then `multiscale_hio.Refinement`."""
 GAUSSIAN_SOLVERS = ("spectral", "amplitude-flow")
 ROUND = 25
 """Iterations of a round."""
 CLEANING = 10
-"""Steps of error reduction before a HIO or RAAR iterate is looked at: the iterates themselves wander."""
+"""Steps of error reduction before a HIO or RAAR iterate is scored: the iterates themselves wander."""
 
 
-class Search(Protocol):
-    """An iteration that a budget drives."""
+class Search:
+    """An iteration that a budget drives, stopped, saved and resumed after any round."""
 
+    STATE: ClassVar[tuple[str, ...]] = ("iterations", "picture", "relative_residual")
+    """Attributes that are saved: tensors, numbers and lists of them."""
     iterations: int
     picture: Tensor
     """The best so far, (n, n) in [0, 1]."""
-    misfit: float
-    """Its misfit."""
+    relative_residual: float
+    """Its relative residual."""
 
     def round(self, fraction: float) -> None:
-        """Go on; `fraction` of the budget is spent, in [0, 1]. May last about a second."""
+        """Go on for about a second at most.
+
+        Args:
+            fraction: of the budget that is spent, in [0, 1].
+        """
+        raise NotImplementedError
+
+    def keep_if_better(self, picture: Tensor, residual: float) -> None:
+        """Make this the picture if its relative residual is the lowest so far."""
+        if residual < self.relative_residual:
+            self.picture, self.relative_residual = picture, residual
 
     def state(self) -> dict[str, Any]:
-        """All that `restore` needs: tensors, numbers and lists of them."""
+        """All that `restore` needs."""
+        return {name: getattr(self, name) for name in self.STATE}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from a state."""
+        for name in self.STATE:
+            setattr(self, name, state[name])
 
 
 class Projections:
@@ -59,20 +71,20 @@ class Projections:
     Args:
         y: magnitudes (m, m // 2 + 1) of the unitary transform of v.
         ceiling: (m, m); P_S clips v to [0, ceiling]: 1 on the picture and 0 around it.
-        known: of y's shape, bool, where magnitudes are used; elsewhere P_M changes nothing. None: everywhere.
+        fit_mask: of y's shape, bool, which magnitudes are fitted; elsewhere P_M changes nothing. None: all.
         beta: of HIO and RAAR.
     """
 
-    def __init__(self, y: Tensor, ceiling: Tensor, known: Tensor | None = None, beta: float = 0.9) -> None:
-        self.y, self.ceiling, self.known, self.beta = y, ceiling, known, beta
+    def __init__(self, y: Tensor, ceiling: Tensor, fit_mask: Tensor | None = None, beta: float = 0.9) -> None:
+        self.y, self.ceiling, self.fit_mask, self.beta = y, ceiling, fit_mask, beta
         self.side = len(ceiling)
 
     def to_measured(self, v: Tensor) -> Tensor:
         """P_M v."""
         z = torch.fft.rfft2(v, norm="ortho")
         target = expected_measurement(z, self.y, 0.0)
-        if self.known is not None:
-            target = torch.where(self.known, target, z)
+        if self.fit_mask is not None:
+            target = torch.where(self.fit_mask, target, z)
         return torch.fft.irfft2(target, s=(self.side, self.side), norm="ortho")
 
     def to_allowed(self, v: Tensor) -> Tensor:
@@ -107,13 +119,13 @@ def padded(x: Tensor, side: int) -> Tensor:
     return v
 
 
-def projections_for(measurements: Measurements, known: Tensor | None = None, beta: float = 0.9) -> Projections:
+def projections_for(measurements: Measurements, fit_mask: Tensor | None = None, beta: float = 0.9) -> Projections:
     """The projections of Fourier magnitudes. Raises: ValueError on Gaussian ones."""
     operator = measurements.operator
     if not isinstance(operator, FourierOperator):
         raise ValueError("projections are for Fourier magnitudes")
     ceiling = padded(torch.ones(operator.size, operator.size), operator.padded)
-    return Projections(measurements.magnitudes, ceiling, known, beta)
+    return Projections(measurements.magnitudes, ceiling, fit_mask, beta)
 
 
 def random_picture(n: int, generator: torch.Generator) -> Tensor:
@@ -121,11 +133,13 @@ def random_picture(n: int, generator: torch.Generator) -> Tensor:
     return torch.rand(n, n, generator=generator)
 
 
-class ProjectionSearch:
+class ProjectionSearch(Search):
     """ER, HIO or RAAR from several random pictures: all take turns for half of the budget, then the best goes on alone.
 
     Raises: ValueError when there are no restarts, or on Gaussian magnitudes.
     """
+
+    STATE = ("iterates", "residuals", "turn", *Search.STATE)
 
     def __init__(self, measurements: Measurements, solver: FourierSolver, restarts: int, seed: int) -> None:
         if restarts < 1:
@@ -136,56 +150,19 @@ class ProjectionSearch:
         generator = torch.Generator().manual_seed(seed)
         starts = [random_picture(self.n, generator) for _ in range(restarts)]
         self.iterates = [padded(start, self.projections.side) for start in starts]
-        self.misfits = [math.inf] * restarts
+        self.residuals = [math.inf] * restarts
         self.turn, self.iterations = 0, 0
-        self.picture, self.misfit = starts[0], math.inf
+        self.picture, self.relative_residual = starts[0], math.inf
 
     def round(self, fraction: float) -> None:
+        """`ROUND` iterations of one of the pictures."""
         if fraction >= 0.5:
-            self.turn = min(range(len(self.misfits)), key=self.misfits.__getitem__)
+            self.turn = min(range(len(self.residuals)), key=self.residuals.__getitem__)
         v = self.projections.run(self.iterates[self.turn], self.solver, ROUND)
         self.iterates[self.turn] = v
         self.iterations += ROUND + CLEANING
         picture = self.projections.clean(v)[: self.n, : self.n]
-        misfit = self.measurements.misfit(picture)
-        self.misfits[self.turn] = min(misfit, self.misfits[self.turn])
-        if misfit < self.misfit:
-            self.picture, self.misfit = picture, misfit
+        residual = self.measurements.relative_residual(picture)
+        self.residuals[self.turn] = min(residual, self.residuals[self.turn])
+        self.keep_if_better(picture, residual)
         self.turn = (self.turn + 1) % len(self.iterates)
-
-    def state(self) -> dict[str, Any]:
-        names = ("iterates", "misfits", "turn", "iterations", "picture", "misfit")
-        return {name: getattr(self, name) for name in names}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        for name, value in state.items():
-            setattr(self, name, value)
-
-
-class AmplitudeFlow:
-    """Gradient descent on the amplitude loss, kept within [0, 1]; the step is steepest descent's for fixed signs."""
-
-    def __init__(self, measurements: Measurements, start: Tensor) -> None:
-        self.measurements, self.operator = measurements, measurements.operator
-        self.picture, self.misfit, self.iterations = start.clamp(0, 1), measurements.misfit(start.clamp(0, 1)), 0
-        self.x = self.picture
-
-    def round(self, fraction: float) -> None:
-        operator: Operator = self.operator
-        for _ in range(ROUND):
-            z = operator.apply(self.x)
-            gradient = operator.adjoint(z - expected_measurement(z, self.measurements.magnitudes, 0.0))
-            along = operator.apply(gradient).abs().square().sum()
-            step = float(gradient.square().sum() / along.clamp_min(1e-30))
-            self.x = (self.x - step * gradient).clamp(0, 1)
-        self.iterations += ROUND
-        misfit = self.measurements.misfit(self.x)
-        if misfit < self.misfit:
-            self.picture, self.misfit = self.x, misfit
-
-    def state(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in ("x", "iterations", "picture", "misfit")}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        for name, value in state.items():
-            setattr(self, name, value)

@@ -14,28 +14,26 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from peak_nerf.core.field import PeakField
 from peak_nerf.core.fit import FitResult, FitSettings, Progress, fit
-from peak_nerf.tasks.inpainting.inpaint import build_field
+from peak_nerf.tasks.image_field import ImageField
 from peak_nerf.tasks.phase_retrieval.measurements import Measurements
-from peak_nerf.tasks.phase_retrieval.multiscale_hio import CoarseToFine, gaussian_start
+from peak_nerf.tasks.phase_retrieval.multiscale_hio import CoarseToFine, Refinement
 from peak_nerf.tasks.phase_retrieval.operators import FourierOperator
-from peak_nerf.tasks.phase_retrieval.polish import Polish, held_out_misfit
 from peak_nerf.tasks.phase_retrieval.problems import EARLIEST, NetADM, NetGD, Splitting, held_out_mask
 from peak_nerf.tasks.phase_retrieval.projections import (
     CLEANING,
     FOURIER_SOLVERS,
     ROUND,
-    AmplitudeFlow,
     FourierSolver,
     ProjectionSearch,
     Search,
 )
 from peak_nerf.tasks.phase_retrieval.settings import FIELD_METHODS, PhaseSettings, check_method, settings_for
 from peak_nerf.tasks.phase_retrieval.solver_loop import Point, SearchRun, run_search
+from peak_nerf.tasks.phase_retrieval.spectral import AmplitudeFlow, gaussian_start
 
 CLASSICAL_ROUNDS = {"error-reduction": 60, "hio": 120, "raar": 120, "amplitude-flow": 8, "spectral": 1}
-"""Without a budget, in rounds of `classical.ROUND` iterations."""
+"""Without a budget, in rounds of `projections.ROUND` iterations."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,9 +42,9 @@ class Retrieval:
 
     reconstruction: np.ndarray
     """(n, n) float32 in [0, 1], up to what magnitudes cannot tell (`align`)."""
-    misfit: float
+    relative_residual: float
     """|| |A x| - y || / ||y|| of the reconstruction."""
-    field: PeakField | None
+    field: ImageField | None
     """The fitted field; None for a classical method, or when Ctrl-C came before its turn."""
     settings: PhaseSettings | None
     fit: FitResult
@@ -80,12 +78,15 @@ def retrieve(
     """Reconstruct a picture from its magnitudes. There is no argument for the truth.
 
     Args:
+        measurements: the magnitudes, and the operator that they come from.
         method: a field (`settings.FIELD_METHODS`) or a classical solver for the problem.
         settings: of a field, instead of `settings_for(method, problem, n)`.
-        restarts: random starts of a Fourier search, of which the misfit chooses; Gaussian magnitudes have one start.
+        restarts: random starts of a Fourier search, of which the relative residual chooses one.
         budget_seconds: for everything; by default numbers of steps, with which a seed gives the same result every time.
+        seed: of the starts, the held-out magnitudes and the field.
         on_progress: called repeatedly; its `psnr_validation` is that of magnitudes, held-out ones where there are any.
-        folder, resume: where the state is kept during the run, and whether to go on from what is there.
+        folder: where the state is kept during the run.
+        resume: go on from what is there.
 
     Raises: PeakError on a method that the problem does not have, a fit that diverges, a state that does not fit;
         ValueError on a budget or restarts that are not above 0.
@@ -101,26 +102,25 @@ def retrieve(
     return run.field(settings or settings_for(method, measurements.operator.name, measurements.operator.size))
 
 
+@dataclasses.dataclass(eq=False)
 class _Run:
-    def __init__(
-        self,
-        measurements: Measurements,
-        method: str,
-        restarts: int,
-        budget: float | None,
-        seed: int,
-        on_progress: Callable[[Progress], None] | None,
-        folder: Path | None,
-        resume: bool,
-    ) -> None:
-        self.measurements, self.method, self.restarts, self.budget = measurements, method, restarts, budget
-        self.seed, self.on_progress, self.folder, self.resume = seed, on_progress, folder, resume
-        self.history: list[Point] = []
+    measurements: Measurements
+    method: str
+    restarts: int
+    budget: float | None
+    seed: int
+    on_progress: Callable[[Progress], None] | None
+    folder: Path | None
+    resume: bool
+    history: list[Point] = dataclasses.field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        measurements = self.measurements
         counts = float(measurements.weights.expand(measurements.magnitudes.shape).sum())
         self.mean_square = measurements.energy / counts
         self.fingerprint = (
-            f"{method}, {measurements.operator.name}, side {measurements.operator.size}, {counts:.0f} magnitudes of"
-            f" energy {measurements.energy:.6g}, {restarts} restarts, seed {seed}"
+            f"{self.method}, {measurements.operator.name}, side {measurements.operator.size}, {counts:.0f} magnitudes"
+            f" of energy {measurements.energy:.6g}, {self.restarts} restarts, seed {self.seed}"
         )
 
     def classical(self) -> Retrieval:
@@ -133,53 +133,49 @@ class _Run:
         spent = time.perf_counter() - begin
         if self.method == "spectral":
             return self._result(search.picture, FitResult(0, 0.0), spent, 0)
-        rounds = None if self.budget is not None else CLASSICAL_ROUNDS[self.method]
-        run = self._search(search, self.budget, rounds, 0.0, 1.0)
+        run = self._search(search, 1.0, CLASSICAL_ROUNDS[self.method])
         return self._result(search.picture, FitResult(0, 0.0), spent + run.seconds, search.iterations, run.partial)
 
     def multiscale(self) -> Retrieval:
-        """What a field's run is without the field: its search, longer by the time of the fit, and its polish."""
+        """What a field's run is without the field: its search, longer by the time of the fit, and its refinement."""
         settings = PhaseSettings()
-        known = held_out_mask(self.measurements, torch.Generator().manual_seed(self.seed))
-        search = CoarseToFine(self.measurements, self.restarts, self.seed, known)
-        share = 1 - settings.polish
-        rounds = settings.search_rounds if self.budget is None else None
-        run = self._search(search, None if self.budget is None else self.budget * share, rounds, 0.0, share)
+        fit_mask = held_out_mask(self.measurements, torch.Generator().manual_seed(self.seed))
+        search = CoarseToFine(self.measurements, self.restarts, self.seed, fit_mask)
+        run = self._search(search, 1 - settings.refinement, settings.search_rounds)
         if run.partial:
             return self._result(search.picture, FitResult(0, 0.0), run.seconds, search.iterations, True)
-        picture, polishing = self._polish(search.candidates(), known, settings, run.seconds)
-        seconds, iterations = run.seconds + polishing.seconds, polishing.rounds * (ROUND + CLEANING)
-        return self._result(picture, FitResult(0, 0.0), seconds, search.iterations + iterations, polishing.partial)
+        picture, refined = self._refine(search.candidates(), fit_mask, settings, run.seconds)
+        seconds, iterations = run.seconds + refined.seconds, refined.rounds * (ROUND + CLEANING)
+        return self._result(picture, FitResult(0, 0.0), seconds, search.iterations + iterations, refined.partial)
 
     def field(self, settings: PhaseSettings) -> Retrieval:
         generator = torch.Generator().manual_seed(self.seed)
-        known = held_out_mask(self.measurements, generator)
+        fit_mask = held_out_mask(self.measurements, generator)
         fourier = isinstance(self.measurements.operator, FourierOperator)
         if fourier:
-            search = CoarseToFine(self.measurements, self.restarts, self.seed, known)
-            budget = None if self.budget is None else self.budget * settings.search
-            run = self._search(
-                search, budget, None if self.budget is not None else settings.search_rounds, 0.0, settings.search
-            )
+            search = CoarseToFine(self.measurements, self.restarts, self.seed, fit_mask)
+            run = self._search(search, settings.search, settings.search_rounds)
             seconds, iterations = run.seconds, search.iterations
             if run.partial:
                 return self._result(search.picture, FitResult(0, 0.0, partial=True), seconds, iterations, True)
-            start = min(search.candidates(), key=lambda picture: held_out_misfit(self.measurements, picture, known))
+            start = min(search.candidates(), key=lambda p: self.measurements.relative_residual(p, ~fit_mask))
         else:
             begin = time.perf_counter()
             start, iterations = gaussian_start(self.measurements), 0
             seconds = time.perf_counter() - begin
         module = self._module(settings, start)
-        problem = (NetADM if fourier else NetGD)(module, settings, self.measurements, start, known)
-        polish = settings.polish if fourier else 0.0
+        problem = (NetADM if fourier else NetGD)(module, settings, self.measurements, start, fit_mask)
+        refinement = settings.refinement if fourier else 0.0
         first = settings.search if fourier else 0.0
-        left = None if self.budget is None else max((self.budget - seconds) - self.budget * polish, self.budget * 0.05)
+        left = (
+            None if self.budget is None else max((self.budget - seconds) - self.budget * refinement, self.budget * 0.05)
+        )
         fitted = fit(
             module,
             problem,
             FitSettings(settings.steps if left is None else None, left, earliest=EARLIEST),
             generator,
-            lambda progress: self._fit_progress(progress, seconds, first, 1 - first - polish),
+            lambda progress: self._fit_progress(progress, seconds, first, 1 - first - refinement),
             None if self.folder is None else self.folder / "checkpoint.pt",
             self.resume,
         )
@@ -188,69 +184,58 @@ class _Run:
         with torch.no_grad():
             picture = problem.picture().clamp(0, 1)
         if fourier and not fitted.partial:
-            picture, polishing = self._polish([picture, start], known, settings, seconds)
-            seconds += polishing.seconds
-            iterations += polishing.rounds * (ROUND + CLEANING)
-            fitted.partial = polishing.partial
+            picture, refined = self._refine([picture, start], fit_mask, settings, seconds)
+            seconds += refined.seconds
+            iterations += refined.rounds * (ROUND + CLEANING)
+            fitted.partial = refined.partial
         return self._result(picture, fitted, seconds, iterations, fitted.partial, module.field, settings)
 
     def _module(self, settings: PhaseSettings, start: Tensor) -> Splitting:
-        state = torch.get_rng_state()
-        try:
+        with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
-            return Splitting(build_field(settings.as_inpainting(), (*start.shape, 1)), start)
-        finally:
-            torch.set_rng_state(state)
+            return Splitting(ImageField(settings, (*start.shape, 1)), start)
 
-    def _polish(
-        self, pictures: list[Tensor], known: Tensor, settings: PhaseSettings, seconds: float
+    def _refine(
+        self, pictures: list[Tensor], fit_mask: Tensor, settings: PhaseSettings, seconds: float
     ) -> tuple[Tensor, SearchRun]:
         """HIO from the best of the pictures: the field's, or the start, which too short a fit may have spoilt. Of all
         that come up, what the held-out magnitudes choose."""
-        search = Polish(self.measurements, pictures, known)
-        budget = None if self.budget is None else max(self.budget * settings.polish, 0.1)
-        rounds = None if self.budget is not None else settings.polish_rounds
-        run = self._search(search, budget, rounds, 1 - settings.polish, settings.polish, "polish", seconds)
+        search = Refinement(self.measurements, pictures, fit_mask)
+        run = self._search(search, settings.refinement, settings.refinement_rounds, seconds)
         return search.picture, run
 
-    def _search(
-        self,
-        search: Search,
-        budget: float | None,
-        rounds: int | None,
-        first: float,
-        share: float,
-        stage: str = "search",
-        seconds: float = 0.0,
-    ) -> SearchRun:
-        def tell(point: Point, fraction: float) -> None:
-            if self.on_progress is not None:
-                decibel = -10 * math.log10(max(point.misfit**2 * self.mean_square, 1e-10))
-                self.on_progress(Progress(point.iteration, None, point.seconds, first + share * fraction, decibel))
+    def _search(self, search: Search, part: float, rounds: int, seconds: float = 0.0) -> SearchRun:
+        """Run for a part of the budget, or for the rounds when there is none; a refinement is the run's last part."""
+        last = isinstance(search, Refinement)
+        budget = None if self.budget is None else max(self.budget * part, 0.1 if last else 0.0)
 
-        is_polish = stage == "polish"
-        path = None if self.folder is None or is_polish else self.folder / "search.pt"
+        def on_progress(point: Point, fraction: float) -> None:
+            if self.on_progress is not None:
+                decibel = -10 * math.log10(max(point.relative_residual**2 * self.mean_square, 1e-10))
+                done = (1 - part if last else 0.0) + part * fraction
+                self.on_progress(Progress(point.iteration, None, point.seconds, done, decibel))
+
         run = run_search(
             search,
             budget,
-            rounds,
-            tell,
-            path,
+            rounds if budget is None else None,
+            on_progress,
+            None if self.folder is None or last else self.folder / "search.pt",
             self.resume,
             self.fingerprint,
-            "polish" if is_polish else "search",
+            "refinement" if last else "search",
             seconds,
         )
         self.history += run.history
         return run
 
     def _fit_point(self, progress: Progress, seconds: float) -> Point:
-        misfit = math.sqrt(10 ** (-progress.psnr_validation / 10) / self.mean_square)
-        return Point("fit", progress.step, seconds + progress.seconds, misfit)
+        residual = math.sqrt(10 ** (-progress.psnr_validation / 10) / self.mean_square)
+        return Point("fit", progress.step, seconds + progress.seconds, residual)
 
-    def _fit_progress(self, progress: Progress, seconds: float, first: float, share: float) -> None:
+    def _fit_progress(self, progress: Progress, seconds: float, first: float, part: float) -> None:
         if self.on_progress is not None:
-            fraction = first + share * progress.fraction
+            fraction = first + part * progress.fraction
             self.on_progress(
                 Progress(progress.step, None, seconds + progress.seconds, fraction, progress.psnr_validation)
             )
@@ -262,19 +247,10 @@ class _Run:
         seconds: float,
         iterations: int,
         partial: bool = False,
-        module: PeakField | None = None,
+        field: ImageField | None = None,
         settings: PhaseSettings | None = None,
     ) -> Retrieval:
         picture = picture.detach().clamp(0, 1)
-        misfit = self.measurements.misfit(picture)
-        return Retrieval(
-            picture.numpy().astype(np.float32),
-            misfit,
-            module,
-            settings,
-            fitted,
-            seconds,
-            iterations,
-            self.history,
-            partial,
-        )
+        residual = self.measurements.relative_residual(picture)
+        values = picture.numpy().astype(np.float32)
+        return Retrieval(values, residual, field, settings, fitted, seconds, iterations, self.history, partial)

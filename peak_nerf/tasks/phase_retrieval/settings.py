@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from typing import get_args
+from dataclasses import dataclass, replace
 
 from peak_nerf.core.field import FieldConfig, HashGridConfig
 from peak_nerf.errors import PeakError
-from peak_nerf.tasks.inpainting.settings import InpaintSettings, KarSettings
+from peak_nerf.system.choices import did_you_mean
+from peak_nerf.tasks.image_field import ImageFieldSettings, KarSettings
 from peak_nerf.tasks.phase_retrieval.operators import Problem
 from peak_nerf.tasks.phase_retrieval.projections import FOURIER_SOLVERS, GAUSSIAN_SOLVERS
 
@@ -16,28 +16,22 @@ FIELD_METHODS = ("peak", "mlp", "fourier", "siren", "hash")
 
 
 @dataclass
-class PhaseSettings:
+class PhaseSettings(ImageFieldSettings):
     """A field and how it is fitted to magnitudes."""
 
-    field: FieldConfig = field(default_factory=FieldConfig)
-    """Encodings and backbone."""
-    kar: KarSettings | None = None
-    """The regulariser, or None."""
     kar_fall: float = 0.03
     """KAR's weight falls geometrically to this fraction: the better the magnitudes are explained, the less it says."""
-    learning_rate: float = 1e-2
-    """Adam's rate for the field."""
     prefit: float = 0.15
     """Fraction of the run in which the field is fitted to the start."""
     steps: int = 400
     """Steps on theta when there is no budget."""
     search_rounds: int = 500
     """Rounds of the search when there is no budget (Fourier)."""
-    polish_rounds: int = 40
-    """Rounds of the polish when there is no budget (Fourier)."""
+    refinement_rounds: int = 40
+    """Rounds of the refinement when there is no budget (Fourier)."""
     search: float = 0.6
     """Fraction of the budget for the search of a start (Fourier)."""
-    polish: float = 0.25
+    refinement: float = 0.25
     """Fraction of the budget in which z goes on without the field, from the field's picture or the start, whichever
     explains the held-out magnitudes better (Fourier). Without noise that is mostly the start: what helps there is to
     begin anew from its picture. With noise it is the field's."""
@@ -53,10 +47,6 @@ class PhaseSettings:
     inner_steps: int = 5
     """Steps on theta between two updates of z and u."""
 
-    def as_inpainting(self) -> InpaintSettings:
-        """Field and KAR as `inpainting.build_field` and the field files take them."""
-        return InpaintSettings(self.field, self.kar, self.learning_rate)
-
 
 def solvers(problem: Problem) -> tuple[str, ...]:
     """Names of all methods for a problem."""
@@ -66,9 +56,8 @@ def solvers(problem: Problem) -> tuple[str, ...]:
 def check_method(method: str, problem: Problem) -> None:
     """Raises: PeakError on a name that is no method, or not one for this problem."""
     if method not in solvers(problem):
-        raise PeakError(
-            f"--method {method}: no such method for {problem} magnitudes; give one of {', '.join(solvers(problem))}"
-        )
+        hint = did_you_mean(method, solvers(problem))
+        raise PeakError(f"--method {method}: no such method for {problem} magnitudes; {hint}")
 
 
 def settings_for(method: str, problem: Problem, size: int) -> PhaseSettings:
@@ -84,18 +73,7 @@ def settings_for(method: str, problem: Problem, size: int) -> PhaseSettings:
         finest_resolution=max(size - 1, 16),
         init_scale=1e-2,
     )
-    kar = KarSettings(
-        weight=3.0 if problem == "gaussian" else 1.0,
-        n_hidden=2,
-        temperature=30.0,
-        norm="huber",
-        huber_delta=0.03,
-        locality=0.15,
-        divergence=1e-4,
-        learning_rate=1e-3,
-        reach=2.9,
-        window=64,
-    )
+    kar = KarSettings(weight=3.0 if problem == "gaussian" else 1.0, reach=2.9, window=64)
     gaussian = problem == "gaussian"
     # Without KAR a grid may not have as many vertices as there are pixels when magnitudes are no more than these.
     coarse = replace(grid, finest_resolution=max(size // 2, 16)) if gaussian else grid
@@ -135,15 +113,14 @@ def settings_for(method: str, problem: Problem, size: int) -> PhaseSettings:
 def with_kar_weight(settings: PhaseSettings, weight: float | None) -> PhaseSettings:
     """The settings with another weight of KAR; None changes nothing, 0 is the same field without it.
 
-    Raises: PeakError for a method that has none, or a weight that is negative or not finite.
+    Args:
+        settings: of a method.
+        weight: at least 0.
+
+    Raises: PeakError for a method that has no KAR.
     """
     if weight is None:
         return settings
-    if not 0 <= weight < float("inf"):
-        raise PeakError(f"--kar-weight: must be finite and not negative, got {weight}")
     if settings.kar is None:
         raise PeakError("--kar-weight: this method has no KAR; use method 'peak'")
     return replace(settings, kar=replace(settings.kar, weight=weight))
-
-
-PROBLEMS: tuple[str, ...] = get_args(Problem)

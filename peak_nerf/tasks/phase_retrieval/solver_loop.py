@@ -16,18 +16,18 @@ from peak_nerf.tasks.phase_retrieval.projections import Search
 
 CHECKPOINT_SECONDS = 15.0
 SOLVED = 1e-6
-"""A misfit that is nothing but rounding."""
+"""A relative residual that is nothing but rounding."""
 
 
 @dataclass
 class Point:
-    """The misfit at some moment of a solver."""
+    """The relative residual at some moment of a solver."""
 
-    stage: Literal["search", "fit", "polish"]
+    stage: Literal["search", "fit", "refinement"]
     iteration: int
     seconds: float
     """Since the solver's start."""
-    misfit: float
+    relative_residual: float
     """|| |A x| - y || / ||y||; in the stage `fit`, of the held-out magnitudes."""
 
 
@@ -51,15 +51,20 @@ def run_search(
     checkpoint: Path | None = None,
     resume: bool = False,
     fingerprint: str = "",
-    stage: Literal["search", "polish"] = "search",
+    stage: Literal["search", "refinement"] = "search",
     start_seconds: float = 0.0,
 ) -> SearchRun:
-    """Run to the end of the budget or of the rounds, whichever is given, or to a misfit of `SOLVED`.
+    """Run to the end of the budget or of the rounds, whichever is given, or to a relative residual of `SOLVED`.
 
     Args:
+        search: goes on from its present state.
+        budget_seconds: of the whole run; None for rounds instead.
+        rounds: None for a budget instead.
         on_progress: called after each round with the best so far and the fraction of the run.
-        checkpoint, resume: where its state is written, now and then, at the end and on Ctrl-C; `resume` goes on there.
+        checkpoint: where its state is written, now and then, at the end and on Ctrl-C.
+        resume: go on from there.
         fingerprint: what the search is of; a checkpoint of another one is refused.
+        stage: of the points in the history.
         start_seconds: added to the points' seconds.
 
     Raises: ValueError unless exactly one of budget and rounds is given; PeakError on a checkpoint that does not fit.
@@ -74,13 +79,13 @@ def run_search(
     try:
         while not run.finished:
             fraction = run.seconds / budget_seconds if budget_seconds is not None else run.rounds / (rounds or 1)
-            if fraction >= 1 or search.misfit < SOLVED:
+            if fraction >= 1 or search.relative_residual < SOLVED:
                 run.finished = True
                 break
             search.round(fraction)
             run.rounds += 1
             run.seconds = time.perf_counter() - begin
-            point = Point(stage, search.iterations, start_seconds + run.seconds, search.misfit)
+            point = Point(stage, search.iterations, start_seconds + run.seconds, search.relative_residual)
             run.history.append(point)
             if on_progress is not None:
                 on_progress(point, min(fraction, 1.0))

@@ -119,13 +119,13 @@ def test_masks(mask: str, tmp_path: Path) -> None:
     drawn = some_missing(64, 64, 0.1)
     file = write_image(tmp_path / "m.png", drawn[..., None].astype(np.float32))
     options = InpaintOptions(image, mask=mask.replace("FILE", str(file)), method="linear", size="original")
-    share = run_inpainting(options, tmp_path / "out")["missing_fraction"]
+    fraction = run_inpainting(options, tmp_path / "out")["missing_fraction"]
     if mask == "FILE":
-        assert share == pytest.approx(np.mean(~drawn))
+        assert fraction == pytest.approx(np.mean(~drawn))
     elif mask == "FILE+random":
-        assert share == pytest.approx(np.mean(~(drawn & (np.random.RandomState(88).rand(64, 64) > 0.5))))
+        assert fraction == pytest.approx(np.mean(~(drawn & (np.random.RandomState(88).rand(64, 64) > 0.5))))
     else:
-        assert 0.02 < share < 0.6
+        assert 0.02 < fraction < 0.6
 
 
 @pytest.mark.parametrize(("size", "expected"), [("16", (16, 12)), ("20x10", (20, 10)), ("original", (32, 24))])
@@ -134,12 +134,16 @@ def test_sizes(size: str, expected: tuple[int, int], image: Path, tmp_path: Path
     assert size_of(tmp_path / "out" / "reconstruction.png") == expected
 
 
-def test_options_reach_the_fit(image: Path, tmp_path: Path) -> None:
-    options = "--kar-weight 0.25 --kar-features 8 --kar-activation softmax --polynomial-degree 2 --hidden-dim 12"
+@pytest.mark.parametrize(
+    ("r", "similarity"),
+    [("--kar-n-features", "--kar-similarity dot"), ("--kar-features", "--kar-activation softmax")],
+)
+def test_options_reach_the_fit(r: str, similarity: str, image: Path, tmp_path: Path) -> None:
+    options = f"--kar-weight 0.25 {r} 8 {similarity} --polynomial-degree 2 --hidden-dim 12"
     more = "--n-hidden 1 --learning-rate 0.02 --missing 0.3 --steps 2 --size original"
     assert peak("inpaint", image, "--out", tmp_path / "out", *options.split(), *more.split()) == 0
     fit = read_metrics(tmp_path / "out")["settings"]["fit"]
-    assert (fit["kar"]["weight"], fit["kar"]["n_features"], fit["kar"]["activation"]) == (0.25, 8, "softmax")
+    assert (fit["kar"]["weight"], fit["kar"]["n_features"], fit["kar"]["similarity"]) == (0.25, 8, "dot")
     assert (fit["field"]["polynomial_degree"], fit["field"]["hidden_dim"], fit["field"]["n_hidden"]) == (2, 12, 1)
     assert fit["learning_rate"] == 0.02
 
@@ -230,7 +234,7 @@ def test_a_folder_that_is_half_written_is_no_result(
     def full(path: Path, *_: object) -> None:
         raise PeakError(f"{path}: cannot be written")
 
-    monkeypatch.setattr("peak_nerf.tasks.inpainting.figures.write_residual", full)
+    monkeypatch.setattr("peak_nerf.images.figures.write_residual", full)
     with pytest.raises(PeakError, match="cannot be written"):
         run_inpainting(InpaintOptions(image, **SAME), out)  # type: ignore[arg-type]
     assert not (out / "metrics.json").exists()

@@ -1,4 +1,4 @@
-"""The pictures of an inpainting run, read back and compared with what they must hold."""
+"""The plots of an inpainting run, read back and compared with what they must hold."""
 
 from __future__ import annotations
 
@@ -9,19 +9,10 @@ import pytest
 import torch
 from PIL import Image
 
-from peak_nerf.core.field import PeakField
 from peak_nerf.core.fit import Progress
-from peak_nerf.tasks.inpainting.figures import (
-    MISSING,
-    as_rgb,
-    input_picture,
-    similarity,
-    write_comparison,
-    write_history,
-    write_residual,
-    write_similarity,
-)
-from peak_nerf.tasks.inpainting.inpaint import inpaint, pixel_coordinates
+from peak_nerf.tasks.image_field import ImageField, pixel_coordinates
+from peak_nerf.tasks.inpainting import inpaint
+from peak_nerf.tasks.inpainting.figures import similarity, write_history, write_similarity
 from tests.images.pictures import smooth_picture, some_missing
 
 
@@ -29,49 +20,10 @@ def read(path: Path) -> np.ndarray:
     return np.asarray(Image.open(path).convert("RGB")) / 255
 
 
-def fitted_field(h: int, w: int, method: str = "peak", n_channels: int = 1) -> PeakField:
+def fitted_field(h: int, w: int, method: str = "peak", n_channels: int = 1) -> ImageField:
     field = inpaint(smooth_picture(h, w, n_channels), some_missing(h, w), method, steps=2).field
     assert field is not None
     return field
-
-
-@pytest.mark.parametrize("n_channels", [1, 3])
-def test_missing_pixels_are_marked(n_channels: int) -> None:
-    values, observed = smooth_picture(6, 7, n_channels), some_missing(6, 7)
-    shown = input_picture(values, observed)
-    assert shown.shape == (6, 7, 3)
-    assert (shown[~observed] == MISSING).all()
-    assert np.array_equal(shown[observed], as_rgb(values)[observed])
-
-
-def test_comparison_is_the_panels_side_by_side(tmp_path: Path) -> None:
-    a, b, c = smooth_picture(20, 30), smooth_picture(20, 30, 3), 1 - smooth_picture(20, 30)
-    write_comparison(tmp_path / "two.png", [a, b])
-    write_comparison(tmp_path / "three.png", [a, b, c])
-    two, three = read(tmp_path / "two.png"), read(tmp_path / "three.png")
-    assert two.shape == (20, 62, 3)
-    assert three.shape == (20, 94, 3)
-    assert np.array_equal(two, three[:, :62])
-    for start, panel in ((0, a), (32, b), (64, c)):
-        assert np.abs(three[:, start : start + 30] - as_rgb(panel)).max() <= 0.5 / 255 + 1e-6
-    assert (three[:, 30:32] == 1).all()
-
-
-def test_residual_is_four_times_the_error_and_black_where_nobody_knows(tmp_path: Path) -> None:
-    truth = np.full((5, 6, 3), 0.5, dtype=np.float32)
-    guess = truth.copy()
-    guess[0, 0] += [0.03, -0.06, 0.0]  # mean of |.|: 0.03
-    guess[1, 1] += 0.4  # past white
-    guess[2, 2] += 0.4
-    known = np.ones((5, 6), dtype=bool)
-    known[2, 2] = False
-    write_residual(tmp_path / "r.png", guess, truth, known)
-    shown = np.asarray(Image.open(tmp_path / "r.png"))
-    assert shown.shape == (5, 6)
-    assert shown[0, 0] == round(4 * 0.03 * 255)
-    assert shown[1, 1] == 255
-    assert shown[2, 2] == 0
-    assert np.count_nonzero(shown) == 2
 
 
 @pytest.mark.parametrize("truth", [None, 21.0])

@@ -13,9 +13,9 @@ import torch
 from peak_nerf.core.fit import Progress
 from peak_nerf.errors import PeakError
 from peak_nerf.metrics import psnr
-from peak_nerf.tasks.inpainting import classical
-from peak_nerf.tasks.inpainting import inpaint as inpainting
-from peak_nerf.tasks.inpainting.inpaint import Inpainting, build_field, inpaint, pixel_coordinates, render
+from peak_nerf.tasks.image_field import ImageField, pixel_coordinates, render
+from peak_nerf.tasks.inpainting import Inpainting, classical, inpaint, problem
+from peak_nerf.tasks.inpainting.problem import InpaintProblem
 from peak_nerf.tasks.inpainting.settings import Method, settings_for, with_overrides
 from tests.images.pictures import smooth_picture, some_missing
 
@@ -101,7 +101,7 @@ def test_the_global_generators_are_left_as_they_were() -> None:
 
 @pytest.mark.parametrize("scored", [2**18, 40])
 def test_the_truth_is_recorded_and_never_steers(scored: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inpainting, "SCORED_PIXELS", scored)
+    monkeypatch.setattr(problem, "SCORED_PIXELS", scored)
     values, observed = picture(3)
     masked = np.where(observed[..., None], values, np.nan)
     without = quick(masked, observed)
@@ -203,9 +203,7 @@ def test_queries_lie_around_missing_pixels() -> None:
     observed[:] = True
     observed[3:5, 20:22] = False
     settings = settings_for("peak", (H, W))
-    problem = inpainting._Problem(
-        inpainting.build_field(settings, (H, W, 1)), settings, values, observed, None, torch.Generator()
-    )
+    problem = InpaintProblem(ImageField(settings, (H, W, 1)), settings, values, observed, None, torch.Generator())
     generator, corners = torch.Generator().manual_seed(0), set()
     for _ in range(40):
         numbers, h, w = problem.window(8, generator)
@@ -233,7 +231,7 @@ def test_the_regulariser_takes_part_unless_its_weight_is_zero() -> None:
         assert not np.array_equal(results[a].reconstruction, results[b].reconstruction)
     # Same start, same pixels: without weight g is as it was drawn.
     torch.manual_seed(88)
-    drawn = inpainting.build_field(off, (H, W, 1))
+    drawn = ImageField(off, (H, W, 1))
     assert results[1].field is not None
     assert results[1].field.kar is not None
     assert drawn.kar is not None
@@ -259,26 +257,6 @@ def test_the_field_answers_between_pixels() -> None:
     assert np.allclose(picture_[::2], result.reconstruction, atol=1e-5)
 
 
-def test_rendering_in_chunks_is_rendering_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    values, observed = picture(3)
-    field = quick(values, observed).field
-    assert field is not None
-    rows, columns = pixel_coordinates((H, W))
-    whole = render(field, rows, columns)
-    for chunk in (1, W, 3 * W + 1):
-        monkeypatch.setattr(inpainting, "CHUNK", chunk)
-        assert np.allclose(render(field, rows, columns), whole, atol=1e-6)
-
-
-def test_pixels_are_square_and_the_longer_side_goes_from_minus_one_to_one() -> None:
-    rows, columns = pixel_coordinates((5, 5))
-    assert torch.equal(rows, torch.linspace(-1, 1, 5))
-    assert torch.equal(rows, columns)
-    rows, columns = pixel_coordinates((3, 5))
-    assert columns.tolist() == [-1, -0.5, 0, 0.5, 1]
-    assert rows.tolist() == [-0.5, 0, 0.5]
-
-
 def test_parameters_are_counted_with_those_of_g() -> None:
     values, observed = picture()
     result = quick(values, observed, "peak", steps=1)
@@ -286,14 +264,6 @@ def test_parameters_are_counted_with_those_of_g() -> None:
     assert result.field.kar is not None
     parts = (result.field.encoding, result.field.backbone, result.field.kar)
     assert result.n_parameters == sum(p.numel() for part in parts for p in part.parameters())
-
-
-def test_g_is_as_wide_as_it_has_features() -> None:
-    settings = with_overrides(settings_for("peak", (H, W)), kar_features=8)
-    field = build_field(settings, (H, W, 1))
-    assert field.kar is not None
-    weights = [p for p in field.kar.parameters() if p.ndim == 2]
-    assert [tuple(p.shape) for p in weights] == [(8, 2), (8, 8), (8, 8)]
 
 
 @pytest.mark.parametrize("method", FIELDS)
@@ -316,11 +286,9 @@ def test_overrides_go_where_they_belong(method: str) -> None:
         with pytest.raises(PeakError, match="polynomial-degree: this method has no polynomial"):
             with_overrides(settings, polynomial_degree=2)
     else:
-        changed = with_overrides(
-            settings, kar_weight=0.25, kar_features=7, kar_activation="softmax", polynomial_degree=4
-        )
+        changed = with_overrides(settings, kar_weight=0.25, kar_n_features=7, kar_similarity="dot", polynomial_degree=4)
         assert changed.kar is not None
-        assert (changed.kar.weight, changed.kar.n_features, changed.kar.activation) == (0.25, 7, "softmax")
+        assert (changed.kar.weight, changed.kar.n_features, changed.kar.similarity) == (0.25, 7, "dot")
         assert changed.field.polynomial_degree == 4
         values, observed = picture()
         quick(values, observed, settings=changed, steps=2)
@@ -364,11 +332,11 @@ def test_only_deep_in_a_hole_is_the_prior_held_faster(side: int, is_deep: bool) 
     losses = []
     for factor in (1.0, 1000.0):
         torch.manual_seed(0)
-        kar = dataclasses.replace(settings.kar, blind_divergence=factor, reach=3.0)
+        kar = dataclasses.replace(settings.kar, blind_kl_weight=factor, reach=3.0)
         chosen = dataclasses.replace(settings, kar=kar)
-        field = inpainting.build_field(chosen, (32, 32, 1))
+        field = ImageField(chosen, (32, 32, 1))
         generator = torch.Generator().manual_seed(0)
-        problem = inpainting._Problem(field, chosen, values, observed, None, generator)
-        problem.known[:] = torch.from_numpy(observed).reshape(-1)  # as when the held-out pixels have joined
+        problem = InpaintProblem(field, chosen, values, observed, None, generator)
+        problem.measured[:] = torch.from_numpy(observed).reshape(-1)  # as when the held-out pixels have joined
         losses.append(problem.kar_loss(torch.zeros(32, 32, 1), torch.arange(32 * 32)).item())
     assert (losses[1] > losses[0]) == is_deep

@@ -10,7 +10,7 @@ from peak_nerf import cli
 from peak_nerf.core.field import FieldConfig, HashGridConfig
 from peak_nerf.core.kernels.ntk import empirical_ntk
 from peak_nerf.tasks.field_file import load_field, save_field
-from peak_nerf.tasks.inpainting.inpaint import inpaint
+from peak_nerf.tasks.inpainting import inpaint
 from peak_nerf.tasks.inpainting.settings import InpaintSettings
 
 SMALL = ["--seeds", "2", "--steps", "10", "--samples", "12", "--points", "10"]
@@ -44,16 +44,16 @@ def test_figure2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["figure2", "--seeds", "0"], "--seeds 0: must be at least 1"),
-        (["figure2", "--points", "2"], "--points 2: must be at least 8"),
+        (["figure2", "--seeds", "0"], "--seeds: must be at least 1, got 0"),
+        (["figure2", "--points", "2"], "--points: must be at least 8, got 2"),
         (["encode", "--target", "exp(c-1)"], "negative coefficients"),
         (["encode", "--target", "c**3"], "not in B"),
         (["encode", "--target", "x"], "'x' is unknown"),
         (["encode", "--target", "c", "--eps", "0"], "eps must be above 0"),
         (["encode", "--target", "c", "--n-hidden", "0"], "n_hidden must be at least 1"),
         (["spectrum", "nowhere.safetensors"], "nowhere.safetensors: no such file"),
-        (["spectrum", "nowhere.safetensors", "--points", "1"], "--points 1: must be 4 to 8192"),
-        (["spectrum", "nowhere.safetensors", "--chunk-size", "0"], "--chunk-size 0"),
+        (["spectrum", "nowhere.safetensors", "--points", "1"], "--points: must be from 4 to 8192, got 1"),
+        (["spectrum", "nowhere.safetensors", "--chunk-size", "0"], "--chunk-size: must be at least 1, got 0"),
     ],
 )
 def test_mistakes_end_with_one_line_and_nothing_written(
@@ -95,7 +95,9 @@ def test_spectrum_of_a_saved_field(tmp_path: Path, grid: HashGridConfig | None) 
     values = np.random.default_rng(0).random((6, 8)).astype(np.float32)
     settings = InpaintSettings(FieldConfig(hash_grid=grid, hidden_dim=8, n_hidden=1), None, steps=5)
     path = tmp_path / "field.safetensors"
-    save_field(path, inpaint(values[..., None], settings=settings, steps=5))
+    field = inpaint(values[..., None], settings=settings, steps=5).field
+    assert field is not None
+    save_field(path, field)
     out = tmp_path / "out"
     assert cli.main(["kernel", "spectrum", str(path), "--points", "48", "--out", str(out)]) == 0
     check_pictures(out, "spectrum")
@@ -104,7 +106,7 @@ def test_spectrum_of_a_saved_field(tmp_path: Path, grid: HashGridConfig | None) 
     eigenvalues = np.array(numbers["eigenvalues"])
     assert len(eigenvalues) == 48
     assert (np.diff(eigenvalues) <= 0).all()
-    assert numbers["share_of_f"][-1] == pytest.approx(1)
+    assert numbers["fraction_of_f"][-1] == pytest.approx(1)
     assert len(numbers["polynomial_coefficients"]) == 2
     # All 48 pixels, so the trace can be had directly, longer side from -1 to 1.
     module = load_field(path)[0].double()

@@ -28,7 +28,7 @@ def test_a_course_starts_before_training_and_ends_with_the_fitted_field(method: 
     assert course.cka[-1] == centered_kernel_alignment(course.kernel, target)
     # The first is the kernel of the untrained field of that seed.
     torch.manual_seed(0)
-    module = task.build_field(task.candidates(method)[task.BEST[method]])
+    module, _ = task.build_field(task.candidates(method)[task.BEST[method]])
     k = empirical_ntk(module, torch.linspace(-1, 1, 12)[:, None]).double()
     assert course.cka[0] == pytest.approx(centered_kernel_alignment(k, target), abs=1e-6)
 
@@ -41,14 +41,14 @@ def test_the_same_seed_gives_the_same_course_and_another_one_another() -> None:
 
 def test_only_peak_has_kar_and_learned_coefficients_and_all_share_a_backbone() -> None:
     fields = {method: task.build_field(task.candidates(method)[task.BEST[method]]) for method in task.METHODS}
-    assert [method for method, field in fields.items() if field.kar is not None] == ["peak"]
-    assert [method for method, field in fields.items() if field.polynomial is not None] == ["peak"]
-    assert {(len(f.backbone.hidden), f.backbone.output.in_features) for f in fields.values()} == {(3, 128)}
+    assert [method for method, (_, kar) in fields.items() if kar is not None] == ["peak"]
+    assert [method for method, (field, _) in fields.items() if field.polynomial is not None] == ["peak"]
+    assert {(len(f.backbone.hidden), f.backbone.output.in_features) for f, _ in fields.values()} == {(3, 128)}
     assert {len(task.candidates(method)) for method in task.METHODS} == {9}
 
 
 def test_peak_passes_once_round_the_circle() -> None:
-    field = task.build_field(task.candidates("peak")[0])
+    field, _ = task.build_field(task.candidates("peak")[0])
     torch.testing.assert_close(field.normalise(torch.tensor([[-1.0], [1.0]])), torch.tensor([[-math.pi], [math.pi]]))
 
 

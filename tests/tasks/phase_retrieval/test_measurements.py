@@ -38,15 +38,15 @@ def test_fourier_magnitudes_of_a_file_are_those_simulated(tmp_path: Path) -> Non
     assert read.operator.shape == (29, 15)
     assert ratio_of(read) == pytest.approx(29 / 16)
     np.testing.assert_allclose(read.magnitudes, simulated.magnitudes, atol=1e-5)
-    assert read.misfit(torch.from_numpy(PICTURE)) < 1e-5
-    assert read.misfit(torch.from_numpy(PICTURE[::-1, ::-1].copy())) < 1e-5
+    assert read.relative_residual(torch.from_numpy(PICTURE)) < 1e-5
+    assert read.relative_residual(torch.from_numpy(PICTURE[::-1, ::-1].copy())) < 1e-5
 
 
 def test_a_matrix_of_a_file_is_used(tmp_path: Path) -> None:
     np.savez(tmp_path / "m.npz", **gaussian_content())
     read = read_measurements(tmp_path / "m.npz")
-    assert read.misfit(torch.from_numpy(PICTURE)) < 1e-5
-    assert read.misfit(torch.from_numpy(-PICTURE)) < 1e-5
+    assert read.relative_residual(torch.from_numpy(PICTURE)) < 1e-5
+    assert read.relative_residual(torch.from_numpy(-PICTURE)) < 1e-5
 
 
 @pytest.mark.parametrize(("problem", "ratio"), [("fourier", 1.9), ("fourier", 2.0), ("gaussian", 0.9)])
@@ -66,7 +66,7 @@ def test_a_given_matrix_is_written(tmp_path: Path) -> None:
     write_measurements(tmp_path / "again.npz", read)
     again = read_measurements(tmp_path / "again.npz")
     assert torch.equal(again.magnitudes, read.magnitudes)
-    assert again.misfit(torch.from_numpy(PICTURE)) < 1e-5
+    assert again.relative_residual(torch.from_numpy(PICTURE)) < 1e-5
 
 
 def test_noise_has_the_ratio_asked_for() -> None:

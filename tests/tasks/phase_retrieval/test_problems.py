@@ -7,16 +7,15 @@ import pytest
 import torch
 
 from peak_nerf.metrics import psnr
-from peak_nerf.tasks.inpainting.inpaint import build_field
+from peak_nerf.tasks.image_field import ImageField
 from peak_nerf.tasks.phase_retrieval.measurements import Measurements, simulate
 from peak_nerf.tasks.phase_retrieval.problems import (
     MIN_PREFIT,
     NetADM,
     NetGD,
     Splitting,
+    distil,
     held_out_mask,
-    imprint,
-    window_kar,
 )
 from peak_nerf.tasks.phase_retrieval.settings import PhaseSettings, settings_for
 from tests.tasks.phase_retrieval.pictures import scene
@@ -33,7 +32,7 @@ def make(kind: type, method: str = "hash", **changes: object) -> NetGD:
         setattr(settings, name, value)
     torch.manual_seed(0)
     start = torch.full((N, N), 0.5)
-    module = Splitting(build_field(settings.as_inpainting(), (N, N, 1)), start)
+    module = Splitting(ImageField(settings, (N, N, 1)), start)
     generator = torch.Generator().manual_seed(0)
     problem_object: NetGD = kind(module, settings, measurements, start, held_out_mask(measurements, generator))
     return problem_object
@@ -46,10 +45,10 @@ def past_prefit(problem: NetGD) -> None:
 def test_held_out_are_few_and_never_the_largest() -> None:
     for kind in ("fourier", "gaussian"):
         measurements = simulate(scene(48), kind, 1.9 if kind == "fourier" else 0.9)  # type: ignore[arg-type]
-        known = held_out_mask(measurements, torch.Generator().manual_seed(0))
-        assert 0.005 < float((~known).float().mean()) < 0.035
+        fit_mask = held_out_mask(measurements, torch.Generator().manual_seed(0))
+        assert 0.005 < float((~fit_mask).float().mean()) < 0.035
         if kind == "fourier":
-            assert bool(known.flatten()[measurements.magnitudes.flatten().topk(64).indices].all())
+            assert bool(fit_mask.flatten()[measurements.magnitudes.flatten().topk(64).indices].all())
 
 
 def test_first_the_field_is_fitted_to_the_start_alone() -> None:
@@ -62,18 +61,18 @@ def test_first_the_field_is_fitted_to_the_start_alone() -> None:
     assert not problem.fits_start(0.9)
 
 
-def test_imprint_fits_f_to_a_picture_and_leaves_g_alone() -> None:
+def test_distil_fits_f_to_a_picture_and_leaves_g_alone() -> None:
     settings = settings_for("peak", "gaussian", N)
-    field = build_field(settings.as_inpainting(), (N, N, 1))
+    field = ImageField(settings, (N, N, 1))
     assert field.kar is not None
     g = [p.clone() for p in field.kar.parameters()]
     picture = torch.from_numpy(TRUTH)
-    before = imprint(field, picture, 1e-2, max_steps=0)
-    assert before < 20 < 50 < imprint(field, picture, 1e-2)
+    before = distil(field, picture, 1e-2, max_steps=0)
+    assert before < 20 < 50 < distil(field, picture, 1e-2)
     assert all(torch.equal(a, b) for a, b in zip(g, field.kar.parameters(), strict=True))
 
 
-def test_net_gd_descends_the_amplitude_loss_of_known_magnitudes() -> None:
+def test_net_gd_descends_the_amplitude_loss_of_the_fitted_magnitudes() -> None:
     problem = make(NetGD, sigma_start=1e-6, sigma_end=1e-6)
     past_prefit(problem)
     with torch.no_grad():
@@ -81,7 +80,7 @@ def test_net_gd_descends_the_amplitude_loss_of_known_magnitudes() -> None:
     error = (z.abs() - problem.measurements.magnitudes).square()
     partly, wholly = (float(problem.loss(0.5, everything, torch.Generator())) for everything in (False, True))
     assert wholly == pytest.approx(float(error.sum()) / N**2, rel=1e-4)
-    assert partly == pytest.approx(float(error[problem.known].sum()) / N**2, rel=1e-4)
+    assert partly == pytest.approx(float(error[problem.fit_mask].sum()) / N**2, rel=1e-4)
 
 
 def test_net_adm_updates_are_those_of_the_paper() -> None:
@@ -129,14 +128,17 @@ def test_net_adm_descends_the_augmented_lagrangian(monkeypatch: pytest.MonkeyPat
     torch.testing.assert_close(ours * N**2, theirs, atol=1e-4, rtol=1e-4)
 
 
-def test_kar_of_a_constant_picture_is_its_divergence_alone() -> None:
+def test_kar_of_a_constant_picture_is_its_kl_alone() -> None:
     problem = make(NetGD, method="peak")
     settings = problem.settings.kar
     assert settings is not None
-    flat = window_kar(problem.module.field, settings, torch.full((N, N), 0.3), (0, 0), 12)
-    steps = window_kar(problem.module.field, settings, torch.from_numpy(TRUTH), (0, 0), 12)
-    assert 0 <= float(flat) < 1e-3
-    assert float(steps) > float(flat) + 1e-3
+    settings.window = N
+    flat, steps = (
+        float(problem.kar_loss(picture, 0.0, torch.Generator())) / settings.weight
+        for picture in (torch.full((N, N), 0.3), torch.from_numpy(TRUTH))
+    )
+    assert 0 <= flat < 1e-3
+    assert steps > flat + 1e-3
 
 
 def test_the_weight_of_kar_falls() -> None:
@@ -153,7 +155,7 @@ def test_validation_is_the_error_of_the_held_out_magnitudes() -> None:
         with torch.no_grad():
             error = measurements.operator.apply(problem.picture()).abs() - measurements.magnitudes
             counts = measurements.weights.expand(error.shape).numpy()
-            held = ~problem.known.numpy()
+            held = ~problem.fit_mask.numpy()
             mean = np.average(error.numpy()[held] ** 2, weights=counts[held])
             assert problem.validation_psnr() == pytest.approx(psnr(float(mean)), rel=1e-5)
         assert problem.test_psnr() is None
