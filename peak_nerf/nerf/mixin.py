@@ -28,6 +28,7 @@ from peak_nerf.core.hash_grid import HashGridEncoding
 from peak_nerf.core.kar import KernelAlignmentRegularizer
 from peak_nerf.errors import PeakError
 from peak_nerf.metrics import lpips_weights
+from peak_nerf.nerf.ddp import seen_by_ddp
 
 
 @dataclass
@@ -188,15 +189,6 @@ class PeakModelMixin(_Base):
         metrics, images = super().get_image_metrics_and_images(outputs, batch)
         lacking = {name for name in metrics if isinstance(getattr(self, name, None), MissingMetric)}
         return {name: value for name, value in metrics.items() if name not in lacking}, images
-
-
-def seen_by_ddp(module: nn.Module) -> list[Tensor]:
-    """The parameters as outputs of a forward pass.
-
-    nerfstudio's DDP looks for unused parameters in the graph of the model's outputs. Parameters that only a loss uses
-    would count as unused, be marked ready at once, and once more by their gradient, which is an error.
-    """
-    return [parameter.view_as(parameter) for parameter in module.parameters()]
 
 
 def _joined(samples: RaySamples, x: Tensor, anchors: Tensor) -> RaySamples:

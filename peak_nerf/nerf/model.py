@@ -17,19 +17,20 @@ from peak_nerf.core.field import FieldConfig, HashGridConfig
 from peak_nerf.core.kar import KernelAlignmentRegularizer, Norm
 from peak_nerf.errors import PeakError
 from peak_nerf.metrics import scores
+from peak_nerf.nerf.ddp import seen_by_ddp
 from peak_nerf.nerf.losses.kar import KarForm, KarStep, UnseenRays
 from peak_nerf.nerf.losses.kar_planes import KarOnPlanes
 from peak_nerf.nerf.losses.kar_rays import KarOnRays
 from peak_nerf.nerf.losses.kar_samples import KarAtPoints
 from peak_nerf.nerf.losses.kar_unobserved import KarInFreeSpace
 from peak_nerf.nerf.losses.regularizers import comparator_losses
-from peak_nerf.nerf.mixin import seen_by_ddp
 from peak_nerf.nerf.options import PeakModelConfig, settled
 from peak_nerf.nerf.render.background import FarField
 from peak_nerf.nerf.render.field import PeakRadianceField, multiplies_bfloat16
-from peak_nerf.nerf.render.marcher import OccupancyGrid, box_intersection
+from peak_nerf.nerf.render.marcher import box_intersection
+from peak_nerf.nerf.render.occupancy import OccupancyGrid
 from peak_nerf.nerf.render.renderer import OPAQUE, VolumeRenderer
-from peak_nerf.nerf.render.visual_hull import possible_cells
+from peak_nerf.nerf.render.visual_hull import carve_occupancy
 
 FORMS: dict[str, type[KarForm]] = {
     "point": KarAtPoints, "free-space": KarInFreeSpace, "rays": KarOnRays, "planes": KarOnPlanes
@@ -262,7 +263,7 @@ class PeakModel(Model):
         if self.training:
             metrics["rays"] = torch.tensor(float(len(predicted)))
             metrics["samples"] = torch.tensor(float(len(outputs["samples"])))
-            metrics["occupancy"] = self.occupancy.share
+            metrics["occupancy"] = self.occupancy.fraction
             polynomial = self.field.base.polynomial
             coefficients: Any = [] if polynomial is None else polynomial.coefficients.detach()
             metrics.update({f"a_{k}": a_k for k, a_k in enumerate(coefficients)})
@@ -315,7 +316,7 @@ class PeakModel(Model):
             # Before a fixed background, training must not be told by an alpha channel what is empty.
             silhouettes = datamanager.silhouettes() if self.config.train_background == "random" else None
             self.occupancy.restrict(
-                possible_cells(
+                carve_occupancy(
                     datamanager.cameras, silhouettes, self.centre, self.half_extent, self.occupancy.resolution
                 )
             )

@@ -27,7 +27,7 @@ def test_it_learns_a_ball(trained) -> None:
     assert 0 < metrics["ssim"] <= 1
     assert all(math.isfinite(value) for value in metrics.values())
     # The ball of radius 1 fills 16 % of the box of half side 1.5; what is empty has been found empty.
-    assert trained.pipeline.model.occupancy.share < 0.4
+    assert trained.pipeline.model.occupancy.fraction < 0.4
 
 
 def test_depth_is_that_of_the_ball(trained) -> None:
@@ -252,7 +252,7 @@ def test_no_start_ends_in_fog(tmp_path, background: str) -> None:
     accumulation = trainer.pipeline.model.get_outputs_for_camera(cameras[0:1])["accumulation"]
     assert accumulation[16, 16] > 0.8
     assert accumulation[:2].mean() < 0.15
-    assert trainer.pipeline.model.occupancy.share < 0.9
+    assert trainer.pipeline.model.occupancy.fraction < 0.9
 
 
 @pytest.mark.parametrize("background", ["random", "white"])

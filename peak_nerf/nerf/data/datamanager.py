@@ -15,8 +15,8 @@ from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManager, Va
 from nerfstudio.data.datasets.base_dataset import InputDataset
 from torch import Tensor
 
+from peak_nerf.nerf.cameras import project
 from peak_nerf.nerf.data.dataparser import PeakDataParserConfig
-from peak_nerf.nerf.render.visual_hull import project
 
 
 @dataclass

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from peak_nerf.core.anchors import LocalAnchors
 from peak_nerf.nerf.losses.kar import KarForm, KarStep
-from peak_nerf.nerf.losses.regularizers import level_mask
+from peak_nerf.nerf.render.field import level_mask
 from peak_nerf.nerf.render.marcher import PackedSamples
 
 

@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from peak_nerf.nerf.render.field import PeakRadianceField
-from peak_nerf.nerf.render.marcher import OccupancyGrid, PackedSamples, RayMarcher, join_waves
+from peak_nerf.nerf.render.marcher import PackedSamples, RayMarcher, join_waves
+from peak_nerf.nerf.render.occupancy import OccupancyGrid
 from peak_nerf.nerf.render.volrend import accumulate, packed_weights
 
 FIRST_WAVE, LAST_WAVE = 4, 64

@@ -11,10 +11,10 @@ from peak_nerf.core.hash_grid import HashGridEncoding
 from peak_nerf.nerf.losses.regularizers import (
     distortion_loss,
     grid_total_variation,
-    level_mask,
     occlusion_loss,
     opacity_entropy,
 )
+from peak_nerf.nerf.render.field import level_mask
 from tests.nerf.runs import start, tiny_config, train
 
 
