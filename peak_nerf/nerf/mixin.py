@@ -6,17 +6,17 @@ Symbols:
     f          what KAR compares: (opacity of a sample, colour), with shape (n, 4)
 """
 
-# No `from __future__ import annotations`: tyro reads the options' types.
+from __future__ import annotations
+
 import contextlib
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Union
+from typing import TYPE_CHECKING, Any
 
 import torch
 from nerfstudio.cameras.rays import Frustums, RayBundle, RaySamples
 from nerfstudio.data.scene_box import SceneBox
-from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
+from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes
 from nerfstudio.field_components.encodings import HashEncoding
 from nerfstudio.field_components.field_heads import FieldHeadNames
 from nerfstudio.field_components.mlp import MLP, MLPWithHashEncoding
@@ -28,27 +28,12 @@ from peak_nerf.core.hash_grid import HashGridEncoding
 from peak_nerf.core.kar import KernelAlignmentRegularizer
 from peak_nerf.errors import PeakError
 from peak_nerf.metrics import lpips_weights
+from peak_nerf.nerf.ddp import seen_by_ddp
+from peak_nerf.nerf.options import PeakOptions as PeakOptions
+from peak_nerf.nerf.progress import progress_callback
 
-
-@dataclass
-class PeakOptions:
-    """What PEAK adds to a model's configuration."""
-
-    kar_weight: float = 1e-2
-    """Weight lambda of KAR; 0 trains without it."""
-    kar_warmup: float = 0.1
-    """Share of the training over which KAR's weight rises from 0."""
-    kar_queries: int = 128
-    """Query points a step, drawn from the samples of the batch's rays."""
-    kar_anchors: int = 8
-    """Anchors near each query."""
-    kar_radius: float = 0.015
-    """Reach of the anchors; the scene box, or the contracted space, has side 2. Grows with distance in the latter."""
-    kar_rank: int = 100
-    """Number r of features of the similarity network g."""
-    polynomial_degree: Union[int, None] = 1  # noqa: UP007 - tyro on Python 3.10 beside nerfstudio's own unions
-    """Degree of the learnable polynomial encoding of position; None leaves it out."""
-
+KAR_WEIGHT = 1e-2
+"""Weight of KAR where none is given."""
 
 if TYPE_CHECKING:
     from nerfstudio.models.base_model import Model as _Base
@@ -62,7 +47,7 @@ class PeakModelMixin(_Base):
     Adds the loss `kar`, the parameter group `kar`, and to `self.field.mlp_base` the polynomial encoding. Works under
     nerfstudio's DDP; needs no download, and runs hash grids without tiny-cuda-nn by our kernels.
 
-    Override where a model differs: `hashed_networks` (what gets the encoding), `kar_samples` (where KAR looks),
+    Override where a model differs: `hashed_networks` (what gets the encoding), `kar_samples` (where queries are),
     `kar_values` (what f is), `kar_coordinates` (what g sees).
 
     Source: Li et al., ICML 2025, sections 3.3 and 3.4.
@@ -76,7 +61,8 @@ class PeakModelMixin(_Base):
         with without_lpips_download(type(self)):
             super().populate_modules()
         c = self.config
-        if c.kar_weight < 0 or c.kar_queries < 1 or c.kar_anchors < 1 or not c.kar_radius > 0:
+        weight = KAR_WEIGHT if c.kar_weight is None else c.kar_weight
+        if weight < 0 or c.kar_queries < 1 or c.kar_anchors < 1 or not c.kar_radius > 0:
             raise PeakError("--pipeline.model.kar-*: give a weight of 0 or more; queries, anchors and radius above 0")
         self.polynomials: list[PolynomialEncoding] = []
         device = self.kwargs.get("device", "cpu")
@@ -84,8 +70,8 @@ class PeakModelMixin(_Base):
             self.polynomials = [add_polynomial(net, c.polynomial_degree) for net in self.hashed_networks()]
         replace_hash_encodings(self, device)
         self.kar: KernelAlignmentRegularizer | None = None
-        if c.kar_weight > 0:
-            self.kar = KernelAlignmentRegularizer(3, n_features=c.kar_rank, weight=c.kar_weight, warmup=c.kar_warmup)
+        if weight > 0:
+            self.kar = KernelAlignmentRegularizer(3, n_features=c.kar_n_features, weight=weight, warmup=c.kar_warmup)
         self.progress = 0.0
 
     # What a method's author may override
@@ -139,7 +125,7 @@ class PeakModelMixin(_Base):
             return radius * (self.field.aabb[1] - self.field.aabb[0]).expand_as(x) / 2
         return 2 * radius * x.abs().amax(-1, keepdim=True).clamp(min=1).expand_as(x)
 
-    # What nerfstudio asks of a model
+    # nerfstudio's own methods
 
     def get_param_groups(self) -> dict[str, list[Parameter]]:
         """The model's groups; a_k are in that of the field, g in `kar`."""
@@ -152,15 +138,8 @@ class PeakModelMixin(_Base):
         self, training_callback_attributes: TrainingCallbackAttributes
     ) -> list[TrainingCallback]:
         """The model's own, and one that knows how far the training is."""
-        trainer: Any = training_callback_attributes.trainer
-        total = trainer.config.max_num_iterations + trainer._start_step
-        by_clock = getattr(trainer, "progress", None)
-
-        def before(step: int) -> None:
-            self.progress = step / max(1, total) if by_clock is None else by_clock(step)
-
-        callback = TrainingCallback([TrainingCallbackLocation.BEFORE_TRAIN_ITERATION], before)
-        return [callback, *super().get_training_callbacks(training_callback_attributes)]
+        followed = progress_callback(self, training_callback_attributes.trainer)
+        return [followed, *super().get_training_callbacks(training_callback_attributes)]
 
     def get_outputs(self, ray_bundle: RayBundle) -> dict[str, Any]:
         """The model's outputs; in training with what DDP must see of g."""
@@ -188,15 +167,6 @@ class PeakModelMixin(_Base):
         metrics, images = super().get_image_metrics_and_images(outputs, batch)
         lacking = {name for name in metrics if isinstance(getattr(self, name, None), MissingMetric)}
         return {name: value for name, value in metrics.items() if name not in lacking}, images
-
-
-def seen_by_ddp(module: nn.Module) -> list[Tensor]:
-    """The parameters as outputs of a forward pass.
-
-    nerfstudio's DDP looks for unused parameters in the graph of the model's outputs. Parameters that only a loss uses
-    would count as unused, be marked ready at once, and once more by their gradient, which is an error.
-    """
-    return [parameter.view_as(parameter) for parameter in module.parameters()]
 
 
 def _joined(samples: RaySamples, x: Tensor, anchors: Tensor) -> RaySamples:

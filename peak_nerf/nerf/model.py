@@ -1,12 +1,14 @@
 """The nerfstudio model: what nerfstudio asks of a method, answered with our field, renderer, occupancy grid and KAR."""
 
+# No `from __future__ import annotations`: tyro reads this module's dataclass fields as types.
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
-from nerfstudio.models.base_model import Model
+from nerfstudio.models.base_model import Model, ModelConfig
 from nerfstudio.utils import colormaps
 from nerfstudio.viewer.viewer_elements import ViewerSlider
 from torch import Tensor
@@ -15,30 +17,33 @@ from torch.nn import Parameter
 from peak_nerf.core.backbones import ReluInit
 from peak_nerf.core.field import FieldConfig, HashGridConfig
 from peak_nerf.core.kar import KernelAlignmentRegularizer, Norm
-from peak_nerf.errors import PeakError
 from peak_nerf.metrics import scores
-from peak_nerf.nerf.losses.kar import KarForm, KarStep, UnseenRays
-from peak_nerf.nerf.losses.kar_planes import KarOnPlanes
-from peak_nerf.nerf.losses.kar_rays import KarOnRays
-from peak_nerf.nerf.losses.kar_samples import KarAtPoints
-from peak_nerf.nerf.losses.kar_unobserved import KarInFreeSpace
-from peak_nerf.nerf.losses.regularizers import comparator_losses
-from peak_nerf.nerf.mixin import seen_by_ddp
-from peak_nerf.nerf.options import PeakModelConfig, settled
-from peak_nerf.nerf.render.background import FarField
+from peak_nerf.nerf.ddp import seen_by_ddp
+from peak_nerf.nerf.losses.kar import KarForm, KarStep
+from peak_nerf.nerf.losses.kar_samples import KarAtSamples
+from peak_nerf.nerf.losses.kar_unobserved import KarUnobserved
+from peak_nerf.nerf.losses.regularizers import regularization_losses
+from peak_nerf.nerf.options import ModelOptions, resolve_defaults
+from peak_nerf.nerf.progress import progress_callback
+from peak_nerf.nerf.render.background import BackgroundField
 from peak_nerf.nerf.render.field import PeakRadianceField, multiplies_bfloat16
-from peak_nerf.nerf.render.marcher import OccupancyGrid, box_intersection
-from peak_nerf.nerf.render.renderer import OPAQUE, VolumeRenderer
-from peak_nerf.nerf.render.visual_hull import possible_cells
+from peak_nerf.nerf.render.occupancy import OccupancyGrid
+from peak_nerf.nerf.render.renderer import OPAQUE, RenderedRays, VolumeRenderer
 
-FORMS: dict[str, type[KarForm]] = {
-    "point": KarAtPoints, "free-space": KarInFreeSpace, "rays": KarOnRays, "planes": KarOnPlanes
-}  # fmt: skip
+FORMS: dict[str, type[KarForm]] = {"point": KarAtSamples, "unobserved": KarUnobserved}
 RELU_INIT: ReluInit = "he"
 """With PyTorch's narrower default the grid's features, which start near zero, grow along one direction in the fog of
 the first steps, and colours stay grey for long."""
-MIN_RAYS, MAX_RAYS = 256, 1 << 16
-"""Bounds of the number of rays of a training step."""
+
+
+@dataclass
+class PeakModelConfig(ModelOptions, ModelConfig):
+    """PEAK: hash grid ++ polynomial encoding, and the Kernel Alignment Regularizer (KAR)."""
+
+    _target: type = field(default_factory=lambda: PeakModel)
+    """target class to instantiate"""
+    enable_collider: bool = False
+    """Not used: rays begin and end at the scene box."""
 
 
 class PeakModel(Model):
@@ -51,8 +56,8 @@ class PeakModel(Model):
         super().populate_modules()
         metadata: dict[str, Any] = self.kwargs.get("metadata") or {}
         unbounded = bool(metadata.get("unbounded"))
-        c = self.config = settled(self.config, self.num_train_data, unbounded)
-        assert c.sh_levels is not None  # settled
+        c = self.config = resolve_defaults(self.config, self.num_train_data, unbounded)
+        assert c.sh_levels is not None  # resolved
         device = self.kwargs.get("device", "cpu")
         grid = HashGridConfig(c.n_levels, c.n_features, c.log2_table_size, c.base_resolution, c.finest_resolution)
         field_config = FieldConfig(
@@ -75,13 +80,14 @@ class PeakModel(Model):
             or (c.network_precision == "auto" and multiplies_bfloat16(device)),
             device=device,
         )
-        self.far = self._far_field() if unbounded and c.far_samples > 0 else None
+        # Named as in checkpoints of before.
+        self.far = self._background_field() if unbounded and c.background_samples > 0 else None
         self.occupancy = OccupancyGrid(c.occupancy_resolution, c.occupancy_threshold)
         self.kar: KernelAlignmentRegularizer | None = None
         if c.kar_weight:
-            norm: Norm = "huber" if c.kar_form == "free-space" else "l2"
+            norm: Norm = "huber" if c.kar_form == "unobserved" else "l2"
             self.kar = KernelAlignmentRegularizer(
-                3, n_features=c.kar_rank, norm=norm, weight=c.kar_weight, warmup=c.kar_warmup
+                3, n_features=c.kar_n_features, norm=norm, weight=c.kar_weight, warmup=c.kar_warmup
             )
             self.kar_weight_control = ViewerSlider(
                 name="KAR weight", default_value=c.kar_weight, min_value=0.0, max_value=1.0, step=0.001,
@@ -92,7 +98,7 @@ class PeakModel(Model):
         # One unit of normalised space is this long in the world.
         self.half_extent = float((high - low).max() / 2)
         background = metadata.get("background", "white")
-        # What is behind an unbounded scene's box is added by the far field.
+        # What is behind an unbounded scene's box is added by the background field.
         self.background_colour = 0.0 if background == "black" or self.far is not None else 1.0
         near = c.near_plane / self.half_extent
         self.renderer = VolumeRenderer(
@@ -102,7 +108,7 @@ class PeakModel(Model):
         self.progress = 0.0
         self.n_samples = 0
 
-    def _far_field(self) -> FarField:
+    def _background_field(self) -> BackgroundField:
         """Sees what is behind the box of an unbounded scene."""
         grid = HashGridConfig(n_levels=6, n_features=4, log2_table_size=15, base_resolution=16, finest_resolution=256)
         config = FieldConfig(
@@ -115,7 +121,7 @@ class PeakModel(Model):
             implementation=self.config.implementation,
         )
         device = self.kwargs.get("device", "cpu")
-        return FarField(config, self.config.far_samples, self.field.in_bfloat16, device)
+        return BackgroundField(config, self.config.background_samples, self.field.in_bfloat16, device)
 
     def _set_kar_weight(self, handle: ViewerSlider) -> None:
         assert self.kar is not None
@@ -145,19 +151,15 @@ class PeakModel(Model):
         origins, directions = self._normalised(ray_bundle)
         if not self.training:
             return {**self._render(origins, directions), "normals": self.renderer.normals(origins, directions)}
-        samples = self.renderer.training_samples(origins, directions)
-        foreground, accumulation, density = self.renderer.composite(samples, directions)
-        self.n_samples = len(samples)
-        training: dict[str, Any] = {}  # what only losses and DDP want
-        if self.kar is not None:
-            training["kar_parameters"] = seen_by_ddp(self.kar)
-        if self.far is not None:
-            training["background"] = self._background(origins, directions, accumulation)
-        self.occupancy.observe(self.occupancy.cells(samples.x), density.detach())
-        return {
-            "foreground": foreground, "accumulation": accumulation, "density": density, "samples": samples,
-            "origins": origins, "directions": directions, **training,
-        }  # fmt: skip
+        rendered = self.renderer.training_rays(origins, directions)
+        self.n_samples = len(rendered.samples)
+        self.occupancy.observe(self.occupancy.cells(rendered.samples.x), rendered.density.detach())
+        outputs = {
+            "rendered": rendered,
+            "directions": directions,
+            "background": self._training_background(origins, directions, rendered.accumulation),
+        }
+        return outputs if self.kar is None else {**outputs, "kar_parameters": seen_by_ddp(self.kar)}
 
     def _render(self, origins: Tensor, directions: Tensor) -> dict[str, Tensor]:
         outputs = self.renderer.render(origins, directions)
@@ -168,12 +170,20 @@ class PeakModel(Model):
         return {**outputs, "depth": outputs["depth"] * self.half_extent}
 
     def _background(self, origins: Tensor, directions: Tensor, accumulation: Tensor) -> Tensor:
-        """Colour (r, 3) behind the box, asked for only where a ray is not opaque."""
+        """Colour (r, 3) behind the box, evaluated only where a ray is not opaque."""
         assert self.far is not None
         through = (accumulation.detach()[:, 0] < 1 - OPAQUE).nonzero()[:, 0]
         self.n_samples += len(through) * self.far.n_samples
         colour = self.far(origins[through], directions[through], self.renderer.near)
         return origins.new_zeros(len(origins), 3).index_put((through,), colour)
+
+    def _training_background(self, origins: Tensor, directions: Tensor, accumulation: Tensor) -> Tensor:
+        """What stands behind the batch's rays, (r, 3) or (1, 3): its colour joins prediction and truth alike."""
+        if self.far is not None:
+            return self._background(origins, directions, accumulation)
+        if self.config.train_background == "random":
+            return torch.rand(len(origins), 3, device=self.device)
+        return origins.new_full((1, 3), 1.0 if self.config.train_background == "white" else 0.0)
 
     @torch.no_grad()
     def get_outputs_for_camera_ray_bundle(self, camera_ray_bundle: RayBundle) -> dict[str, Tensor]:
@@ -198,7 +208,7 @@ class PeakModel(Model):
     def get_loss_dict(
         self, outputs: dict[str, Any], batch: dict[str, Any], metrics_dict: dict[str, Any] | None = None
     ) -> dict[str, Tensor]:
-        """`rgb`: colour loss; `kar`: the weighted Kernel Alignment Regularizer; and the comparators that are on."""
+        """`rgb`: colour loss; `kar`: the weighted Kernel Alignment Regularizer; and the regularisers that are on."""
         predicted, target = self._colours(outputs, batch)
         if self.config.loss == "huber":
             losses = {"rgb": F.smooth_l1_loss(predicted, target, beta=0.1)}
@@ -206,45 +216,23 @@ class PeakModel(Model):
             losses = {"rgb": F.mse_loss(predicted, target)}
         if not self.training:
             return losses
-        t_enter, _ = box_intersection(outputs["origins"], outputs["directions"], self.renderer.near)
-        losses |= comparator_losses(self.config, self.field.grid, outputs["samples"], outputs["density"], t_enter)
+        rendered: RenderedRays = outputs["rendered"]
+        losses |= regularization_losses(self.config, self.field.grid, rendered)
         if self.kar_form is not None:
-            unseen = self._unseen(batch["unseen"]) if "unseen" in batch else None
-            step = KarStep(outputs["samples"], outputs["density"], outputs["directions"], unseen, self.progress)
-            kar = self.kar_form.loss(step)
+            virtual_rays = self._normalised(batch["virtual_rays"]) if "virtual_rays" in batch else None
+            kar = self.kar_form.loss(KarStep(rendered, outputs["directions"], virtual_rays, self.progress))
             if kar is not None:
                 losses["kar"] = kar
         return losses
 
-    def _unseen(self, ray_bundle: RayBundle) -> UnseenRays:
-        assert ray_bundle.camera_indices is not None
-        near = self._near_cameras(ray_bundle.camera_indices[:, 0])
-        return UnseenRays(*self._normalised(ray_bundle), near, self._look_at)
-
-    def _look_at(self, x: Tensor, camera: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """See `UnseenRays.look_at`."""
-        position, recorded, inside = self._record_at(x * self.half_extent + self.centre, camera)
-        recorded = recorded.float() / 255 if recorded.dtype == torch.uint8 else recorded
-        return (position - self.centre) / self.half_extent, recorded, inside
-
     def _colours(self, outputs: dict[str, Any], batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
-        """Predicted and true colour over one and the same background, drawn once for metrics and loss."""
-        if "colours" not in outputs:
-            outputs["colours"] = self._compose(outputs, batch)
-        return outputs["colours"]
-
-    def _compose(self, outputs: dict[str, Any], batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        """Predicted and true colour over one and the same background."""
         image = batch["image"].to(self.device)
         image = image.float() / 255 if image.dtype == torch.uint8 else image
         if not self.training:
             return outputs["rgb"], self._over_background(image)
-        if "background" in outputs:
-            background = outputs["background"]
-        elif self.config.train_background == "random":
-            background = torch.rand(len(image), 3, device=self.device)
-        else:
-            background = image.new_full((1, 3), 1.0 if self.config.train_background == "white" else 0.0)
-        predicted = outputs["foreground"] + (1 - outputs["accumulation"]) * background
+        rendered, background = outputs["rendered"], outputs["background"]
+        predicted = rendered.foreground + (1 - rendered.accumulation) * background
         if image.shape[-1] == 3:
             return predicted, image
         alpha = image[:, 3:]
@@ -261,8 +249,8 @@ class PeakModel(Model):
         metrics: dict[str, Any] = {"psnr": -10 * torch.log10(F.mse_loss(predicted.detach(), target))}
         if self.training:
             metrics["rays"] = torch.tensor(float(len(predicted)))
-            metrics["samples"] = torch.tensor(float(len(outputs["samples"])))
-            metrics["occupancy"] = self.occupancy.share
+            metrics["samples"] = torch.tensor(float(len(outputs["rendered"].samples)))
+            metrics["occupancy"] = self.occupancy.fraction
             polynomial = self.field.base.polynomial
             coefficients: Any = [] if polynomial is None else polynomial.coefficients.detach()
             metrics.update({f"a_{k}": a_k for k, a_k in enumerate(coefficients)})
@@ -294,36 +282,9 @@ class PeakModel(Model):
     def get_training_callbacks(
         self, training_callback_attributes: TrainingCallbackAttributes
     ) -> list[TrainingCallback]:
-        """Keeps the schedules, the occupancy grid and the number of rays up to date."""
-        attributes = training_callback_attributes
-        assert attributes.trainer is not None
-        assert attributes.pipeline is not None
-        total = attributes.trainer.config.max_num_iterations + attributes.trainer._start_step
-        datamanager: Any = attributes.pipeline.datamanager
-        # Not the data manager itself: it is a module, and would become a part of this one.
-        self._near_cameras, self._record_at = datamanager.near_cameras, datamanager.look_at
-        datamanager.draws_unseen = self.kar_form is not None and self.kar_form.asks_unseen
-        if isinstance(self.kar_form, KarOnRays):
-            option = "--pipeline.model.kar-form rays"
-            _check_unseen(option, datamanager)
-            if not datamanager.is_pinhole:
-                raise PeakError(f"{option}: the images have lens distortion; undistort them, or take another form")
-        elif datamanager.draws_unseen and self.config.kar_query_rays == "unseen":
-            _check_unseen("--pipeline.model.kar-query-rays unseen", datamanager)
-        sampler = datamanager.train_pixel_sampler
-        if self.config.cull_cells and datamanager.is_pinhole:
-            # Before a fixed background, training must not be told by an alpha channel what is empty.
-            silhouettes = datamanager.silhouettes() if self.config.train_background == "random" else None
-            self.occupancy.restrict(
-                possible_cells(
-                    datamanager.cameras, silhouettes, self.centre, self.half_extent, self.occupancy.resolution
-                )
-            )
-
-        by_clock = getattr(attributes.trainer, "progress", None)  # nerfstudio's own trainer has none
+        """Keeps the schedules and the occupancy grid up to date."""
 
         def before(step: int) -> None:
-            self.progress = step / max(1, total) if by_clock is None else by_clock(step)
             if self.config.level_annealing > 0:
                 self.field.open_levels(self.progress / self.config.level_annealing)
             remaining = max(0.0, 1 - step / max(1, self.config.coarse_steps))
@@ -332,12 +293,9 @@ class PeakModel(Model):
         def after(step: int) -> None:
             if step % self.config.occupancy_interval == 0:
                 self._probe_occupancy()
-            rays = sampler.num_rays_per_batch
-            wanted = rays * self.config.target_samples / max(1, self.n_samples)
-            # Damped, since the count of one batch is noisy.
-            sampler.num_rays_per_batch = int(min(max(0.7 * rays + 0.3 * wanted, MIN_RAYS), MAX_RAYS))
 
         return [
+            progress_callback(self, training_callback_attributes.trainer),
             TrainingCallback([TrainingCallbackLocation.BEFORE_TRAIN_ITERATION], before),
             TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN_ITERATION], after),
         ]
@@ -349,11 +307,3 @@ class PeakModel(Model):
         density, _ = self.field.density(self.occupancy.points_in(cells))
         self.occupancy.observe(cells, density)
         self.occupancy.refresh(self.renderer.dt)
-
-
-def _check_unseen(option: str, datamanager: Any) -> None:
-    """Raises: PeakError where there are no rays of unseen views, which `option` asks for."""
-    if len(datamanager.cameras) < 2:
-        raise PeakError(f"{option}: one training view has no views beside it; give two or more, or leave it out")
-    if datamanager.config.unseen_rays < 1:
-        raise PeakError(f"{option}: --pipeline.datamanager.unseen-rays is 0; give 1 or more, or leave it out")

@@ -11,7 +11,8 @@ from nerfstudio.cameras.camera_optimizers import CameraOptimizerConfig
 from nerfstudio.model_components.scene_colliders import AABBBoxCollider
 from nerfstudio.models.nerfacto import NerfactoModel, NerfactoModelConfig
 
-from peak_nerf.nerf.mixin import PeakModelMixin, PeakOptions
+from peak_nerf.nerf.mixin import PeakModelMixin
+from peak_nerf.nerf.options import PeakOptions
 
 logger = logging.getLogger("peak_nerf.nerf")
 

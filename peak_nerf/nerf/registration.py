@@ -4,6 +4,9 @@ in our package must end here as one warning, not in the loss of `ns-train nerfac
 from __future__ import annotations
 
 import importlib
+import sys
+from functools import partial
+from types import ModuleType
 from typing import Any
 
 _SPECIFICATIONS = {
@@ -12,6 +15,12 @@ _SPECIFICATIONS = {
     "peak_nerfacto": ("peak_nerf.nerf.methods", "peak_nerfacto_method"),
     "peak_data": ("peak_nerf.nerf.data.dataparser", "peak_dataparser"),
 }
+
+_MOVED = {
+    "model_config": "model", "datamanager": "data.datamanager", "dataparser": "data.dataparser",
+    "optimizers": "train.optimizers", "pipeline": "train.pipeline", "trainer": "train.trainer",
+}  # fmt: skip
+"""Modules that a run's config.yml of before version 0.2 names, and where their classes are now."""
 
 
 class BrokenPlugin:
@@ -37,6 +46,20 @@ def _trust_older_checkpoints() -> None:
     torch.serialization.add_safe_globals([reconstruct, np.dtype, type(np.dtype(np.float64))])
 
 
+def _know_moved_modules() -> None:
+    """Put a stand-in in the place of each moved module, which imports the real one when a name of it is wanted."""
+    for old, new in _MOVED.items():
+        module = ModuleType(f"peak_nerf.nerf.{old}")
+        vars(module)["__getattr__"] = partial(_moved_name, f"peak_nerf.nerf.{new}")
+        sys.modules.setdefault(module.__name__, module)
+
+
+def _moved_name(module: str, name: str) -> Any:
+    if name.startswith("__"):  # whoever looks through all modules does not want this one
+        raise AttributeError(name)
+    return getattr(importlib.import_module(module), name)
+
+
 def __getattr__(name: str) -> Any:
     """Load a specification when it is asked for: nerfstudio wants the data parser while it is half imported itself."""
     if name not in _SPECIFICATIONS:
@@ -49,3 +72,4 @@ def __getattr__(name: str) -> Any:
 
 
 _trust_older_checkpoints()
+_know_moved_modules()

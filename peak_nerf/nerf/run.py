@@ -22,9 +22,9 @@ from peak_nerf.nerf.run_options import METHODS, PRESETS, NerfOptions, model_chan
 from peak_nerf.system.record import check_folder, peak_memory_gib, plain, reset_peak_memory, versions, write_json
 
 N_CHECKS = 10
-"""Times in a training that a test view is scored for the history."""
+"""Times in a training that the PSNR of a test view is computed for the history."""
 CHECK_STRIDE = 2
-"""Of a view that is only scored, every so many pixels in each direction are rendered."""
+"""Of a view of which only the PSNR is wanted, every so many pixels in each direction are rendered."""
 PICTURES = 3
 """Test views in comparison.png."""
 
@@ -133,7 +133,7 @@ def _trained(config: Any, on_progress: Callable[[Progress], None] | None) -> tup
 
 
 class _Watch:
-    """Reports how a training stands, and now and then scores one test view; nothing of the training depends on it."""
+    """Reports progress, and now and then the PSNR of one test view; the training does not depend on it."""
 
     def __init__(self, trainer: Any, on_progress: Callable[[Progress], None] | None) -> None:
         self.trainer, self.on_progress = trainer, on_progress
@@ -155,14 +155,14 @@ class _Watch:
             self.history.append(self._progress(step, fraction, -10 * math.log10(max(mse, 1e-10))))
         now = time.perf_counter()
         if self.on_progress is not None and (due or now - self.reported >= 1.0):
-            latest = self.history[-1].psnr if self.history else None
-            self.on_progress(self._progress(step, fraction, math.nan if latest is None else latest))
+            self.on_progress(self._progress(step, fraction, self.history[-1].psnr if self.history else None))
             self.reported = now
 
-    def _progress(self, step: int, fraction: float, psnr: float) -> Progress:
+    def _progress(self, step: int, fraction: float, test_psnr: float | None) -> Progress:
+        """No measurement is held out for validation: what is known is the PSNR of a test view."""
         config = self.trainer.config
         n_steps = config.max_num_iterations if config.max_seconds is None else None
-        return Progress(step + 1, n_steps, self.trainer.elapsed(), fraction, psnr, psnr)
+        return Progress(step + 1, n_steps, self.trainer.elapsed(), fraction, math.nan, test_psnr)
 
 
 def render_view(pipeline: Any, index: int, stride: int = 1) -> tuple[Any, Any, Any]:
@@ -221,6 +221,9 @@ def _evaluate(options: NerfOptions, trainer: Any, watch: _Watch, out: Path) -> d
         "n_parameters": sum(p.numel() for p in pipeline.model.parameters()),
         "peak_memory_gib": peak_memory_gib(),
         "history_view": names[watch.view],
-        "history": [dataclasses.asdict(point) for point in watch.history],
+        "history": [
+            {name: value for name, value in dataclasses.asdict(point).items() if name != "psnr_validation"}
+            for point in watch.history
+        ],
         "versions": versions("nerfstudio"),
     }

@@ -9,6 +9,8 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from peak_nerf.nerf.options import RENAMED, ModelOptions, renamed
+
 METHODS: Mapping[str, Mapping[str, Any]] = {
     "peak": {},
     "plain": {"kar_weight": 0.0, "polynomial_degree": None, "distortion_weight": 0.0},
@@ -70,10 +72,10 @@ def options_of(config: type[Any], without: tuple[str, ...] = ()) -> list[tuple[s
 
 
 def _with_model_options() -> type[NerfSettings]:
-    from peak_nerf.nerf.options import PeakModelConfig
-
     own = tuple(f.name for f in dataclasses.fields(NerfSettings))
-    options = options_of(PeakModelConfig, without=own)
+    options = options_of(ModelOptions, without=own)
+    types = {name: (hint, option) for name, hint, option in options}
+    options += [(old, *types[new]) for old, new in RENAMED.items() if new in types]
     return dataclasses.make_dataclass("NerfOptions", options, bases=(NerfSettings,), namespace={"__module__": __name__})
 
 
@@ -87,5 +89,5 @@ def model_changes(options: NerfSettings) -> dict[str, Any]:
     """What the method and the options change in the preset's model, by name; options come last."""
     own = {f.name for f in dataclasses.fields(NerfSettings)}
     names = [f.name for f in dataclasses.fields(options) if f.name not in own]
-    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    given = renamed({name: getattr(options, name) for name in names if getattr(options, name) is not None})
     return {**METHODS[options.method], **{k: None if v == NONE else v for k, v in given.items()}}

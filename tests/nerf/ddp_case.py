@@ -8,8 +8,7 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from tests.nerf.nerfacto_runs import nerfacto_config
-from tests.nerf.runs import tiny_config
+from tests.nerf.runs import nerfacto_config, tiny_config
 
 N_RAYS, PERIOD = 64, 8
 

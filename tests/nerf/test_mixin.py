@@ -13,8 +13,7 @@ from torch import nn
 from peak_nerf.nerf import mixin, registration
 from peak_nerf.nerf.mixin import FastHashEncoding, MissingMetric, add_polynomial, replace_hash_encodings
 from peak_nerf.nerf.train.trainer import latest_checkpoint
-from tests.nerf.nerfacto_runs import nerfacto_config
-from tests.nerf.runs import start, train
+from tests.nerf.runs import nerfacto_config, start, train
 from tests.nerf.scene_factory import write_blender_scene, write_nerfstudio_scene
 
 

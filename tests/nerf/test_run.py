@@ -20,17 +20,8 @@ from peak_nerf.core.fit import Progress
 from peak_nerf.errors import PeakError
 from peak_nerf.nerf.run import render_view, run_nerf, trainer_config
 from peak_nerf.nerf.run_options import NerfOptions, model_changes
-from tests.nerf.runs import start, tiny_config
+from tests.nerf.runs import TINY, start, tiny_config
 from tests.nerf.scene_factory import write_blender_scene
-
-TINY = {
-    "n_levels": 4,
-    "log2_table_size": 12,
-    "finest_resolution": 64,
-    "steps_per_side": 48,
-    "occupancy_resolution": 32,
-    "target_samples": 6000,
-}
 
 
 @pytest.fixture
@@ -56,6 +47,9 @@ def test_a_run_leaves_its_record_and_pictures_and_no_checkpoint(scene: Path, tmp
     assert (model["n_levels"], model["kar_form"], model["distortion_weight"]) == (4, "point", 0.03)
     assert [point["step"] for point in metrics["history"]] == list(range(3, 31, 3))
     assert all(math.isfinite(point["psnr"]) for point in metrics["history"])
+    assert "psnr_validation" not in metrics["history"][0]  # no view is held out: the PSNR is a test view's
+    assert math.isnan(seen[-1].psnr_validation)
+    assert seen[-1].psnr == metrics["history"][-1]["psnr"]
     assert seen[-1].step == 30
     assert seen[-1].fraction == 1.0
     assert Image.open(out / "comparison.png").size == (4 * 32 + 3 * 4, 3 * 32 + 2 * 4)

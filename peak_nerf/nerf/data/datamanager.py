@@ -5,9 +5,10 @@ a CPU than our whole training step. Evaluation, rendering and export still go th
 """
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+import tyro
 from nerfstudio.cameras.cameras import Cameras, CameraType
 from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.configs.dataparser_configs import AnnotatedDataParserUnion
@@ -16,7 +17,7 @@ from nerfstudio.data.datasets.base_dataset import InputDataset
 from torch import Tensor
 
 from peak_nerf.nerf.data.dataparser import PeakDataParserConfig
-from peak_nerf.nerf.render.visual_hull import project
+from peak_nerf.nerf.options import renamed
 
 
 @dataclass
@@ -29,16 +30,19 @@ class PeakDataManagerConfig(VanillaDataManagerConfig):
     """Reads the scene: `peak-data` recognises Blender, nerfstudio and instant-ngp folders."""
     train_num_rays_per_batch: int = 4096
     """Rays of the first step; later steps take as many as give the model's `target_samples`."""
-    unseen_rays: int = 128
-    """Rays a step from views between the training cameras, where some forms of KAR ask; 0 for none."""
+    virtual_rays: Annotated[int, tyro.conf.arg(aliases=["--pipeline.datamanager.unseen-rays"])] = 128
+    """Rays per step of virtual views between the training cameras, for KAR's point form; 0 for none."""
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(renamed(state))
 
 
 class PeakDataManager(VanillaDataManager[InputDataset]):
-    """Batches of rays with RGBA ground truth, and rays of unseen views for KAR."""
+    """Batches of rays with RGBA ground truth, and rays of virtual views for KAR."""
 
     config: PeakDataManagerConfig
-    draws_unseen = False
-    """Whether batches bring rays of unseen views; the model says."""
+    draws_virtual_rays = False
+    """Whether batches bring rays of virtual views; the pipeline says."""
 
     def setup_train(self) -> None:
         """Load the training images once, as bytes."""
@@ -93,8 +97,8 @@ class PeakDataManager(VanillaDataManager[InputDataset]):
         within = pixel - self.first_pixel[camera]
         row, column = within // self.widths[camera], within % self.widths[camera]
         batch: dict[str, Any] = {"image": self.pixels[pixel]}
-        if self.draws_unseen and self.config.unseen_rays > 0 and len(self.cameras) > 1:
-            batch["unseen"] = self.unseen_view_rays(self.config.unseen_rays)
+        if self.draws_virtual_rays and self.config.virtual_rays > 0 and len(self.cameras) > 1:
+            batch["virtual_rays"] = self.virtual_rays(self.config.virtual_rays)
         return self.rays(camera, row, column), batch
 
     def _camera_of(self, pixel: Tensor) -> Tensor:
@@ -114,7 +118,7 @@ class PeakDataManager(VanillaDataManager[InputDataset]):
         directions = rotate(pose[:, :, :3], torch.stack((x, y, -torch.ones_like(x)), -1))
         return pinhole_bundle(pose[:, :, 3], directions, c.fx[camera] * c.fy[camera], camera)
 
-    def unseen_view_rays(self, n: int) -> RayBundle:
+    def virtual_rays(self, n: int) -> RayBundle:
         """Rays of views between training cameras: a random camera and one of its 3 nearest, a random blend of both.
 
         Positions are blended linearly and pulled out to the blended distance from the cameras' mean focus, rotations
@@ -134,20 +138,6 @@ class PeakDataManager(VanillaDataManager[InputDataset]):
         # Blending the two rotated directions equals rotating by the blended matrix, up to the length taken out below.
         directions = torch.lerp(rotate(poses[a, :, :3], local), rotate(poses[b, :, :3], local), blend)
         return pinhole_bundle(position, directions, (fx * fy)[:, None], a)
-
-    def near_cameras(self, camera: Tensor) -> Tensor:
-        """Each of the training cameras (n,) and its nearest, nearest first: (n, up to 4)."""
-        return torch.cat((camera[:, None], self.neighbours[camera]), 1)
-
-    def look_at(self, points: Tensor, camera: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Positions (n, 3) of training cameras, the pixels (n, 3 or 4) that the points (n, 3) project to, as bytes, and
-        whether they are in the image (n,); what is recorded elsewhere means nothing. World units, pinhole cameras."""
-        u, v, depth = project(self.cameras, camera, points)
-        width, height = self.cameras.width[camera, 0], self.cameras.height[camera, 0]
-        inside = (depth > 0) & (u >= 0) & (u < width) & (v >= 0) & (v < height)
-        column, row = torch.where(inside, u, 0).long(), torch.where(inside, v, 0).long()
-        recorded = self.pixels[self.first_pixel[camera] + row * width + column]
-        return self.cameras.camera_to_worlds[camera, :, 3], recorded, inside
 
 
 def rotate(matrix: Tensor, vector: Tensor) -> Tensor:

@@ -1,10 +1,10 @@
-r"""KAR in free space: where no camera sees anything, the field takes after similar places that cameras do see.
+r"""KAR in unobserved regions: where no camera sees, opacity is regularised towards similar places that cameras do see.
 
-With few views, much of what the hull allows is hidden behind surfaces in every training image. Nothing pulls at the
-density there; new views look straight at it, and see fog.
+With few views, much of what the visual hull leaves occupied is hidden behind surfaces in every training image. The data
+say nothing about the density there; new views look straight at it, and see fog.
 
 Symbols:
-    f          share of opacity, see `opacity_share`: 0 where empty, 1 where solid
+    f          log density, see `relative_log_density`: 0 where empty, 1 where solid
     x          queries: points in occupied cells that no training ray has reached lately
     X          the bank: m anchors that all queries share
     T          transmittance in front of a sample
@@ -18,19 +18,20 @@ from torch import Tensor
 
 from peak_nerf.core.kar import KernelAlignmentRegularizer, kernel_alignment_residual
 from peak_nerf.nerf.losses.kar import KarForm, KarStep
-from peak_nerf.nerf.options import PeakModelConfig
+from peak_nerf.nerf.options import KarOptions
 from peak_nerf.nerf.render.renderer import VolumeRenderer
-from peak_nerf.nerf.render.volrend import packed_weights
 
 LOG_EMPTY, LOG_SOLID = -6.0, 5.0
 """Log densities, per unit of the half box, that count as empty and as solid."""
 SEEN = 0.05
-"""A camera sees a sample when at least this share of its light comes through."""
+"""A camera sees a sample when at least this fraction of its light comes through."""
 FORGET = 64
 """Steps after which a cell that no ray has reached counts as hidden."""
+REFRESH = 16
+"""Steps between searches for hidden cells."""
 
 
-def opacity_share(density: Float[Tensor, " n"]) -> Float[Tensor, "n 1"]:
+def relative_log_density(density: Float[Tensor, " n"]) -> Float[Tensor, "n 1"]:
     """f = (log density - LOG_EMPTY) / (LOG_SOLID - LOG_EMPTY), held to [0, 1], with shape (n, 1).
 
     On a log scale, since the opacity of solid fog has no gradient left by which it could thin out.
@@ -61,43 +62,42 @@ class SeenCells:
         return (occupied & (self.last < self.step - FORGET)).nonzero()[:, 0]
 
 
-class KarInFreeSpace(KarForm):
+class KarUnobserved(KarForm):
     r"""lambda (mean_X ||f(X) - A(X, X) f(X)|| + mean_x ||f(x) - A(x, X) f(X)||), the bank's f(X) without gradient.
 
     The first term teaches g which places are alike, where cameras tell; the second applies it where they do not.
     Half of the bank are samples of the step's rays that cameras see, half lie anywhere in the box: most are empty.
-    What cameras see is not pulled at, so the weight may be large, and a scene seen from all sides has few queries.
+    What cameras see has no gradient, so the weight may be large, and a scene seen from all sides has few queries.
 
     Source: Li et al., ICML 2025, section 3.4; queries, bank and f are ours.
     """
 
-    def __init__(self, kar: KernelAlignmentRegularizer, renderer: VolumeRenderer, config: PeakModelConfig) -> None:
-        super().__init__(kar, renderer, config)
+    def __init__(self, kar: KernelAlignmentRegularizer, renderer: VolumeRenderer, options: KarOptions) -> None:
+        super().__init__(kar, renderer, options)
         self.interval = 1  # it keeps watch of what rays reach
         occupied = renderer.occupancy.occupied
         self.seen = SeenCells(occupied.numel(), occupied.device)
         self.hidden = self.seen.hidden(occupied.view(-1))
 
-    def ask(self, step: KarStep) -> Tensor | None:
-        """Both terms; None where there is nothing to ask yet."""
-        samples, density = step.samples, step.density
+    def compute(self, step: KarStep) -> Tensor | None:
+        """Both terms; None where there is nothing to compare yet."""
+        samples, density, n_bank = step.rendered.samples, step.rendered.density, self.options.kar_bank
         occupancy = self.renderer.occupancy
-        _, transmittance = packed_weights(density.detach() * samples.dt, samples.ray, len(step.directions))
-        seen = (transmittance > SEEN).nonzero()[:, 0]
+        seen = (step.rendered.transmittance > SEEN).nonzero()[:, 0]
         self.seen.observe(occupancy.cells(samples.x[seen]))
-        if self.seen.step % self.config.occupancy_interval == 0:
+        if self.seen.step % REFRESH == 0:
             self.hidden = self.seen.hidden(occupancy.occupied.view(-1))
         if len(seen) < 2 or self.seen.step <= FORGET:
             return None
-        chosen = seen[torch.randint(len(seen), (self.config.kar_bank // 2,), device=seen.device)]
-        anywhere = 2 * torch.rand(self.config.kar_bank - len(chosen), 3, device=seen.device) - 1
+        chosen = seen[torch.randint(len(seen), (n_bank // 2,), device=seen.device)]
+        anywhere = 2 * torch.rand(n_bank - len(chosen), 3, device=seen.device) - 1
         bank = torch.cat((samples.x[chosen].clamp(-1, 1), anywhere))
-        f_bank = torch.cat((opacity_share(density[chosen].detach()), self._f(anywhere).detach()))
+        f_bank = torch.cat((relative_log_density(density[chosen].detach()), self._f(anywhere).detach()))
         g_bank = self.kar.similarity_features(bank)
         itself = torch.arange(len(bank), device=bank.device)
         loss = self.kar.mean_norm(kernel_alignment_residual(f_bank, g_bank, f_bank, g_bank, itself))
         if len(self.hidden):
-            cells = torch.randint(len(self.hidden), (self.config.kar_queries,), device=bank.device)
+            cells = torch.randint(len(self.hidden), (self.options.kar_queries,), device=bank.device)
             x = occupancy.points_in(self.hidden[cells])
             with torch.no_grad():
                 g = self.kar.similarity_features(x)
@@ -108,7 +108,7 @@ class KarInFreeSpace(KarForm):
     def residual(self, x: Tensor, directions: Tensor) -> Tensor:
         """f - A f at points, against a bank drawn anew from the grid: half from anywhere, half from occupied cells."""
         occupancy = self.renderer.occupancy
-        bank = occupancy.points_in(occupancy.random_cells(self.config.kar_bank))
+        bank = occupancy.points_in(occupancy.random_cells(self.options.kar_bank))
         g, g_bank = self.kar.similarity_features(x.clamp(-1, 1)), self.kar.similarity_features(bank)
         return kernel_alignment_residual(self._f(x), g, self._f(bank), g_bank)
 
@@ -116,4 +116,4 @@ class KarInFreeSpace(KarForm):
         """f(x); what rendering skips counts as empty, whatever the network says there."""
         occupancy = self.renderer.occupancy
         density, _ = self.renderer.field.density(x)
-        return opacity_share(density * occupancy.occupied.view(-1)[occupancy.cells(x)])
+        return relative_log_density(density * occupancy.occupied.view(-1)[occupancy.cells(x)])

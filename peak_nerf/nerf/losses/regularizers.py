@@ -13,8 +13,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from peak_nerf.core.hash_grid import HashGridEncoding
-from peak_nerf.nerf.options import PeakModelConfig
-from peak_nerf.nerf.render.marcher import PackedSamples
+from peak_nerf.nerf.options import LossOptions
+from peak_nerf.nerf.render.renderer import RenderedRays
 from peak_nerf.nerf.render.volrend import packed_weights
 
 TV_VERTICES = 4096
@@ -28,7 +28,7 @@ def distortion_loss(
 ) -> Float[Tensor, ""]:
     r"""Mean over rays of W (sum_ij p_i p_j |t_i - t_j| + 1/3 sum_i p_i^2 dt): what a ray hits is in one short stretch.
 
-    p = w / W are the shares of the samples in W = sum_i w_i, the ray's opacity. W in front has no gradient: what counts
+    p = w / W are the samples' fractions of W = sum_i w_i, the ray's opacity. The factor W has no gradient: what counts
     is where the weight is, not how much there is. On w itself the loss is least where nothing is, and empties the box
     of an unbounded scene, whose colours what is behind the box can take over.
     In O(n): with t ascending the double sum is 2 sum_i p_i (t_i P_i - S_i), where P_i and S_i are the sums of p and of
@@ -37,11 +37,11 @@ def distortion_loss(
     Source: Barron et al., Mip-NeRF 360, CVPR 2022, eq. (15), there on w, whose sum the far background makes 1.
     """
     total = weights.new_zeros(n_rays).index_add(0, ray, weights)
-    share = weights / total.clamp(min=FAINT)[ray]
-    before = _sum_before(share, ray, n_rays)
-    t_before = _sum_before(share * t, ray, n_rays)
-    between = 2 * share * (t * before - t_before)
-    within = share.square() * (dt / 3)
+    p = weights / total.clamp(min=FAINT)[ray]
+    before = _sum_before(p, ray, n_rays)
+    t_before = _sum_before(p * t, ray, n_rays)
+    between = 2 * p * (t * before - t_before)
+    within = p.square() * (dt / 3)
     return (total.detach()[ray] * (between + within)).sum() / max(n_rays, 1)
 
 
@@ -107,47 +107,28 @@ def opacity_entropy(
     return -torch.xlogy(p, p.clamp_min(1e-12)).sum() / max(n_rays, 1)
 
 
-def level_mask(n_levels: int, n_features: int, progress: float, n_start: int = 2) -> Float[Tensor, " features"]:
-    r"""Factors of the hash grid's features, level by level: alpha_l = clamp(n_start + (L - n_start) s - l, 0, 1).
-
-    At s = progress = 0 the `n_start` coarsest levels are open, at s = 1 all L; in between the next one fades in.
+def regularization_losses(options: LossOptions, grid: HashGridEncoding, rendered: RenderedRays) -> dict[str, Tensor]:
+    """The weighted losses that the options ask for, by name: `distortion`, `tv`, `occlusion`, `entropy`.
 
     Args:
-        n_start: levels open from the start, at least 1.
-
-    Source: Yang, Pavone, Wang, FreeNeRF, CVPR 2023, eq. (4), which masks the frequencies of a positional encoding.
+        options: weights, and the reach of `occlusion`.
+        grid: the field's, for `tv`.
+        rendered: the batch's rays.
     """
-    level = torch.arange(n_levels, dtype=torch.float32)
-    n_start = min(n_start, n_levels)
-    opened = n_start + (n_levels - n_start) * min(max(progress, 0.0), 1.0)
-    return (opened - level).clamp(0, 1).repeat_interleave(n_features)
-
-
-def comparator_losses(
-    config: PeakModelConfig,
-    grid: HashGridEncoding,
-    samples: PackedSamples,
-    density: Float[Tensor, " n"],
-    t_enter: Float[Tensor, " r"],
-) -> dict[str, Tensor]:
-    """The weighted losses that `config` asks for, by name: `distortion`, `tv`, `occlusion`, `entropy`.
-
-    Args:
-        density: of each sample, differentiable.
-        t_enter: where each ray begins, see `sampler.box_intersection`.
-    """
-    n_rays, losses = len(t_enter), {}
-    tau = density * samples.dt
-    if config.distortion_weight:
+    samples, n_rays, losses = rendered.samples, len(rendered.t_enter), {}
+    tau = rendered.density * samples.dt
+    if options.distortion_weight:
+        # The renderer's own weights would do, but sum gradients in another order: a seed would give other figures.
         weights, _ = packed_weights(tau, samples.ray, n_rays)
         distortion = distortion_loss(weights, samples.t, samples.dt, samples.ray, n_rays)
-        losses["distortion"] = config.distortion_weight * distortion
-    if config.tv_weight > 0:
-        losses["tv"] = config.tv_weight * grid_total_variation(grid, TV_VERTICES)
+        losses["distortion"] = options.distortion_weight * distortion
+    if options.tv_weight > 0:
+        losses["tv"] = options.tv_weight * grid_total_variation(grid, TV_VERTICES)
     alpha = -torch.expm1(-tau)
-    if config.occlusion_weight > 0:
-        nearness = samples.t - t_enter[samples.ray]
-        losses["occlusion"] = config.occlusion_weight * occlusion_loss(alpha, nearness, config.occlusion_reach, n_rays)
-    if config.entropy_weight > 0:
-        losses["entropy"] = config.entropy_weight * opacity_entropy(alpha, samples.ray, n_rays)
+    if options.occlusion_weight > 0:
+        t_from_start = samples.t - rendered.t_enter[samples.ray]
+        occlusion = occlusion_loss(alpha, t_from_start, options.occlusion_reach, n_rays)
+        losses["occlusion"] = options.occlusion_weight * occlusion
+    if options.entropy_weight > 0:
+        losses["entropy"] = options.entropy_weight * opacity_entropy(alpha, samples.ray, n_rays)
     return losses

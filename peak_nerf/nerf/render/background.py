@@ -2,7 +2,7 @@
 
 Symbols:
     x     position, normalised so that the scene box is [-1, 1]^3
-    s     share of the way from the box to infinity in disparity, t = t_0 + s / (1 - s)
+    s     fraction of the way from the box to infinity in disparity, t = t_0 + s / (1 - s)
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def contract(x: Float[Tensor, "*n 3"]) -> Float[Tensor, "*n 3"]:
     return (2 - 1 / size) * (x / size) / 2
 
 
-class FarField(nn.Module):
+class BackgroundField(nn.Module):
     r"""Colour of rays that leave the box: sum_k w_k c(x_k), the samples evenly spaced in s, the last one opaque.
 
     Inside the box an occupancy grid finds what is worth sampling; out here a few samples per ray are enough, since
@@ -41,7 +41,7 @@ class FarField(nn.Module):
     ) -> None:
         super().__init__()
         if n_samples < 1:
-            raise ValueError(f"a far field needs at least 1 sample, got {n_samples}")
+            raise ValueError(f"a background needs at least 1 sample, got {n_samples}")
         self.n_samples = n_samples
         self.field = PeakRadianceField(
             config,

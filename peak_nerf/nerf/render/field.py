@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from peak_nerf.core.backbones import ReluMLP
 from peak_nerf.core.field import FieldConfig, PeakField
 from peak_nerf.core.hash_grid import HashGridEncoding
-from peak_nerf.nerf.losses.regularizers import level_mask
 
 
 def multiplies_bfloat16(device: torch.device | str) -> bool:
@@ -108,3 +107,19 @@ def padding(n: int) -> int:
     has a new number in every step.
     """
     return -n % max(32, 1 << max(0, n.bit_length() - 5))
+
+
+def level_mask(n_levels: int, n_features: int, progress: float, n_start: int = 2) -> Float[Tensor, " features"]:
+    r"""Factors of the hash grid's features, level by level: alpha_l = clamp(n_start + (L - n_start) s - l, 0, 1).
+
+    At s = progress = 0 the `n_start` coarsest levels are open, at s = 1 all L; in between the next one fades in.
+
+    Args:
+        n_start: levels open from the start, at least 1.
+
+    Source: Yang, Pavone, Wang, FreeNeRF, CVPR 2023, eq. (4), which masks the frequencies of a positional encoding.
+    """
+    level = torch.arange(n_levels, dtype=torch.float32)
+    n_start = min(n_start, n_levels)
+    opened = n_start + (n_levels - n_start) * min(max(progress, 0.0), 1.0)
+    return (opened - level).clamp(0, 1).repeat_interleave(n_features)

@@ -10,13 +10,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from peak_nerf.nerf.render.field import PeakRadianceField
-from peak_nerf.nerf.render.marcher import OccupancyGrid, PackedSamples, RayMarcher, join_waves
+from peak_nerf.nerf.render.marcher import PackedSamples, RayMarcher, join_waves
+from peak_nerf.nerf.render.occupancy import OccupancyGrid
 from peak_nerf.nerf.render.volrend import accumulate, packed_weights
 
 FIRST_WAVE, LAST_WAVE = 4, 64
@@ -25,6 +28,33 @@ FIRST_SCOUT = 8
 """Samples of a ray that training looks at first, to find out where it becomes opaque."""
 OPAQUE = 1e-3
 """A ray whose transmittance has fallen below this is finished, and a sample whose weight is below it has no colour."""
+
+
+class Field(Protocol):
+    """What is rendered: see `PeakRadianceField`."""
+
+    def density(self, x: Float[Tensor, "n 3"], /) -> tuple[Float[Tensor, " n"], Tensor]:
+        """Density at positions, and what the colour needs of it."""
+
+    def colour(
+        self, geometry: Tensor, directions: Float[Tensor, "r 3"], ray: Int[Tensor, " n"] | None = None, /
+    ) -> Float[Tensor, "n 3"]:
+        """Colour in [0, 1]; `ray` says which direction each sample has, None when there is one each."""
+
+
+@dataclass
+class RenderedRays:
+    """A batch of r rays with n samples in training: what the losses are made of, differentiable in the field."""
+
+    samples: PackedSamples
+    density: Float[Tensor, " n"]
+    transmittance: Float[Tensor, " n"]
+    """In front of each sample."""
+    t_enter: Float[Tensor, " r"]
+    """Distance at which each ray enters the box, or at least `near`."""
+    foreground: Float[Tensor, "r 3"]
+    """Colour without the background."""
+    accumulation: Float[Tensor, "r 1"]
 
 
 class VolumeRenderer:
@@ -41,7 +71,7 @@ class VolumeRenderer:
 
     def __init__(
         self,
-        field: PeakRadianceField,
+        field: Field,
         occupancy: OccupancyGrid,
         dt: float,
         near: float,
@@ -59,11 +89,12 @@ class VolumeRenderer:
         grid, dt = self.occupancy, self.dt / substeps
         return RayMarcher(origins, directions, grid.occupied, grid.blocks, dt, near=self.near, jitter=jitter)
 
-    def training_samples(self, origins: Tensor, directions: Tensor) -> PackedSamples:
-        """Samples worth a gradient, at random places within their steps."""
+    def training_rays(self, origins: Tensor, directions: Tensor) -> RenderedRays:
+        """The rays by the samples that are worth a gradient, at random places within their steps."""
         marcher = self.marcher(origins, directions, torch.rand(len(origins), device=origins.device))
         # In the fog of the first, coarse steps nothing is hidden.
-        return marcher.next() if self.dt > self.final_dt else self._unhidden(marcher)
+        samples = marcher.next() if self.dt > self.final_dt else self._unhidden(marcher)
+        return self.composite(samples, directions, marcher.t_enter)
 
     @torch.no_grad()
     def _unhidden(self, marcher: RayMarcher) -> PackedSamples:
@@ -82,14 +113,15 @@ class VolumeRenderer:
             marcher.stop(depth > -math.log(OPAQUE))
         return join_waves(parts, self.dt) if parts else marcher.next()
 
-    def composite(self, samples: PackedSamples, directions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Per ray: colour (r, 3) without background and accumulation (r, 1); per sample: density. Differentiable."""
+    def composite(self, samples: PackedSamples, directions: Tensor, t_enter: Tensor) -> RenderedRays:
+        """The rays of these directions (r, 3), which enter the box at t_enter (r,), by these samples."""
         n = len(directions)
         density, geometry = self.field.density(samples.x)
-        weights, _ = packed_weights(density * self.dt, samples.ray, n)
+        weights, transmittance = packed_weights(density * samples.dt, samples.ray, n)
         colour = self.field.colour(geometry, directions, samples.ray)
         foreground = accumulate(weights, colour, samples.ray, n)
-        return foreground, accumulate(weights, torch.ones_like(weights)[:, None], samples.ray, n), density
+        accumulation = accumulate(weights, torch.ones_like(weights)[:, None], samples.ray, n)
+        return RenderedRays(samples, density, transmittance, t_enter, foreground, accumulation)
 
     @torch.no_grad()
     def render(self, origins: Tensor, directions: Tensor) -> dict[str, Tensor]:

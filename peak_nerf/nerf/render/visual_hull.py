@@ -12,15 +12,17 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from nerfstudio.cameras.cameras import Cameras
 from torch import Tensor
+
+from peak_nerf.nerf.cameras import mask_border, project
 
 COARSE = 64
 """Cells per side at which cameras are asked; coarser cells are carved more cautiously."""
 
 
-def possible_cells(
+def carve_occupancy(
     cameras: Cameras,
     silhouettes: Sequence[Bool[Tensor, "h w"]] | None,
     centre: Float[Tensor, " 3"],
@@ -69,23 +71,3 @@ def possible_cells(
         empty[asked] |= mask[rows, columns] == 0
     possible = (seen & ~empty).reshape(1, 1, n, n, n).float()
     return F.interpolate(possible, size=(resolution,) * 3, mode="nearest")[0, 0] > 0
-
-
-def project(
-    cameras: Cameras, camera: int | Int[Tensor, " n"], x: Float[Tensor, "n 3"]
-) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"], Float[Tensor, " n"]]:
-    """Column u and row v, in pixels, of points in the image of a pinhole camera, and how far before it they are.
-
-    Behind a camera u and v mean nothing. `camera` is one for all points, or one each.
-    """
-    pose = cameras.camera_to_worlds[camera]
-    local = ((x - pose[..., 3])[..., None] * pose[..., :3]).sum(-2)  # x right, y up, z backward
-    before = -local[:, 2]
-    depth = before.clamp(min=1e-6)
-    fx, fy, cx, cy = (getattr(cameras, name)[camera][..., 0] for name in ("fx", "fy", "cx", "cy"))
-    return cx + fx * local[:, 0] / depth, cy - fy * local[:, 1] / depth, before
-
-
-def mask_border(mask: Bool[Tensor, "h w"]) -> Bool[Tensor, " n"]:
-    """The outermost pixels of a mask."""
-    return torch.cat((mask[0], mask[-1], mask[:, 0], mask[:, -1]))

@@ -8,14 +8,19 @@ from typing import Any
 
 import torch
 from nerfstudio.data.datamanagers.base_datamanager import DataManagerConfig
+from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
 from nerfstudio.models.base_model import ModelConfig
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
 from rich.logging import RichHandler
 
 from peak_nerf.errors import exit_on_peak_error
-from peak_nerf.nerf.data.datamanager import PeakDataManagerConfig
-from peak_nerf.nerf.options import PeakModelConfig
+from peak_nerf.nerf.data.datamanager import PeakDataManager, PeakDataManagerConfig
+from peak_nerf.nerf.model import PeakModel, PeakModelConfig
+from peak_nerf.nerf.render.visual_hull import carve_occupancy
 from peak_nerf.nerf.train.viewer import FirstView
+
+MIN_RAYS, MAX_RAYS = 256, 1 << 16
+"""Bounds of the number of rays of a training step."""
 
 
 @dataclass
@@ -47,6 +52,32 @@ class PeakPipeline(VanillaPipeline):
         """Load a checkpoint's state; one of another grid layout ends in one line."""
         with exit_on_peak_error():
             super().load_pipeline(loaded_state, step)
+
+    def get_training_callbacks(
+        self, training_callback_attributes: TrainingCallbackAttributes
+    ) -> list[TrainingCallback]:
+        """Those of data manager and model; of `peak` and `peak-lite` also what the one must know of the other."""
+        callbacks: list[TrainingCallback] = super().get_training_callbacks(training_callback_attributes)
+        model, datamanager = self.model, self.datamanager
+        if not isinstance(model, PeakModel) or not isinstance(datamanager, PeakDataManager):
+            return callbacks
+        datamanager.draws_virtual_rays = model.kar_form is not None and model.kar_form.needs_virtual_rays
+        if model.config.cull_cells and datamanager.is_pinhole:
+            # Before a fixed background, training must not be told by an alpha channel what is empty.
+            silhouettes = datamanager.silhouettes() if model.config.train_background == "random" else None
+            resolution = model.occupancy.resolution
+            model.occupancy.restrict(
+                carve_occupancy(datamanager.cameras, silhouettes, model.centre, model.half_extent, resolution)
+            )
+
+        def after(step: int) -> None:
+            sampler = datamanager.train_pixel_sampler
+            rays = sampler.num_rays_per_batch
+            wanted = rays * model.config.target_samples / max(1, model.n_samples)
+            # Damped, since the count of one batch is noisy.
+            sampler.num_rays_per_batch = int(min(max(0.7 * rays + 0.3 * wanted, MIN_RAYS), MAX_RAYS))
+
+        return [*callbacks, TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN_ITERATION], after)]
 
     def get_average_image_metrics(
         self,

@@ -1,4 +1,4 @@
-"""Rays and pixels belong together, and unseen views lie between seen ones."""
+"""Rays and pixels belong together, and virtual views lie between the training cameras."""
 
 import pytest
 import torch
@@ -39,8 +39,8 @@ def test_pixels_belong_to_their_rays(datamanager) -> None:
     assert torch.allclose(colour, 0.5 + 0.5 * point[inside], atol=0.02)
 
 
-def test_unseen_views_lie_between_seen_ones(datamanager) -> None:
-    rays = datamanager.unseen_view_rays(300)
+def test_virtual_views_lie_between_the_cameras(datamanager) -> None:
+    rays = datamanager.virtual_rays(300)
     seen = datamanager.train_dataset.cameras.camera_to_worlds[:, :, 3]
     assert torch.allclose(rays.directions.norm(dim=-1), torch.ones(300), atol=1e-5)
     # On a ring of 12 cameras of radius 3.87, chords to neighbours stay within it and near its height.

@@ -27,16 +27,6 @@ from tests.nerf.scene_factory import CAMERA_ANGLE_X, edit_frame, edit_json, writ
 FOCAL_16 = 8 / math.tan(0.5 * CAMERA_ANGLE_X)
 
 
-@pytest.fixture
-def blender(tmp_path: Path) -> Path:
-    return write_blender_scene(tmp_path / "ball")
-
-
-@pytest.fixture
-def capture(tmp_path: Path) -> Path:
-    return write_nerfstudio_scene(tmp_path / "capture")
-
-
 @pytest.fixture(autouse=True)
 def _silent_before(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dataparser, "_said", set())

@@ -13,19 +13,9 @@ from peak_nerf.errors import PeakError
 from peak_nerf.nerf.data import scene_files
 from peak_nerf.nerf.data.dataparser import PeakDataParserConfig
 from peak_nerf.nerf.data.scene_files import find_scene, split_of_scene
-from tests.nerf.scene_factory import edit_frame, edit_json, write_blender_scene, write_nerfstudio_scene
+from tests.nerf.scene_factory import edit_frame, edit_json, write_blender_scene
 
 POSE = np.eye(4).tolist()
-
-
-@pytest.fixture
-def blender(tmp_path: Path) -> Path:
-    return write_blender_scene(tmp_path / "ball")
-
-
-@pytest.fixture
-def capture(tmp_path: Path) -> Path:
-    return write_nerfstudio_scene(tmp_path / "capture")
 
 
 def truncate(path: Path) -> None:

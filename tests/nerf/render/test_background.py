@@ -4,16 +4,16 @@ import pytest
 import torch
 
 from peak_nerf.core.field import FieldConfig, HashGridConfig
-from peak_nerf.nerf.render.background import FarField, contract
+from peak_nerf.nerf.render.background import BackgroundField, contract
 from tests.nerf.runs import start, tiny_config, train
 from tests.nerf.scene_factory import write_nerfstudio_scene
 
 GRID = HashGridConfig(n_levels=2, n_features=2, log2_table_size=8, base_resolution=4, finest_resolution=8)
 
 
-def far_field(n_samples: int = 4) -> FarField:
+def background_field(n_samples: int = 4) -> BackgroundField:
     torch.manual_seed(0)
-    return FarField(FieldConfig(hash_grid=GRID, hidden_dim=8, n_hidden=1), n_samples)
+    return BackgroundField(FieldConfig(hash_grid=GRID, hidden_dim=8, n_hidden=1), n_samples)
 
 
 def test_contraction_by_hand_and_continuous_at_the_box() -> None:
@@ -26,26 +26,26 @@ def test_contraction_by_hand_and_continuous_at_the_box() -> None:
 
 def test_colour_is_the_weighted_mean_of_samples_behind_the_box() -> None:
     """Against a loop over the samples of one ray."""
-    far = far_field().eval()
+    far = background_field().eval()
     origin, direction = torch.tensor([[0.2, 0.1, 0.0]]), torch.tensor([[1.0, 0.0, 0.0]])
     through, colour = 1.0, torch.zeros(3)
     for k in range(4):
         s = (k + 0.5) / 4
         x = contract(origin + (0.8 + s / (1 - s)) * direction)
         density, geometry = far.field.density(x)
-        opacity = 1.0 if k == 3 else 1 - float(torch.exp(-density[0]))
+        opacity = 1.0 if k == 3 else 1 - float(torch.exp(-density[0].detach()))
         colour = colour + through * opacity * far.field.colour(geometry, direction)[0]
         through *= 1 - opacity
     torch.testing.assert_close(far(origin, direction)[0], colour)
 
 
 def test_rays_that_miss_the_box_and_none_at_all() -> None:
-    far = far_field()
+    far = background_field()
     away = far(torch.tensor([[3.0, 0.0, 0.0]]), torch.tensor([[1.0, 0.0, 0.0]]), 0.1)
     assert bool(((away > 0) & (away < 1)).all())
     assert far(torch.zeros(0, 3), torch.zeros(0, 3)).shape == (0, 3)
     with pytest.raises(ValueError, match="at least 1 sample"):
-        far_field(0)
+        background_field(0)
 
 
 def unbounded_config(tmp_path, steps: int = 12, n: int = 9, **model):
@@ -57,7 +57,7 @@ def unbounded_config(tmp_path, steps: int = 12, n: int = 9, **model):
     return config
 
 
-def test_photos_train_through_the_far_field(tmp_path) -> None:
+def test_photos_train_through_the_background_field(tmp_path) -> None:
     trainer = start(unbounded_config(tmp_path))
     model = trainer.pipeline.model
     assert model.far is not None
@@ -77,7 +77,7 @@ def test_photos_have_the_distortion_loss(tmp_path, views: int, asked: float | No
     assert model.config.distortion_weight == expected
 
 
-def test_a_rendering_is_foreground_over_the_far_field(tmp_path) -> None:
+def test_a_rendering_is_foreground_over_the_background(tmp_path) -> None:
     trainer = train(unbounded_config(tmp_path))
     model = trainer.pipeline.model.eval()
     camera = trainer.pipeline.datamanager.eval_dataset.cameras[:1]
@@ -89,4 +89,4 @@ def test_a_rendering_is_foreground_over_the_far_field(tmp_path) -> None:
 
 
 def test_zero_samples_leave_it_out(tmp_path) -> None:
-    assert start(unbounded_config(tmp_path, far_samples=0)).pipeline.model.far is None
+    assert start(unbounded_config(tmp_path, background_samples=0)).pipeline.model.far is None

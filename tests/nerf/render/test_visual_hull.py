@@ -4,7 +4,7 @@ import pytest
 import torch
 from nerfstudio.cameras.cameras import Cameras
 
-from peak_nerf.nerf.render.visual_hull import possible_cells
+from peak_nerf.nerf.render.visual_hull import carve_occupancy
 from tests.nerf.runs import start, tiny_config
 
 
@@ -21,7 +21,7 @@ def centres(resolution: int) -> torch.Tensor:
 
 def test_only_cells_in_the_frustum_are_seen() -> None:
     """A camera in the middle of the box that looks along -x, its opening 2 |y| < |x|."""
-    possible = possible_cells(camera_on_x(0.0), None, torch.zeros(3), 1.0, 32)
+    possible = carve_occupancy(camera_on_x(0.0), None, torch.zeros(3), 1.0, 32)
     x, y, z = centres(32).unbind(-1)
     inside = (x < 0) & (2 * y.abs() < -x) & (2 * z.abs() < -x)
     assert possible[inside].all()
@@ -37,16 +37,16 @@ def test_what_a_camera_sees_through_is_carved() -> None:
     silhouette = torch.zeros(100, 100, dtype=torch.bool)
     silhouette[:, 50:] = True
     camera = camera_on_x(4.0, focal=150.0)
-    possible = possible_cells(camera, [silhouette], torch.zeros(3), 1.0, 32)
+    possible = carve_occupancy(camera, [silhouette], torch.zeros(3), 1.0, 32)
     _, y, z = centres(32).unbind(-1)
     assert possible[y > 0].all()
     assert not possible[(y < -0.4) & (y > -0.7) & (z.abs() < 0.5)].any()
-    assert possible_cells(camera, None, torch.zeros(3), 1.0, 32).all()
+    assert carve_occupancy(camera, None, torch.zeros(3), 1.0, 32).all()
 
 
 def test_finer_answers_repeat_coarse_ones() -> None:
-    coarse = possible_cells(camera_on_x(0.0), None, torch.zeros(3), 1.0, 64)
-    fine = possible_cells(camera_on_x(0.0), None, torch.zeros(3), 1.0, 128)
+    coarse = carve_occupancy(camera_on_x(0.0), None, torch.zeros(3), 1.0, 64)
+    fine = carve_occupancy(camera_on_x(0.0), None, torch.zeros(3), 1.0, 128)
     assert torch.equal(fine[::2, ::2, ::2], coarse)
     assert torch.equal(fine[1::2, 1::2, 1::2], coarse)
 
@@ -72,7 +72,7 @@ def test_nothing_lies_beside_an_image_that_shows_the_scene_whole(whole: bool) ->
     """The frustum ends at |y| = (4 - x) / 8 inside the box; a silhouette that is cut off says nothing about beyond."""
     silhouette = torch.zeros(100, 100, dtype=torch.bool)
     silhouette[30:70, (30 if whole else 0) : 70] = True
-    possible = possible_cells(camera_on_x(4.0, focal=400.0), [silhouette], torch.zeros(3), 1.0, 64)
+    possible = carve_occupancy(camera_on_x(4.0, focal=400.0), [silhouette], torch.zeros(3), 1.0, 64)
     x, y, z = centres(64).unbind(-1)
     beside = (y < 0) & (y.abs() > (4 - x) / 8 + 0.1) & (z.abs() < 0.15)
     in_front = (y.abs() < 0.1) & (z.abs() < 0.1)
@@ -82,5 +82,5 @@ def test_nothing_lies_beside_an_image_that_shows_the_scene_whole(whole: bool) ->
     focal = torch.tensor([[400.0], [100.0]])
     cameras = Cameras(poses, fx=focal, fy=focal, cx=50.0, cy=50.0, width=100, height=100)
     everywhere = torch.ones(100, 100, dtype=torch.bool)
-    possible = possible_cells(cameras, [silhouette, everywhere], torch.zeros(3), 1.0, 64)
+    possible = carve_occupancy(cameras, [silhouette, everywhere], torch.zeros(3), 1.0, 64)
     assert possible[beside].any() != whole

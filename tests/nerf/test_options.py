@@ -1,0 +1,99 @@
+"""What is left open is chosen by the number of views; what no model can have is refused in one line; old names do."""
+
+import dataclasses
+import math
+import subprocess
+import sys
+from typing import get_type_hints
+
+import pytest
+import tyro
+
+from peak_nerf.errors import PeakError
+from peak_nerf.nerf.options import RENAMED, KarOptions, LossOptions, ModelOptions, resolve_defaults
+
+
+@pytest.mark.parametrize(
+    ("options", "views", "form", "weight"),
+    [
+        ({}, 16, "point", 0.004),
+        ({}, 17, "point", 0.0),
+        ({"kar_weight": 0.01}, 17, "point", 0.01),
+        ({"kar_form": "point"}, 17, "point", 0.004),
+        ({"kar_form": "unobserved"}, 6, "unobserved", 0.1),
+        ({"kar_form": "free-space"}, 6, "unobserved", 0.1),  # its former name
+        ({"kar_weight": 0.0}, 6, "point", 0.0),
+    ],
+)
+def test_kar_by_the_number_of_views(options: dict, views: int, form: str, weight: float) -> None:
+    resolved = resolve_defaults(ModelOptions(**options), views, unbounded=False)
+    assert (resolved.kar_form, resolved.kar_weight) == (form, weight)
+
+
+@pytest.mark.parametrize(
+    ("views", "unbounded", "levels", "distortion"),
+    [(16, False, 2, 0.03), (17, False, 4, 0.0), (17, True, 4, 0.03)],
+)
+def test_harmonics_and_distortion_by_views_and_space(
+    views: int, unbounded: bool, levels: int, distortion: float
+) -> None:
+    resolved = resolve_defaults(ModelOptions(), views, unbounded)
+    assert (resolved.sh_levels, resolved.distortion_weight) == (levels, distortion)
+    asked = resolve_defaults(ModelOptions(sh_levels=3, distortion_weight=0.5), views, unbounded)
+    assert (asked.sh_levels, asked.distortion_weight) == (3, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("kar_weight", -1.0, "--pipeline.model.kar-weight -1.0: give 0 "),
+        ("tv_weight", math.nan, "--pipeline.model.tv-weight nan: give 0 "),
+        ("level_annealing", math.inf, "--pipeline.model.level-annealing inf: give 0 "),
+        ("kar_interval", 0, "--pipeline.model.kar-interval 0: give 1 or more"),
+        ("render_substeps", 0, "--pipeline.model.render-substeps 0: give 1 or more"),
+        ("kar_form", "rays", "--pipeline.model.kar-form rays: is gone, it gained nothing"),
+        ("kar_form", "planes", "--pipeline.model.kar-form planes: is gone, it gained nothing"),
+    ],
+)
+def test_what_no_model_can_have_is_refused(name: str, value: object, said: str) -> None:
+    with pytest.raises(PeakError) as refused:
+        resolve_defaults(ModelOptions(**{name: value}), 8, unbounded=False)
+    assert str(refused.value).startswith(said)
+
+
+def test_options_need_no_nerfstudio() -> None:
+    program = "import sys, peak_nerf.nerf.options; sys.exit('nerfstudio' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+@dataclasses.dataclass
+class Pipeline:
+    model: ModelOptions = dataclasses.field(default_factory=ModelOptions)
+
+
+@dataclasses.dataclass
+class Trainer:
+    pipeline: Pipeline = dataclasses.field(default_factory=Pipeline)
+
+
+def test_flags_by_their_former_names() -> None:
+    """As ns-train's parser nests them; the forms that went reach the line that says so."""
+    arguments = ["--pipeline.model.kar-rank", "7", "--pipeline.model.far-samples", "3"]
+    model = tyro.cli(Trainer, args=[*arguments, "--pipeline.model.kar-form", "rays"]).pipeline.model
+    assert (model.kar_n_features, model.background_samples, model.kar_form) == (7, 3, "rays")
+
+
+def test_every_option_has_a_description(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        tyro.cli(Trainer, args=["--help"])
+    said = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    for phrase in ("Number r of features", "Weight of total variation", "Levels of the hash grid", "Ray steps along"):
+        assert phrase in said
+    assert "{auto,point,unobserved}" in said
+    assert "planes" not in said
+
+
+def test_each_part_knows_its_options_alone() -> None:
+    names = [f.name for part in (KarOptions, LossOptions) for f in dataclasses.fields(part)]
+    assert len(set(names)) == len(names)
+    assert set(RENAMED.values()) - set(get_type_hints(ModelOptions)) == {"virtual_rays"}  # the data manager's
