@@ -16,7 +16,7 @@ from PIL import Image
 
 from peak_nerf.bench.command import bench
 from peak_nerf.bench.run.display import TimeLeft, clock
-from peak_nerf.bench.run.records import read_record
+from peak_nerf.bench.run.records import read_result
 from peak_nerf.bench.run.runner import Plan, locked
 from peak_nerf.bench.suite.file import read_suite
 from peak_nerf.errors import PeakError
@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[3]
 
 
 def statuses(folder: Path) -> dict[str, str]:
-    return {path.name: read_record(path).status for path in sorted(folder.iterdir()) if path.is_dir()}
+    return {path.name: read_result(path).status for path in sorted(folder.iterdir()) if path.is_dir()}
 
 
 def test_all_cells_run_once_and_are_skipped_after(
@@ -92,9 +92,9 @@ def test_a_result_that_is_partial_or_broken_is_none(tmp_path: Path) -> None:
     path = tmp_path / "metrics.json"
     for text, status in (('{"psnr": 1}', "finished"), ('{"partial": true}', "missing"), ('{"psnr": ', "missing")):
         path.write_text(text)
-        assert read_record(tmp_path).status == status
+        assert read_result(tmp_path).status == status
     path.write_text('{"psnr": 1}')
-    assert read_record(tmp_path, {"seed": 1}).problem == "there is no record of its settings"
+    assert read_result(tmp_path, {"seed": 1}).problem == "there is no record of its settings"
 
 
 def test_absent_images_are_listed_and_are_no_failure(
