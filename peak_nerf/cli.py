@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -10,6 +9,7 @@ from typing import NamedTuple
 
 from peak_nerf import __version__
 from peak_nerf.errors import PeakError, exit_on_peak_error
+from peak_nerf.system.choices import nearest
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
@@ -63,8 +63,8 @@ def find_command(name: str) -> Command:
     """The command of that name. Raises: PeakError on one that we do not have, with the nearest that we do."""
     if name in COMMANDS:
         return COMMANDS[name]
-    near = difflib.get_close_matches(name, COMMANDS, n=1)
-    hint = f"did you mean `peak {near[0]}`?" if near else "`peak --help` lists the commands"
+    meant = nearest(name, COMMANDS)
+    hint = "`peak --help` lists the commands" if meant is None else f"did you mean `peak {meant}`?"
     raise PeakError(f"unknown {'option' if name.startswith('-') else 'command'} {name!r}; {hint}")
 
 

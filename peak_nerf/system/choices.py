@@ -1,0 +1,70 @@
+"""Options out of range and names that do not exist: found in one place, said in one wording."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Iterable
+from typing import Any, get_type_hints
+
+from peak_nerf.errors import PeakError
+
+
+def nearest(name: str, names: Iterable[str]) -> str | None:
+    """The one of `names` that a misspelt name most probably means, whatever its case; None when none is close."""
+    by_lower = {candidate.lower(): candidate for candidate in names}
+    found = difflib.get_close_matches(name.lower(), by_lower, n=1)
+    return by_lower[found[0]] if found else None
+
+
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """The remedy for a name that is none of `names`: the nearest, or all of them."""
+    names = list(names)
+    found = nearest(name, names)
+    return f"there are {', '.join(names)}" if found is None else f"did you mean {found!r}?"
+
+
+def flag(name: str) -> str:
+    """The option of a field on the command line: `--n-hidden` for `n_hidden`."""
+    return f"--{name.replace('_', '-')}"
+
+
+def check_options(options: Any) -> None:
+    """Hold each field of a dataclass to the range or the words that its type gives.
+
+    A range is pydantic's, `Annotated[int, Field(ge=1)]`; words are `Literal`, or the field's metadata `choices` where
+    the command line should leave refusing to this function. A float must be finite. None passes where the type has it.
+
+    Raises: PeakError on the first that is not, such as "--steps: must be at least 1, got 0".
+    """
+    from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+    hints = get_type_hints(type(options), include_extras=True)
+    for field in dataclasses.fields(options):
+        value = getattr(options, field.name)
+        adapter: TypeAdapter[Any] = TypeAdapter(hints[field.name], config=ConfigDict(allow_inf_nan=False))
+        words = field.metadata.get("choices")
+        try:
+            adapter.validate_python(value)
+            if words is None or value is None or value in words:
+                continue
+        except ValidationError:
+            pass
+        wanted, words = (f"one of {', '.join(words)}", words) if words else _wanted(adapter.json_schema())
+        meant = nearest(str(value), words)
+        hint = "" if meant is None else f"; did you mean {meant!r}?"
+        raise PeakError(f"{flag(field.name)}: must be {wanted}, got {value}{hint}")
+
+
+def _wanted(schema: dict[str, Any]) -> tuple[str, tuple[str, ...]]:
+    """What a JSON schema demands, in words, and the words that it lists."""
+    part = next(p for p in schema.get("anyOf", [schema]) if p.get("type") != "null")
+    if "enum" in part:
+        return f"one of {', '.join(part['enum'])}", tuple(part["enum"])
+    if "minimum" in part and "maximum" in part:
+        return f"from {part['minimum']:.12g} to {part['maximum']:.12g}", ()
+    names = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most", "exclusiveMaximum": "below"}
+    bounds = [f"{word} {part[key]:.12g}" for key, word in names.items() if key in part]
+    if part.get("type") == "number" and len(bounds) < 2:
+        bounds.append("finite")
+    return " and ".join(bounds) or f"a {part.get('type', 'value')}", ()
