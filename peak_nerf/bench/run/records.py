@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -37,16 +38,20 @@ class Result:
     """Wall-clock time in this call, data and scoring included; 0 for a result read from its folder."""
 
 
-def read_result(folder: Path, options: dict[str, Any] | None = None) -> Result:
+def read_result(
+    folder: Path, options: dict[str, Any] | None = None, current: Callable[[dict[str, Any]], dict[str, Any]] = dict
+) -> Result:
     """The state of a cell's folder.
 
     Args:
         folder: The cell's.
         options: Those of the suite now; a result of others is `changed`. None takes it as it is.
+        current: Turns recorded options, which may have the names of an older version, into today's.
     """
     metrics = _read_json(folder / "metrics.json")
     if metrics is not None and not metrics.get("partial"):
         before = (_read_json(folder / "cell.json") or {}).get("options")
+        before = current(before) if isinstance(before, dict) else None
         if options is None or before == options:
             return Result("finished", metrics, "", before, folder)
         return Result("changed", metrics, _difference(before, options), before, folder)
@@ -131,8 +136,8 @@ def _read_json(path: Path) -> dict[str, Any] | None:
     return data if isinstance(data, dict) else None
 
 
-def _difference(before: Any, now: dict[str, Any]) -> str:
-    if not isinstance(before, dict):
+def _difference(before: dict[str, Any] | None, now: dict[str, Any]) -> str:
+    if before is None:
         return "there is no record of its settings"
     names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
     return ", ".join(f"{name} was {before.get(name)}, is {now.get(name)}" for name in names)

@@ -6,7 +6,7 @@ import fcntl
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -17,7 +17,7 @@ from peak_nerf.bench.run.worker import Event
 from peak_nerf.bench.suite.data_root import DataRoot, Job
 from peak_nerf.bench.suite.file import write_suite
 from peak_nerf.bench.suite.grid import Cell, Suite
-from peak_nerf.bench.suite.registry import TASKS
+from peak_nerf.bench.suite.registry import TASKS, option_types
 from peak_nerf.errors import PeakError
 
 SUITE_FILE = "suite.yaml"
@@ -58,13 +58,14 @@ class Display(Protocol):
 
 def plan(suite: Suite, folder: Path, data_root: DataRoot, selected: Callable[[Cell], bool]) -> Plan:
     """Sort the selected cells into those that are finished, absent, and to be run."""
-    todo = Plan()
+    todo, types = Plan(), option_types(TASKS[suite.task])
     for cell in filter(selected, suite.cells()):
+        cell = replace(cell, options=types.current(cell.options))
         job = data_root.job(cell, TASKS[suite.task], folder / cell.id)
         if job.absent:
             todo.absent.append(job)
             continue
-        result = records.read_result(job.folder, job.recorded)
+        result = records.read_result(job.folder, job.recorded, types.current)
         if result.status == "finished":
             todo.finished[cell.id] = result
             continue

@@ -11,9 +11,10 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
-from peak_nerf.bench.suite.grid import LONGEST_NAME, Method, Suite, near, parse_selection
+from peak_nerf.bench.suite.grid import LONGEST_NAME, Suite, parse_selection
 from peak_nerf.bench.suite.registry import TASKS, OptionTypes, option_types
 from peak_nerf.errors import PeakError
+from peak_nerf.system.choices import did_you_mean
 from peak_nerf.system.files import write_atomically
 
 Loc = tuple[str | int, ...]
@@ -131,7 +132,7 @@ def read_suite(path: Path, *, check_options: bool = True) -> Suite:
     _check_axes(suite, source)
     _check_paper(suite, source)
     if suite.task not in TASKS:
-        source.fail(("task",), f"unknown task {suite.task!r}; {near(suite.task, TASKS)}")
+        source.fail(("task",), f"unknown task {suite.task!r}; {did_you_mean(suite.task, TASKS)}")
     if check_options:
         _check_options(suite, source, option_types(TASKS[suite.task]))
     return suite
@@ -154,7 +155,7 @@ def _fail_as_pydantic(source: Source, error: ValidationError) -> NoReturn:
     first = min(problems, key=lambda problem: (source.line(problem["loc"]), problem["type"] == "missing"))
     loc, kind = _without_type_names(first["loc"], source), first["type"]
     if kind == "extra_forbidden":
-        source.fail(loc, f"unknown key; {near(str(loc[-1]), _keys_at(Suite, loc[:-1]))}")
+        source.fail(loc, f"unknown key; {did_you_mean(str(loc[-1]), _keys_at(Suite, loc[:-1]))}")
     if kind == "missing":
         source.fail(loc, f"{first['loc'][-1]!r} is missing; add it")
     message = first["msg"][:1].lower() + first["msg"][1:]
@@ -240,7 +241,9 @@ def _check_paper(suite: Suite, source: Source) -> None:
             source.fail(("paper", "values", where), "name only data and settings; methods go under it")
         for name in figures:
             if name not in names:
-                source.fail(("paper", "values", where, name), f"no such method in this suite; {near(name, names)}")
+                source.fail(
+                    ("paper", "values", where, name), f"no such method in this suite; {did_you_mean(name, names)}"
+                )
 
 
 def _check_options(suite: Suite, source: Source, options: OptionTypes) -> None:
@@ -265,10 +268,11 @@ def _check_options(suite: Suite, source: Source, options: OptionTypes) -> None:
             for i, value in enumerate(values):
                 check((*loc, name, i) if name in options else (*loc, name), name, value)
     for i, method in enumerate(suite.methods):
-        _check_method(method, ("methods", i), check)
-
-
-def _check_method(method: Method, loc: Loc, check: Any) -> None:
-    check((*loc, "method"), "method", method.method)
-    for name, value in method.settings.items():
-        check((*loc, "settings", name), name, value)
+        check(("methods", i, "method"), "method", method.method)
+        for name, value in method.settings.items():
+            check(("methods", i, "settings", name), name, value)
+    for cell in suite.cells():
+        try:
+            options.current(cell.options)
+        except ValueError as error:
+            source.fail(("settings",), str(error))
