@@ -98,7 +98,7 @@ def test_settings_of_some_cells_stand_above_the_suites_and_the_methods(write: Wr
         ("mask:", "musk:", 5, "data.musk: the task has no option 'musk'; did you mean 'mask'?"),
         ("mask: [random]", "mask: [a/b]", 5, "data.mask[0]: 'a/b' cannot be part of a folder's name"),
         ("mask: [random]", "seed: [7]", 5, "data.seed: is an axis of every suite; give it as seeds"),
-        ("  mask: [random]", "  image: [random]", 5, "'image' is there twice; delete one"),
+        ("  mask: [random]", "  image: [random]", 5, 'found duplicate key "image"'),
         ("image=lena: ", "image=lean: ", 14, "image is never 'lean'; did you mean 'lena'?"),
         ("{peak: 21}", "{peek: 21}", 14, "peek: no such method in this suite; did you mean 'peak'?"),
         ("{peak: 21}", "{peak: no}", 14, "input should be a valid number"),
