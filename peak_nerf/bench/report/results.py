@@ -92,17 +92,20 @@ class Table:
         return None if aggregate is None else aggregate.mean()
 
     def complete_rows(self) -> list[Row]:
-        """Rows on which every method that has any figure has one: means over them compare like with like."""
-        methods = self.methods_with_figures()
+        """Rows on which every method that is for all rows and has any figure has one: means over them compare like with
+        like."""
+        methods = [
+            m for m in self.methods if self.is_for_all(m) and any(self.mean(r, m) is not None for r in self.rows)
+        ]
         return [row for row in self.rows if methods and all(self.mean(row, m) is not None for m in methods)]
 
-    def methods_with_figures(self) -> list[str]:
-        """Methods that have a figure on some row."""
-        return [method for method in self.methods if any(self.mean(row, method) is not None for row in self.rows)]
+    def is_for_all(self, method: str) -> bool:
+        """Whether the suite has the method on every row."""
+        return all(self.at(row, method) is not None for row in self.rows)
 
     def mean_over_rows(self, method: str) -> tuple[float | None, float | None]:
         """Ours and the paper's mean over the complete rows; the paper's only when it has a figure on each."""
-        rows = self.complete_rows()
+        rows = self.complete_rows() if self.is_for_all(method) else []
         ours = [mean for row in rows if (mean := self.mean(row, method)) is not None]
         paper = [at.paper for row in rows if (at := self.at(row, method)) is not None and at.paper is not None]
         return (

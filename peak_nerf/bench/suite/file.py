@@ -157,12 +157,14 @@ def _sweeps(suite: Suite) -> list[tuple[Loc, Mapping[str, list[Any]]]]:
 
 
 def _check_selections(suite: Suite, source: Source) -> None:
-    """The cells that `where` names exist."""
-    for place in suite.where:
+    """The cells that `where` and `only` name exist."""
+    selections: list[tuple[Loc, str]] = [(("where", text), text) for text in suite.where]
+    selections += [(("methods", i, "only"), method.only) for i, method in enumerate(suite.methods) if method.only]
+    for loc, text in selections:
         try:
-            parse_selection(suite, place)
+            parse_selection(suite, text)
         except ValueError as error:
-            source.fail(("where", place), str(error))
+            source.fail(loc, str(error))
 
 
 def _check_axes(suite: Suite, source: Source) -> None:

@@ -66,6 +66,8 @@ class Method(Strict):
     """On top of the suite's."""
     sweep: dict[str, AxisValues] | None = None
     """Instead of the suite's; {} for none."""
+    only: str | None = None
+    """The cells that there are of it, such as `problem=gaussian@1.0`, of a method that is not for all data."""
 
 
 def _method(given: Any) -> Any:
@@ -159,7 +161,12 @@ class Suite(Strict):
                 sweep = self.sweep_of(method)
                 points: list[tuple[str, Value] | None] = [(name, v) for name, values_ in sweep.items() for v in values_]
                 for point, seed in product(points or [None], self.seeds):
-                    yield self._cell(data, method, point, seed)
+                    cell = self._cell(data, method, point, seed)
+                    if self._is_for(method, cell):
+                        yield cell
+
+    def _is_for(self, method: Method, cell: Cell) -> bool:
+        return method.only is None or cell.matches(parse_selection(self, method.only))
 
     def _cell(self, data: dict[str, Value], method: Method, point: tuple[str, Value] | None, seed: int) -> Cell:
         swept = {} if point is None else dict([point])

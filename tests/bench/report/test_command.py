@@ -102,6 +102,18 @@ def test_means_over_rows_compare_like_with_like(write: Write, tmp_path: Path) ->
     assert table.mean_over_rows("peak-no-kar") == (20.0, None)
 
 
+def test_a_method_for_some_rows_only_is_in_no_mean(write: Write, tmp_path: Path) -> None:
+    suite = write(("- peak\n", "- peak\n  - {method: siren, only: image=lena}\n"))
+    results = fill(tmp_path / "mine", suite, {**PSNR, "method=siren": 40.0})
+    (table,) = results.tables()
+    assert table.at(("house", "random"), "siren") is None
+    assert table.mean_over_rows("siren") == (None, None)
+    assert table.mean_over_rows("peak") == (26.0, None)  # as without siren
+    text = page(results).markdown()
+    assert "| house | random | 30.00 (1 of 2 seeds) |  | **31.00 ± 0.00** |" in text
+    assert "| mean of 2 rows |  | **26.00** |  | 25.50 |" in text
+
+
 def test_markdown_and_csv(write: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fill(tmp_path / "runs" / "mine", write(), {**PSNR, "image=house,mask=random,method=peak,seed=1": "error"})
     assert report(tmp_path / "runs", tmp_path / "out") == 0

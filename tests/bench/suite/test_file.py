@@ -64,6 +64,15 @@ def test_settings_of_some_cells_stand_above_the_suites_and_the_methods(write: Wr
     assert (found["house", "peak-no-kar"]["size"], found["house", "peak-no-kar"]["kar_weight"]) == (256, 0)
 
 
+def test_a_method_may_be_for_some_data_only(write: Write) -> None:
+    path = write(("- peak\n", "- peak\n  - {method: siren, only: image=house}\n"), ("[1, 2]", "[1]"))
+    found = [(cell.key["image"], cell.key["method"]) for cell in read_suite(path).cells()]
+    assert found == [
+        *(("lena", "peak"), ("lena", "peak-no-kar")),
+        *(("house", "peak"), ("house", "siren"), ("house", "peak-no-kar")),
+    ]
+
+
 @pytest.mark.parametrize(
     ("old", "new", "line", "message"),
     [
@@ -104,6 +113,7 @@ def test_settings_of_some_cells_stand_above_the_suites_and_the_methods(write: Wr
         ("{peak: 21}", "{peak: no}", 14, "input should be a valid number"),
         ("paper:", "plot: {kind: curve}\npaper:", 11, "plot.kind: a curve needs a sweep"),
         ("paper:", "sweep: {image: [a]}\npaper:", 11, "sweep.image: is an axis already"),
+        ("- peak\n", "- {method: peak, only: image=lean}\n", 7, "methods[0].only: image is never 'lean'; did you mean"),
         ("paper:", "where: {image=lean: {size: 64}}\npaper:", 11, "image is never 'lean'; did you mean 'lena'?"),
         (
             "paper:",
@@ -168,6 +178,18 @@ def test_shipped_suites_read(path: Path) -> None:
     suite = read_suite(path, check_options=False)
     assert isinstance(suite, Suite)
     assert len({cell.id for cell in suite.cells()}) == len(list(suite.cells()))
+
+
+def test_table_2_has_each_classical_solver_on_its_kind_of_magnitudes() -> None:
+    suite = read_suite(next(path for path in CONFIGS if path.stem == "table2"), check_options=False)
+    kinds: dict[str, set[str]] = {}
+    for cell in suite.cells():
+        kinds.setdefault(cell.key["method"], set()).add(cell.key["problem"].partition("@")[0])
+    classical = {name: {"fourier"} for name in ("error-reduction", "hio", "raar", "multiscale-hio")}
+    classical |= {name: {"gaussian"} for name in ("spectral", "amplitude-flow")}
+    assert {method: kinds.get(method) for method in classical} == classical
+    assert kinds["peak"] == {"fourier", "gaussian"}
+    assert len(list(suite.cells())) == 5 * 6 * 6 + 5 * 3 * 4 + 5 * 3 * 2
 
 
 def test_table_1_has_the_papers_72_figures() -> None:
