@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 from rich.console import Console
@@ -59,16 +59,21 @@ class _Where:
         )
 
 
+def _given(metavar: str, default: str) -> Any:
+    """How the help shows an option that is None unless it is given."""
+    return tyro.conf.arg(metavar=metavar, help_behavior_hint=f"(default: {default})")
+
+
 def bench(
     suite: tyro.conf.Positional[Path],
     out: Path,
     data_root: Path,
-    jobs: int | None = None,
-    only: str | None = None,
+    jobs: Annotated[int | None, _given("INT", "1; on a cluster, all it has room for")] = None,
+    only: Annotated[str | None, _given("SELECTION", "all")] = None,
     engine: Literal["local", "ray"] = "local",
-    address: str | None = None,
+    address: Annotated[str | None, _given("HOST:PORT", "auto")] = None,
     ship_data: bool = False,
-    retries: int | None = None,
+    retries: Annotated[int | None, _given("INT", "2")] = None,
 ) -> int:
     """Run the cells of a suite file; those that are finished in --out are kept and skipped.
 
@@ -80,13 +85,12 @@ def bench(
         suite: The suite, such as configs/paper/table1.yaml.
         out: Folder of all runs; the cells go to OUT/SUITE/CELL/.
         data_root: Folder with images/NAME.png, masks/NAME.png where the paper's own are at hand, nerf_synthetic/NAME/.
-        jobs: Cells at a time. They share this machine's cores, so measure time with 1, which is the default; on a
-            cluster the default is as many as there is room for.
+        jobs: Cells at a time. Here they share this machine's cores, so measure time with 1.
         only: Cells to run, such as image=baboon,method=peak; the same axis twice means either value.
         engine: Where cells run: local, processes on this machine; ray, a cluster (pip install 'peak_nerf[ray]').
-        address: The cluster, as HOST:PORT of its head; auto, the default, is the one that this machine is part of.
+        address: The head of the cluster; auto is the cluster that this machine is part of.
         ship_data: Send the data through the cluster. Otherwise each node has them, under the same path as here.
-        retries: How often a cell that failed or whose node died is run again on the cluster; 2 by default.
+        retries: How often a cell that failed or whose node died is run again on the cluster.
     """
     console = Console(highlight=False, markup=False)
     try:
