@@ -23,11 +23,12 @@ test: lint  ## lint, then the test suite
 test-cluster: $(DEV)  ## the tests that start a Ray cluster on this machine; minutes
 	$(PY) -m pytest -m cluster tests/bench
 
-lint: $(DEV)  ## ruff check, ruff format --check, mypy, lint-imports
+lint: $(DEV)  ## ruff check, ruff format --check, mypy, lint-imports, vulture
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 	$(VENV)/bin/lint-imports --no-logo
+	$(PY) -m vulture
 
 format: $(DEV)  ## rewrite the sources as ruff wants them
 	$(PY) -m ruff check --fix .

@@ -76,6 +76,7 @@ def read_suite(path: Path, *, check_options: bool = True) -> Suite:
     """The suite of a file.
 
     Args:
+        path: the YAML file.
         check_options: also look at the settings, which imports the task; a report can do without.
 
     Raises: PeakError with file, line and remedy.
