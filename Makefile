@@ -3,7 +3,10 @@
 PYTHON ?= python3.11
 VENV := .venv
 PY := $(VENV)/bin/python
-INSTALLED := $(VENV)/.installed
+# One venv, three stamps: torch alone; what `make demo` needs; what the tests need, which is more.
+BASE := $(VENV)/.base
+DEMO := $(VENV)/.demo
+DEV := $(VENV)/.dev
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-cluster lint format speed clean distclean
@@ -11,26 +14,27 @@ INSTALLED := $(VENV)/.installed
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/ /' | awk '{n = $$1; $$1 = ""; printf "make %-14s%s\n", n, $$0}'
 
-demo: $(INSTALLED)  ## render a scene, train on 25 views, evaluate, leave pictures in outputs/demo
+demo: $(DEMO)  ## render a scene, train on 25 views, evaluate, leave pictures in outputs/demo
 	$(PY) data_scripts/demo.py --out outputs/demo
 
 test: lint  ## lint, then the test suite
 	$(PY) -m pytest
 
-test-cluster: $(INSTALLED)  ## the tests that start a Ray cluster on this machine; minutes
+test-cluster: $(DEV)  ## the tests that start a Ray cluster on this machine; minutes
 	$(PY) -m pytest -m cluster tests/bench
 
-lint: $(INSTALLED)  ## ruff check, ruff format --check, mypy, lint-imports
+lint: $(DEV)  ## ruff check, ruff format --check, mypy, lint-imports, vulture
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 	$(VENV)/bin/lint-imports --no-logo
+	$(PY) -m vulture
 
-format: $(INSTALLED)  ## rewrite the sources as ruff wants them
+format: $(DEV)  ## rewrite the sources as ruff wants them
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 
-speed: $(INSTALLED)  ## measure speed on this machine, as ratios to nerfstudio's own code
+speed: $(DEV)  ## measure speed on this machine, as ratios to nerfstudio's own code
 	$(PY) -m benchmarks.speed
 
 clean:  ## delete caches and build leftovers; keeps .venv and outputs
@@ -40,8 +44,8 @@ clean:  ## delete caches and build leftovers; keeps .venv and outputs
 distclean: clean  ## clean, and delete .venv too
 	rm -rf $(VENV)
 
-# The stamp is touched last, so an installation that was cut short is done again.
-$(INSTALLED): pyproject.toml
+# A stamp is touched last, so an installation that was cut short is done again.
+$(BASE):
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 13))' 2>/dev/null || { \
 	  echo "make: error: '$(PYTHON)' is not a Python from 3.10 to 3.12 that runs;" \
 	    "install Python 3.11, or name yours: make PYTHON=/path/to/python3 ..." >&2; exit 1; }
@@ -49,5 +53,12 @@ $(INSTALLED): pyproject.toml
 	  echo "make: error: '$(PYTHON)' has no venv module; on Debian: apt-get install python3-venv" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install torch==2.14.1 torchvision==0.29.1
-	$(PY) -m pip install -e '.[dev]'
 	@touch $@
+
+$(DEMO): pyproject.toml $(BASE)
+	$(PY) -m pip install -e '.[demo]'
+	@touch $@
+
+$(DEV): pyproject.toml $(BASE)
+	$(PY) -m pip install -e '.[dev]'
+	@touch $(DEMO) $@

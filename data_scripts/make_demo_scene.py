@@ -192,12 +192,14 @@ def make_scene(settings: Settings) -> bool:
 
 
 def _warn_without_embree() -> None:
-    import trimesh
-
+    try:
+        import trimesh
+    except ImportError as error:
+        raise PeakError(f"make_demo_scene.py: needs trimesh ({error}); pip install -e '.[demo]'") from None
     if not trimesh.ray.has_embree:
         print(
             "peak_nerf: WARNING: embreex is missing, so rays go through trimesh's rtree caster, some hundred times "
-            "slower: `pip install embreex`, or try --size 50 --supersample 1.",
+            "slower: `pip install -e '.[demo]'`, or try --size 50 --supersample 1.",
             file=sys.stderr,
             flush=True,
         )

@@ -38,7 +38,8 @@ def scores(
     side, `lpips` without its weights, below 64 pixels a side or above 4 megapixels.
 
     Args:
-        reconstruction, truth: (h, w, c) in [0, 1], c 1 or 3; c is 1 or 3 in both.
+        reconstruction: (h, w, c) in [0, 1], c 1 or 3.
+        truth: likewise.
         observed: (h, w) bool, what the reconstruction was made from; None for everything.
         known: (h, w) bool, where there is a truth; None for everywhere. Elsewhere both pictures are set to 0: PSNR
             leaves these pixels out, SSIM's mean does too, while its windows and LPIPS see the zeros.

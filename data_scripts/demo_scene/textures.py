@@ -53,6 +53,7 @@ class ValueNoise:
         self.lattice = np.random.default_rng(seed).random((32, 32, 32)).ravel()
 
     def octave(self, t: Array) -> Array:
+        """Noise (n,) in [0, 1] at points (n, 3): the lattice's values, smoothly interpolated."""
         cell = np.floor(t)
         w = t - cell
         w = w * w * (3 - 2 * w)
@@ -67,6 +68,7 @@ class ValueNoise:
         return value
 
     def __call__(self, t: Array) -> Array:
+        """Three octaves, each of half the amplitude of the one before: (n,) in [0, 1] at points (n, 3)."""
         return (self.octave(t) + 0.5 * self.octave(2 * t + 11.3) + 0.25 * self.octave(4 * t + 5.7)) / 1.75
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 from rich.console import Console
@@ -15,7 +15,8 @@ from peak_nerf.bench.run import runner
 from peak_nerf.bench.run.display import RichDisplay, clock
 from peak_nerf.bench.run.engine import Engine
 from peak_nerf.bench.run.pool import Pool
-from peak_nerf.bench.suite.data_root import DataRoot
+from peak_nerf.bench.run.records import Result, read_result
+from peak_nerf.bench.suite.data_root import DataRoot, Job
 from peak_nerf.bench.suite.file import read_suite
 from peak_nerf.bench.suite.grid import Cell, Suite, parse_selection
 from peak_nerf.errors import PeakError
@@ -42,7 +43,7 @@ class _Where:
         for option in [option for option, is_given in given.items() if is_given and self.engine == "local"]:
             raise PeakError(f"--{option}: is for a cluster; add --engine ray, or leave it out")
 
-    def start(self, grid: Suite, to_run: list[runner.Work]) -> Engine[runner.Work]:
+    def start(self, grid: Suite, to_run: list[Job]) -> Engine:
         """The engine, with what it needs to run these; without any, a cluster need not be there."""
         if self.engine == "local" or not to_run:
             return Pool(max(min(self.jobs or 1, len(to_run)), 1))
@@ -54,20 +55,25 @@ class _Where:
             jobs=self.jobs,
             retries=RETRIES if self.retries is None else self.retries,
             ship_data=self.ship_data,
-            paths=sorted({Path(work.inputs.options[name]) for work in to_run for name in work.inputs.files}),
+            paths=sorted({Path(job.options[name]) for job in to_run for name in job.files}),
         )
+
+
+def _given(metavar: str, default: str) -> Any:
+    """How the help shows an option that is None unless it is given."""
+    return tyro.conf.arg(metavar=metavar, help_behavior_hint=f"(default: {default})")
 
 
 def bench(
     suite: tyro.conf.Positional[Path],
     out: Path,
     data_root: Path,
-    jobs: int | None = None,
-    only: str | None = None,
+    jobs: Annotated[int | None, _given("INT", "1; on a cluster, all it has room for")] = None,
+    only: Annotated[str | None, _given("SELECTION", "all")] = None,
     engine: Literal["local", "ray"] = "local",
-    address: str | None = None,
+    address: Annotated[str | None, _given("HOST:PORT", "auto")] = None,
     ship_data: bool = False,
-    retries: int | None = None,
+    retries: Annotated[int | None, _given("INT", "2")] = None,
 ) -> int:
     """Run the cells of a suite file; those that are finished in --out are kept and skipped.
 
@@ -79,13 +85,12 @@ def bench(
         suite: The suite, such as configs/paper/table1.yaml.
         out: Folder of all runs; the cells go to OUT/SUITE/CELL/.
         data_root: Folder with images/NAME.png, masks/NAME.png where the paper's own are at hand, nerf_synthetic/NAME/.
-        jobs: Cells at a time. They share this machine's cores, so measure time with 1, which is the default; on a
-            cluster the default is as many as there is room for.
+        jobs: Cells at a time. Here they share this machine's cores, so measure time with 1.
         only: Cells to run, such as image=baboon,method=peak; the same axis twice means either value.
         engine: Where cells run: local, processes on this machine; ray, a cluster (pip install 'peak_nerf[ray]').
-        address: The cluster, as HOST:PORT of its head; auto, the default, is the one that this machine is part of.
+        address: The head of the cluster; auto is the cluster that this machine is part of.
         ship_data: Send the data through the cluster. Otherwise each node has them, under the same path as here.
-        retries: How often a cell that failed or whose node died is run again on the cluster; 2 by default.
+        retries: How often a cell that failed or whose node died is run again on the cluster.
     """
     console = Console(highlight=False, markup=False)
     try:
@@ -103,22 +108,20 @@ def _bench(suite: Path, out: Path, data_root: Path, where: _Where, only: str | N
     with runner.locked(folder):
         todo = runner.plan(grid, folder, DataRoot(data_root), selected)
         _announce(grid, todo, folder, data_root, console)
-        outcomes: list[runner.Outcome] = []
+        results: dict[str, Result] = {}
         try:
             engine = where.start(grid, todo.to_run)
             with RichDisplay(grid, todo, max(min(engine.n_workers, len(todo.to_run)), 1), console) as display:
-                outcomes = runner.run(grid, todo, folder, engine, display)
+                results = runner.run(grid, todo, folder, engine, display)
         except KeyboardInterrupt:
-            done = sum(
-                runner.records.read_record(work.folder, work.inputs.record).status == "finished" for work in todo.to_run
-            )
+            done = sum(read_result(job.folder, job.recorded).status == "finished" for job in todo.to_run)
             console.print(
                 f"interrupted: {len(todo.finished) + done} of {todo.n_cells} cells are finished and kept in {folder};"
                 " the same command goes on from there",
                 soft_wrap=True,
             )
             return INTERRUPTED
-    return _conclude(todo, outcomes, out, folder, console)
+    return _conclude(todo, results, out, console)
 
 
 def _selection(grid: Suite, only: str | None) -> Callable[[Cell], bool]:
@@ -136,35 +139,31 @@ def _selection(grid: Suite, only: str | None) -> Callable[[Cell], bool]:
 def _announce(grid: Suite, todo: runner.Plan, folder: Path, data_root: Path, console: Console) -> None:
     """Say what will happen. Raises: PeakError when there is nothing to work on."""
     if not todo.to_run and not todo.finished:
-        missing = ", ".join(sorted({str(file) for _, files in todo.absent for file in files}))
+        missing = ", ".join(sorted({str(file) for job in todo.absent for file in job.absent}))
         raise PeakError(f"--data-root {data_root}: nothing to run, for there is no {missing}")
     console.print(
         f"{grid.title}: {todo.n_cells} cells, {len(todo.finished)} finished before, {len(todo.to_run)} to run"
         f" in {folder}",
         soft_wrap=True,
     )
-    for work in todo.to_run:
-        if work.reason:
-            console.print(f"{work.cell.id}: has a result of other settings ({work.reason}); runs again", soft_wrap=True)
-    by_file = sorted(((str(file), cell.id) for cell, files in todo.absent for file in files), key=lambda pair: pair[0])
-    for file, pairs in groupby(by_file, key=lambda pair: pair[0]):
-        console.print(f"absent: {file}, {len(list(pairs))} cells are left out", soft_wrap=True, style="yellow")
-    for name in sorted({str(work.inputs.options.get("mask", "")) for work in todo.to_run} & {"textural"}):
+    for cell_id, difference in todo.changed.items():
+        console.print(f"{cell_id}: has a result of other settings ({difference}); runs again", soft_wrap=True)
+    for absent, n_cells in sorted(Counter(file for job in todo.absent for file in job.absent).items()):
+        console.print(f"absent: {absent}, {n_cells} cells are left out", soft_wrap=True, style="yellow")
+    for name in sorted({str(job.options.get("mask", "")) for job in todo.to_run} & {"textural"}):
         file = data_root / "masks" / f"{name}.png"
         console.print(f"mask {name}: no {file}, so it is drawn here; the paper's own is a file", soft_wrap=True)
 
 
-def _conclude(todo: runner.Plan, outcomes: list[runner.Outcome], out: Path, folder: Path, console: Console) -> int:
-    failed = [outcome for outcome in outcomes if outcome.status == "failed"]
-    finished = len(todo.finished) + len(outcomes) - len(failed)
-    seconds = sum(outcome.seconds for outcome in outcomes)
+def _conclude(todo: runner.Plan, results: dict[str, Result], out: Path, console: Console) -> int:
+    failed = [result for result in results.values() if result.status == "failed"]
+    finished = len(todo.finished) + len(results) - len(failed)
+    seconds = sum(result.seconds for result in results.values())
     console.print(
         f"{finished} of {todo.n_cells} cells finished, {len(todo.absent)} absent, {len(failed)} failed"
         f" ({clock(seconds)} of work); `peak report {out} --out DIR` makes the tables",
         soft_wrap=True,
     )
-    for outcome in failed:
-        console.print(
-            f"failed: {folder / outcome.cell.id / 'error.txt'}: {outcome.problem}", soft_wrap=True, style="red"
-        )
+    for result in failed:
+        console.print(f"failed: {result.folder / 'error.txt'}: {result.problem}", soft_wrap=True, style="red")
     return 1 if failed else 0

@@ -55,6 +55,7 @@ class ReluMLP(nn.Module):
                 nn.init.kaiming_uniform_(layer.weight, nonlinearity="relu")
 
     def forward(self, x: Float[Tensor, "... in_dim"]) -> Float[Tensor, "... out_dim"]:
+        """The network's output, before any activation."""
         for layer in self.hidden:
             x = F.relu_(layer(x))  # in place: the backward of a linear layer never reads its own output
         return self.output(x)
@@ -95,6 +96,7 @@ class Siren(nn.Module):
             nn.init.uniform_(layer.weight, -bound, bound)
 
     def forward(self, x: Float[Tensor, "... in_dim"]) -> Float[Tensor, "... out_dim"]:
+        """The network's output, before any activation."""
         for layer in self.hidden:
             x = torch.sin(layer(x).mul_(self.omega_0))
         return self.output(x)

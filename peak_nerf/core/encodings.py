@@ -107,6 +107,7 @@ class PolynomialEncoding(nn.Module):
         return [slice(start, end) for start, end in zip([0, *ends[:-1]], ends, strict=True)]
 
     def forward(self, x: Float[Tensor, "n in_dim"]) -> Float[Tensor, "n out_dim"]:
+        """gamma(x), the features of degree 0 first."""
         x = self.coordinates(x)
         roots = self.coefficients.sqrt()
         features = [roots[0].expand(len(x), 1)]
@@ -207,6 +208,7 @@ class FourierEncoding(nn.Module):
         self.register_buffer("frequencies", scale * torch.randn(n_frequencies, in_dim, generator=generator))
 
     def forward(self, x: Float[Tensor, "n in_dim"]) -> Float[Tensor, "n out_dim"]:
+        """gamma(x): all sines, then all cosines."""
         phase = (2 * math.pi) * (x @ self.frequencies.T)
         return torch.cat([phase.sin(), phase.cos()], dim=-1)
 
@@ -221,6 +223,7 @@ class IdentityEncoding(nn.Module):
         self.in_dim = self.out_dim = in_dim
 
     def forward(self, x: Float[Tensor, "n in_dim"]) -> Float[Tensor, "n in_dim"]:
+        """x itself."""
         return x
 
 
@@ -242,4 +245,5 @@ class ConcatEncoding(nn.Module):
         self.out_dim = sum(cast(int, encoding.out_dim) for encoding in encodings)
 
     def forward(self, x: Float[Tensor, "n in_dim"]) -> Float[Tensor, "n out_dim"]:
+        """The parts' features side by side."""
         return torch.cat([encoding(x) for encoding in self.encodings], dim=-1)

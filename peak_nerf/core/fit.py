@@ -177,6 +177,10 @@ def fit(
 
     Args:
         module: everything that trains; its parameters are those of `problem.parameter_groups()`.
+        problem: the loss, and what is validated.
+        settings: steps or seconds, and how the rate decays.
+        generator: draws all random numbers of the fit.
+        on_progress: called now and then with how far the fit is.
         checkpoint: where the state is kept during the run, for `resume`; deleted by nobody.
         resume: go on from `checkpoint`, which must be of the same module and settings; without the file, start anew.
         fingerprint: names the problem, data included; a checkpoint of another one is refused.

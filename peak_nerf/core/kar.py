@@ -100,6 +100,10 @@ def kernel_alignment_residual(
     queries the result is empty and still hangs on the graph of every argument.
 
     Args:
+        f_query: values f(x) of the queries.
+        g_query: features g(x) of the queries.
+        f_anchor: values f(X) of the anchors.
+        g_anchor: features g(X) of the anchors.
         self_index: position of each query among the anchors, -1 for none; that anchor gets weight 0.
         chunk_size: queries at a time; does not change the result.
 

@@ -88,6 +88,7 @@ class Peak(nn.Module):
         return project
 
     def forward(self, x: Float[Tensor, "n in_dim"]) -> Float[Tensor, "n ..."]:
+        """f(x): the module behind the encoding."""
         return self.module(self.project(self.encoding(x)))
 
     def kar_loss(

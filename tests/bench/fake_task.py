@@ -7,7 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,7 +32,10 @@ class FakeOptions:
     size: str = "256"
     budget_seconds: float | None = None
     kar_weight: float | None = None
-    hidden_dim: int | None = None
+    hidden_dim: int | None = field(default=None, metadata={"aliases": ("width",)})
+    similarity: Literal["cosine", "dot"] | None = field(
+        default=None, metadata={"aliases": ("activation",), "value_aliases": {"softmax": "dot"}}
+    )
 
 
 @dataclass
@@ -50,11 +53,13 @@ def fake_psnr(method: str, seed: int, kar_weight: float | None) -> float:
     return (20.0 if method == "peak" else 15.0) + seed - (2.0 if kar_weight == 0 else 0.0)
 
 
-def run_fake(options: FakeOptions, out: Path, report: Callable[[FakeProgress], None] | None = None) -> dict[str, Any]:
+def run_fake(
+    options: FakeOptions, out: Path, on_progress: Callable[[FakeProgress], None] | None = None
+) -> dict[str, Any]:
     """The contract of `peak_nerf.bench.suite.registry.TASKS`."""
     (out / "started.txt").write_text("")
-    if report is not None:
-        report(FakeProgress(1, 2, 0.1, float("-inf") if options.method == "siren" else 12.5))
+    if on_progress is not None:
+        on_progress(FakeProgress(1, 2, 0.1, float("-inf") if options.method == "siren" else 12.5))
     if options.method == "fails":
         raise PeakError("pixels are made of cheese; use milk")
     if options.method == "raises":

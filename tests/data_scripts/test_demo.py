@@ -2,37 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import stat
 import sys
-from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from peak_nerf.errors import PeakError
+from tests.data_scripts.scripts import load_script
 
-FOLDER = Path(__file__).resolve().parents[2] / "data_scripts"
-
-
-def load_script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("demo", FOLDER / "demo.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["demo"] = module  # dataclasses look their module up
-    sys.path.insert(0, str(FOLDER))  # as when it runs as a script
-    try:
-        spec.loader.exec_module(module)
-    finally:
-        sys.path.remove(str(FOLDER))
-    return module
-
-
-demo = load_script()
+demo = load_script("demo")
 
 
 def test_train_command_names_the_views_and_only_given_steps(tmp_path):

@@ -2,37 +2,22 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import json
-import sys
 import threading
 import zipfile
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from peak_nerf.errors import PeakError
+from tests.data_scripts.scripts import load_script
 
-SCRIPT = Path(__file__).resolve().parents[2] / "data_scripts" / "fetch_nerf_synthetic.py"
-
-
-def load_script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("fetch_nerf_synthetic", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["fetch_nerf_synthetic"] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
-
-
-script = load_script()
+script = load_script("fetch_nerf_synthetic")
 
 
 def archive(scenes: tuple[str, ...] = ("lego", "mic"), without: str = "") -> bytes:

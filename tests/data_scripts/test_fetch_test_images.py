@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import io
 import re
 import subprocess
@@ -13,31 +12,20 @@ import time
 import zipfile
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from peak_nerf.errors import PeakError
+from tests.data_scripts.scripts import FOLDER, load_script
 
-SCRIPT = Path(__file__).resolve().parents[2] / "data_scripts" / "fetch_test_images.py"
+SCRIPT = FOLDER / "fetch_test_images.py"
 GREY = np.random.default_rng(0).integers(0, 256, (512, 512), dtype=np.uint8)
 RGB = np.random.default_rng(1).integers(0, 256, (256, 256, 3), dtype=np.uint8)
 
 
-def load_script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("fetch_test_images", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["fetch_test_images"] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
-
-
-script = load_script()
+script = load_script("fetch_test_images")
 Source = script.Source
 
 

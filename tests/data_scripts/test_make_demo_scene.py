@@ -2,39 +2,23 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
 import sys
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from peak_nerf.errors import PeakError
+from tests.data_scripts.scripts import load_script
 
 pytest.importorskip("embreex")  # without it the ray caster takes minutes
-SCRIPT = Path(__file__).resolve().parents[2] / "data_scripts" / "make_demo_scene.py"
 
 
-def load_script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("make_demo_scene", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["make_demo_scene"] = module  # dataclasses look their module up
-    sys.path.insert(0, str(SCRIPT.parent))  # as when it runs as a script
-    try:
-        spec.loader.exec_module(module)
-    finally:
-        sys.path.remove(str(SCRIPT.parent))
-    return module
-
-
-script = load_script()
+script = load_script("make_demo_scene")
 cameras, light, shapes, textures, village = (
     sys.modules[f"demo_scene.{name}"] for name in ("cameras", "light", "shapes", "textures", "village")
 )
@@ -171,6 +155,12 @@ def test_unwritable_path_is_one_line_and_exit_code_2(settings, tmp_path, capsys)
 def test_numbers_out_of_range_are_refused(settings, change, tmp_path):
     with pytest.raises(PeakError, match="--"):
         script.make_scene(replace(settings, out=tmp_path / "x", **change))
+
+
+def test_without_trimesh_the_remedy_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "trimesh", None)
+    with pytest.raises(PeakError, match=r"needs trimesh .*; pip install -e '\.\[demo\]'"):
+        script.make_scene(script.Settings(out=tmp_path / "scene"))
 
 
 @pytest.mark.parametrize("n_views", [8, 12, 25, 50, 100])

@@ -150,17 +150,17 @@ def test_scenes_under_a_data_root(scene: Path, tmp_path: Path) -> None:
     root = tmp_path / "root"
     shutil.copytree(scene, root / "nerf_synthetic" / "ball")
 
-    def inputs(name: str):
-        return DataRoot(root).inputs(Cell({}, {"scene": name, "views": 8}))
+    def job(name: str):
+        return DataRoot(root).job(Cell({}, {"scene": name, "views": 8}), TASKS["nerf"], tmp_path / "cell")
 
-    found = inputs("ball")
+    found = job("ball")
     assert found.options == {"scene": str(root / "nerf_synthetic" / "ball"), "views": 8}
     assert found.absent == []
-    before = found.record["scene"]
+    before = found.recorded["scene"]
     assert before.startswith("nerf_synthetic/ball sha256:")
     (root / "nerf_synthetic" / "ball" / "train" / "r_0.png").write_bytes(b"other")
-    assert inputs("ball").record["scene"] != before
-    assert inputs("ship").absent == [root / "nerf_synthetic" / "ship" / "transforms_train.json"]
+    assert job("ball").recorded["scene"] != before
+    assert job("ship").absent == [root / "nerf_synthetic" / "ship" / "transforms_train.json"]
 
 
 def test_table_3_is_scene_by_views_by_method() -> None:

@@ -106,18 +106,18 @@ def check_nodes(ray: Any, nodes: Sequence[Node], versions: dict[str, str], paths
     from ray import cloudpickle
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    asked = {}
+    surveyed = {}
     cloudpickle.register_pickle_by_value(ray_survey)
     try:
         survey = ray.remote(num_cpus=0, max_retries=0)(ray_survey.survey)
         for node in nodes:
             strategy = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            asked[survey.options(scheduling_strategy=strategy).remote([str(path) for path in paths])] = node
+            surveyed[survey.options(scheduling_strategy=strategy).remote([str(path) for path in paths])] = node
     finally:
         cloudpickle.unregister_pickle_by_value(ray_survey)
-    answered, _ = ray.wait(list(asked), num_returns=len(asked), timeout=SURVEY_SECONDS)
-    for reference in answered:
-        name = name_of(asked[reference])
+    ready, _ = ray.wait(list(surveyed), num_returns=len(surveyed), timeout=SURVEY_SECONDS)
+    for reference in ready:
+        name = name_of(surveyed[reference])
         try:
             there, lacking = ray.get(reference)
         except ray.exceptions.RayTaskError as error:

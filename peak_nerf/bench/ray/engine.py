@@ -1,4 +1,4 @@
-"""The engine for a Ray cluster: one cell is one Ray task, and its files come back through this process."""
+"""The engine for a Ray cluster: one job is one Ray task, and its files come back through this process."""
 
 from __future__ import annotations
 
@@ -6,46 +6,46 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 from peak_nerf.bench.ray import cluster as ray_cluster
 from peak_nerf.bench.ray import survey as ray_survey
 from peak_nerf.bench.ray import worker as ray_worker
-from peak_nerf.bench.ray.worker import Answer, Order
-from peak_nerf.bench.run.worker import Job, Update
+from peak_nerf.bench.run.worker import Event
+from peak_nerf.bench.suite.data_root import Job
 from peak_nerf.bench.suite.grid import Resources
 from peak_nerf.errors import PeakError
 from peak_nerf.system.files import write_atomically
 
-T = TypeVar("T")
 RETRIES = 2
 STOP_SECONDS = 5.0
-"""How long a cell may take to end when asked to."""
+"""How long a job may take to end when asked to."""
 AGAIN_SECONDS = 4.0
-"""Before a lost cell runs again, doubled each time: Ray needs about 20 s to see that a node is dead, and would send it
+"""Before a lost job runs again, doubled each time: Ray needs about 20 s to see that a node is dead, and would send it
 there once more."""
 ROOM_SECONDS = 300.0
-"""How long the cluster may have no room for a single cell, as while a lost node is replaced."""
+"""How long the cluster may have no room for a single job, as while a lost node is replaced."""
 
 
 @dataclass(eq=False)
-class _Cell(Generic[T]):
-    index: int
-    task: T
-    job: Job | None = None
+class _Attempts:
+    job: Job
+    begun: bool = False
     problems: list[str] = field(default_factory=list)
     """One for each attempt that failed."""
     not_before: float = 0.0
 
 
-class RayEngine(Generic[T]):
-    """Runs cells on the cluster at `address`, each on `resources`.
+class RayEngine:
+    """Runs jobs on the cluster at `address`, each on `resources`.
 
     Args:
-        jobs: Cells at a time; as many as the cluster has room for when None.
-        retries: How often a cell that failed, or that was lost with its node, is run again.
+        address: HOST:PORT of its head, or auto.
+        resources: Of a job.
+        jobs: How many at a time; as many as the cluster has room for when None.
+        retries: How often a job that failed, or that was lost with its node, is run again.
         ship_data: Whether data go through Ray's object store, instead of being looked for on the nodes by path.
-        paths: All data of all tasks.
+        paths: All data of all jobs.
 
     Raises: PeakError when there is no cluster, or its nodes are not fit for the suite.
     """
@@ -61,7 +61,7 @@ class RayEngine(Generic[T]):
         paths: Sequence[Path] = (),
     ) -> None:
         self.resources, self.jobs, self.retries = resources, jobs, retries
-        self.running: dict[Any, _Cell[T]] = {}
+        self.running: dict[Any, _Attempts] = {}
         self.versions = ray_survey.versions()
         self.ray = ray_cluster.connect(address)
         try:
@@ -76,7 +76,7 @@ class RayEngine(Generic[T]):
         except BaseException:
             self.stop()
             raise
-        self.letters: Any = None
+        self.collected: Any = None
         self.room_since = time.monotonic()
 
     def _ship(self, path: Path) -> list[tuple[str, Any]]:
@@ -90,28 +90,28 @@ class RayEngine(Generic[T]):
         return actor.options(scheduling_strategy=here).remote()
 
     def run(
-        self, tasks: Sequence[T], begin: Callable[[T], Job], tick: Callable[[], None], tick_seconds: float = 0.5
-    ) -> Iterator[tuple[T, Update]]:
-        """As `Engine.run`; a `retry` is said of each attempt that failed and was not the last."""
-        waiting = [_Cell(i, task) for i, task in enumerate(tasks)]
+        self, jobs: Sequence[Job], begin: Callable[[Job], None], tick: Callable[[], None], tick_seconds: float = 0.5
+    ) -> Iterator[tuple[Job, Event]]:
+        """As `Engine.run`, with a `retry` for each attempt that failed and was not the last."""
+        waiting = [_Attempts(job) for job in jobs]
         try:
             while waiting or self.running:
                 self._hand_out(waiting, begin)
                 ended = self._wait(tick_seconds)
                 yield from self._progress()
-                answers = [(self.running.pop(reference), self._answer(reference)) for reference in ended]
-                for cell, answer in sorted(answers, key=lambda pair: bool(pair[1].unfit)):
-                    if answer.unfit:
-                        raise PeakError(f"node {answer.node}: {answer.unfit}")
-                    update = self._conclude(cell, answer)
-                    if update.kind == "retry":
-                        waiting.insert(0, cell)
-                    yield cell.task, update
+                fetched = [(self.running.pop(reference), *self._fetch(reference)) for reference in ended]
+                for attempts, event, files in sorted(fetched, key=lambda one: one[1].kind == "unfit"):
+                    if event.kind == "unfit":
+                        raise PeakError(f"node {event.node}: {event.problem}")
+                    event = self._conclude(attempts, event, files)
+                    if event.kind == "retry":
+                        waiting.insert(0, attempts)
+                    yield attempts.job, event
                 tick()
         finally:
             self.stop()
 
-    def _hand_out(self, waiting: list[_Cell[T]], begin: Callable[[T], Job]) -> None:
+    def _hand_out(self, waiting: list[_Attempts], begin: Callable[[Job], None]) -> None:
         if not waiting:
             return
         room, now = ray_cluster.room(self.ray.nodes(), self.resources), time.monotonic()
@@ -119,19 +119,21 @@ class RayEngine(Generic[T]):
             self.room_since = now
         elif now - self.room_since > ROOM_SECONDS:
             raise ray_cluster.nothing_fits(self.resources)
-        for cell in [cell for cell in waiting if cell.not_before <= now][: (self.jobs or room) - len(self.running)]:
-            waiting.remove(cell)
-            cell.job = cell.job or begin(cell.task)
-            self.running[self._submit(cell, cell.job)] = cell
+        for attempts in [one for one in waiting if one.not_before <= now][: (self.jobs or room) - len(self.running)]:
+            waiting.remove(attempts)
+            if not attempts.begun:
+                begin(attempts.job)
+                attempts.begun = True
+            self.running[self._submit(attempts.job)] = attempts
 
-    def _submit(self, cell: _Cell[T], job: Job) -> Any:
+    def _submit(self, job: Job) -> Any:
         paths = [str(job.options[name]) for name in job.files]
         fingerprints = {path: self.fingerprints[path] for path in paths if path in self.fingerprints}
         shipped = {path: self.shipped[path] for path in paths if path in self.shipped}
-        order = Order(job, self.resources.cpus, self.versions, fingerprints, shipped)
         # Ray's own retries would pass unseen.
         remote = self.ray.remote(num_cpus=self.resources.cpus, num_gpus=self.resources.gpus, max_retries=0)
-        return remote(ray_worker.run_cell).options(scheduling_strategy="SPREAD").remote(order, cell.index, self.mailbox)
+        task = remote(ray_worker.run_cell).options(scheduling_strategy="SPREAD")
+        return task.remote(job, self.resources.cpus, self.versions, fingerprints, shipped, self.mailbox)
 
     def _wait(self, seconds: float) -> list[Any]:
         if not self.running:
@@ -140,51 +142,50 @@ class RayEngine(Generic[T]):
         ended, _ = self.ray.wait(list(self.running), num_returns=len(self.running), timeout=seconds)
         return list(ended)
 
-    def _progress(self) -> list[tuple[T, Update]]:
-        """What the cells at work have said; nothing when their mailbox is lost."""
+    def _progress(self) -> list[tuple[Job, Event]]:
+        """Events of the jobs at work; nothing when their mailbox is lost."""
         if self.mailbox is None:
             return []
-        if self.letters is None:
-            self.letters = self.mailbox.collect.remote()
-        if not self.ray.wait([self.letters], timeout=0)[0]:
+        if self.collected is None:
+            self.collected = self.mailbox.collect.remote()
+        if not self.ray.wait([self.collected], timeout=0)[0]:
             return []
-        letters, self.letters = self.letters, None
+        collected, self.collected = self.collected, None
         try:
-            said = self.ray.get(letters)
+            events = self.ray.get(collected)
         except self.ray.exceptions.RayError:
             self.mailbox = None
             return []
-        at_work = {cell.index: cell.task for cell in self.running.values()}
-        return [(at_work[index], update) for index, update in said if index in at_work]
+        at_work = {attempts.job.cell.id: attempts.job for attempts in self.running.values()}
+        return [(at_work[cell_id], event) for cell_id, event in events if cell_id in at_work]
 
-    def _answer(self, reference: Any) -> Answer:
+    def _fetch(self, reference: Any) -> tuple[Event, dict[str, bytes]]:
         try:
-            answer: Answer = self.ray.get(reference)
-            return answer
+            event, files = self.ray.get(reference)
+            return event, files
         except self.ray.exceptions.RayError as error:
-            return Answer(Update("failed", self._loss(error)), {}, "")
+            return Event("failed", self._loss(error)), {}
 
-    def _conclude(self, cell: _Cell[T], answer: Answer) -> Update:
-        """What an attempt has come to. Raises: PeakError when the disk here is full."""
-        assert cell.job is not None
-        last = len(cell.problems) == self.retries
-        if answer.update.kind == "done" or last:
-            for name, content in answer.files.items():
-                _write(Path(cell.job.out) / name, content)
-        if answer.update.kind == "done":
-            return answer.update
-        if not answer.node:
-            cell.not_before = time.monotonic() + AGAIN_SECONDS * 2 ** len(cell.problems)
-        cell.problems.append(answer.update.problem.strip() or "no message")
-        summary = cell.problems[-1].splitlines()[-1]
+    def _conclude(self, attempts: _Attempts, event: Event, files: dict[str, bytes]) -> Event:
+        """The event of a job of which an attempt has ended. Raises: PeakError when the disk here is full."""
+        last = len(attempts.problems) == self.retries
+        if event.kind == "done" or last:
+            for name, content in files.items():
+                _write(attempts.job.out / name, content)
+        if event.kind == "done":
+            return event
+        if not event.node:
+            attempts.not_before = time.monotonic() + AGAIN_SECONDS * 2 ** len(attempts.problems)
+        attempts.problems.append(event.problem.strip() or "no message")
+        summary = attempts.problems[-1].splitlines()[-1]
         if last:
-            return Update("failed", _report(cell.problems))
-        where = f" on {answer.node}" if answer.node else ""
-        attempt = f"attempt {len(cell.problems)} of {self.retries + 1}{where} failed"
-        return Update("retry", f"{attempt} ({summary}); runs again")
+            return Event("failed", _report(attempts.problems))
+        where = f" on {event.node}" if event.node else ""
+        attempt = f"attempt {len(attempts.problems)} of {self.retries + 1}{where} failed"
+        return Event("retry", f"{attempt} ({summary}); runs again")
 
     def _loss(self, error: Exception) -> str:
-        """Why Ray has no answer, in a line; its own text is a page."""
+        """Why Ray has no result, in a line; its own text is a page."""
         known = self.ray.exceptions
         reasons = {
             known.OutOfMemoryError: "its node ran out of memory; ask for more `resources` in the suite, so that fewer"
@@ -199,7 +200,7 @@ class RayEngine(Generic[T]):
         return f"Ray: {error}"
 
     def stop(self) -> None:
-        """End the cells at work and leave the cluster: asked first, so that they delete their folders, then killed."""
+        """End the jobs at work and leave the cluster: asked first, so that they delete their folders, then killed."""
         if not self.ray.is_initialized():
             return
         try:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from peak_nerf.bench.report.document import Block, Drawing, Grid, Heading, Paragraph, Place
+from peak_nerf.bench.report.document import Block, Drawing, Grid, Heading, Paragraph, Text
 from peak_nerf.bench.report.plots import Line, X, draw
-from peak_nerf.bench.report.results import Entry, Results, Row, Table, first_to_reach, history, sweep_points
+from peak_nerf.bench.report.results import Aggregate, Results, Row, Table, first_to_reach, history, sweep_points
 from peak_nerf.bench.suite.grid import LOWER_IS_BETTER
 
 Points = Sequence[tuple[X, float]]
@@ -20,11 +20,11 @@ def curve_blocks(results: Results) -> Iterator[Block]:
     groups = [tables] if x else [[table] for table in tables if table.swept]
     for group in groups:
         label = x or str(group[0].swept)
-        for place in _places(group):
-            curves = _curves(results, group, place, x)
+        for panel in _panels(group):
+            curves = _curves(results, group, panel, x)
             if not any(line.points for line in curves):
                 continue
-            where = ", ".join(place)
+            where = ", ".join(panel)
             yield Heading(f"{suite.metric} over {label}: {where}")
             y_label = f"{suite.metric} ({suite.unit})" if suite.unit else suite.metric
             yield Drawing(draw(curves, label, y_label, suite.plot.log_x), f"{suite.metric} over {label}, {where}")
@@ -33,49 +33,49 @@ def curve_blocks(results: Results) -> Iterator[Block]:
                 yield from _reach_blocks(own, label, lambda value: f"{value:,.0f}")
 
 
-def _places(tables: Sequence[Table]) -> list[Row]:
+def _panels(tables: Sequence[Table]) -> list[Row]:
     """Rows without their swept value."""
     return list(dict.fromkeys(row[:-1] if table.swept else row for table in tables for row in table.rows))
 
 
-def _curves(results: Results, tables: Sequence[Table], place: Row, x: str | None) -> list[Line]:
+def _curves(results: Results, tables: Sequence[Table], panel: Row, x: str | None) -> list[Line]:
     """Each method's line, and the paper's points."""
     lines = []
     for style, method in enumerate(method.name for method in results.suite.methods):
-        points = [point for table in tables for point in sweep_points(table, method, x).get(place, [])]
-        bands = [band for table in tables for band in _bands(table, method, place)]
+        points = [point for table in tables for point in sweep_points(table, method, x).get(panel, [])]
+        bands = [band for table in tables for band in _bands(table, method, panel)]
         order = sorted(range(len(points)), key=lambda i: (isinstance(points[i][0], str), points[i][0] if x else i))
-        spread = (
+        band = (
             [bands[i] for i in order] if any(low < high for low, high in bands) and len(bands) == len(points) else None
         )
-        lines.append(Line(method, [points[i] for i in order], style, spread))
-        paper = [] if x else [point for table in tables for point in _paper_points(table, method, place)]
+        lines.append(Line(method, [points[i] for i in order], style, band))
+        paper = [] if x else [point for table in tables for point in _paper_points(table, method, panel)]
         if paper:
             lines.append(Line(f"{method}, paper", paper, style, paper=True))
     return [line for line in lines if line.points]
 
 
-def _entries(table: Table, method: str, place: Row) -> Iterator[tuple[Row, Entry]]:
+def _aggregates(table: Table, method: str, panel: Row) -> Iterator[tuple[Row, Aggregate]]:
     for row in table.rows:
-        entry = table.entries.get((row, method))
-        if entry is not None and (row[:-1] if table.swept else row) == place:
-            yield row, entry
+        aggregate = table.at(row, method)
+        if aggregate is not None and (row[:-1] if table.swept else row) == panel:
+            yield row, aggregate
 
 
-def _bands(table: Table, method: str, place: Row) -> list[tuple[float, float]]:
+def _bands(table: Table, method: str, panel: Row) -> list[tuple[float, float]]:
     """Least and most over seeds."""
-    found = [list(entry.values().values()) for _, entry in _entries(table, method, place)]
+    found = [list(aggregate.values().values()) for _, aggregate in _aggregates(table, method, panel)]
     return [(min(values), max(values)) for values in found if values]
 
 
-def _paper_points(table: Table, method: str, place: Row) -> list[tuple[X, float]]:
+def _paper_points(table: Table, method: str, panel: Row) -> list[tuple[X, float]]:
     points: list[tuple[X, float]] = []
-    for row, entry in _entries(table, method, place):
-        if entry.paper is not None and table.swept:
+    for row, aggregate in _aggregates(table, method, panel):
+        if aggregate.paper is not None and table.swept:
             try:
-                points.append((float(row[-1]), entry.paper))
+                points.append((float(row[-1]), aggregate.paper))
             except ValueError:
-                points.append((row[-1], entry.paper))
+                points.append((row[-1], aggregate.paper))
     return points
 
 
@@ -83,13 +83,13 @@ def _paper_points(table: Table, method: str, place: Row) -> list[tuple[X, float]
 
 
 def time_blocks(results: Results) -> Iterator[Block]:
-    """PSNR over training time, a plot per row; one line per seed."""
+    """PSNR over training time, one plot for each row; one line per seed."""
     for table in results.tables():
         for row in table.rows:
             lines, by_method = [], {}
             for style, method in enumerate(method.name for method in results.suite.methods):
-                entry = table.entries.get((row, method))
-                runs = [] if entry is None else [(seed, history(record)) for seed, record in entry.finished()]
+                aggregate = table.at(row, method)
+                runs = [] if aggregate is None else [(seed, history(result)) for seed, result in aggregate.finished()]
                 several = len(runs) > 1
                 lines += [Line(f"{method}, {seed}" if several else method, run, style) for seed, run in runs if run]
                 by_method[method] = [run for _, run in runs if run]
@@ -134,5 +134,5 @@ def _reach_grid(
     rows = []
     for goal, target in targets.items():
         found = [needs(name, target) for name in targets]
-        rows.append([Place(f"{goal}: {target:.2f}"), *(Place("" if value is None else show(value)) for value in found)])
+        rows.append([Text(f"{goal}: {target:.2f}"), *(Text("" if value is None else show(value)) for value in found)])
     yield Grid(["best of", *targets], rows)

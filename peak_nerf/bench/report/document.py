@@ -25,8 +25,8 @@ svg { max-width: 100%; height: auto; } svg * { stroke-linejoin: round; stroke-li
 
 
 @dataclass(frozen=True)
-class Place:
-    """One place of a grid."""
+class Text:
+    """The text of one field of a grid."""
 
     text: str
     faint: str = ""
@@ -58,9 +58,9 @@ class Grid:
     """A table whose first `n_axes` columns say what a row is."""
 
     head: Sequence[str]
-    rows: Sequence[Sequence[Place]]
+    rows: Sequence[Sequence[Text]]
     n_axes: int = 1
-    foot: Sequence[Sequence[Place]] = ()
+    foot: Sequence[Sequence[Text]] = ()
 
 
 @dataclass(frozen=True)
@@ -112,14 +112,14 @@ def _markdown_text(text: str) -> str:
     return text
 
 
-def _markdown_place(place: Place) -> str:
-    text = _markdown_text(place.text)
-    text = f"**{text}**" if place.bold and text else text
-    return f"{text} ({_markdown_text(place.faint)})" if place.faint else text
+def _markdown_styled(styled: Text) -> str:
+    text = _markdown_text(styled.text)
+    text = f"**{text}**" if styled.bold and text else text
+    return f"{text} ({_markdown_text(styled.faint)})" if styled.faint else text
 
 
 def _markdown_grid(grid: Grid) -> str:
-    rows = [list(map(_markdown_place, row)) for row in [*grid.rows, *grid.foot]]
+    rows = [list(map(_markdown_styled, row)) for row in [*grid.rows, *grid.foot]]
     rule = ["---" if left else "---:" for left in _left_columns(grid)]
     lines = [list(map(_markdown_text, grid.head)), rule, *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
@@ -143,16 +143,16 @@ def _html_block(block: Block) -> str:
     return f'<div class="scroll"><table>\n<tr>{head}</tr>\n{rows}\n{foot}\n</table></div>'
 
 
-def _html_row(row: Sequence[Place], n_axes: int, attribute: str) -> str:
-    return f"<tr{attribute}>{''.join(_html_place(place, i < n_axes) for i, place in enumerate(row))}</tr>"
+def _html_row(row: Sequence[Text], n_axes: int, attribute: str) -> str:
+    return f"<tr{attribute}>{''.join(_html_text(text, i < n_axes) for i, text in enumerate(row))}</tr>"
 
 
-def _html_place(place: Place, axis: bool) -> str:
-    text = escape(place.text)
-    text = f"<b>{text}</b>" if place.bold else f'<span class="bad">{text}</span>' if place.bad else text
-    if place.faint:
-        text += f' <span class="faint">{escape(place.faint)}</span>'
-    if place.thumbnail is not None:
-        data = base64.b64encode(place.thumbnail).decode()
-        text = f'<img alt="{escape(place.text)}" src="data:image/jpeg;base64,{data}">{text}'
-    return f'<th class="axis">{text}</th>' if axis else f"<td{' class=text' if place.left else ''}>{text}</td>"
+def _html_text(styled: Text, axis: bool) -> str:
+    text = escape(styled.text)
+    text = f"<b>{text}</b>" if styled.bold else f'<span class="bad">{text}</span>' if styled.bad else text
+    if styled.faint:
+        text += f' <span class="faint">{escape(styled.faint)}</span>'
+    if styled.thumbnail is not None:
+        data = base64.b64encode(styled.thumbnail).decode()
+        text = f'<img alt="{escape(styled.text)}" src="data:image/jpeg;base64,{data}">{text}'
+    return f'<th class="axis">{text}</th>' if axis else f"<td{' class=text' if styled.left else ''}>{text}</td>"

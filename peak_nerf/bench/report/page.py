@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from peak_nerf.bench.report.curves import curve_blocks, time_blocks
-from peak_nerf.bench.report.document import Block, Document, Grid, Heading, Paragraph, Place
+from peak_nerf.bench.report.document import Block, Document, Grid, Heading, Paragraph, Text
 from peak_nerf.bench.report.results import (
+    Aggregate,
     Comparison,
-    Entry,
     Results,
     Row,
     Table,
@@ -82,9 +82,9 @@ def _opening(results: Results) -> Iterator[Block]:
         yield Paragraph(f"In brackets: {suite.paper.source}.")
     masks = sorted(
         {
-            (cell.key["mask"], str(record.options["mask"]))
+            (cell.key["mask"], str(result.options["mask"]))
             for cell in results.cells
-            if "mask" in cell.key and (record := results.records[cell.id]).options and "mask" in record.options
+            if "mask" in cell.key and (result := results.by_cell[cell.id]).options and "mask" in result.options
         }
     )
     made = [f"{name} {'drawn by peak_nerf' if name == source else f'from {source}'}" for name, source in masks]
@@ -101,41 +101,41 @@ def results_grid(table: Table, suite: Suite) -> Grid:
     column_best = _best_rows(table) if len(table.methods) == 1 and table.swept else {}
     for row in table.rows:
         best = table.best(row)
-        places = [Place(value) for value in row]
+        texts = [Text(value) for value in row]
         for method in table.methods:
             bold = method in best or column_best.get(row[:-1]) == row
-            places.append(_place(table.entries.get((row, method)), bold))
-        rows.append(places)
+            texts.append(_text_of(table.at(row, method), bold))
+        rows.append(texts)
     return Grid([*table.axes, *table.methods], rows, len(table.axes), [] if table.swept else _mean_row(table))
 
 
 def _best_rows(table: Table) -> dict[Row, Row]:
-    """With one method alone, the best row of its sweep, for each place of the other axes."""
+    """With one method alone, the best row of its sweep, for each point of the other axes."""
     choose = min if table.metric in LOWER_IS_BETTER else max
     found: dict[Row, dict[Row, float]] = {}
     for row in table.rows:
         mean = table.mean(row, table.methods[0])
         if mean is not None:
             found.setdefault(row[:-1], {})[row] = mean
-    return {place: choose(means, key=lambda row: means[row]) for place, means in found.items()}
+    return {point: choose(means, key=lambda row: means[row]) for point, means in found.items()}
 
 
-def _place(entry: Entry | None, bold: bool) -> Place:
-    if entry is None:
-        return Place("")
-    paper = None if entry.paper is None else f"paper {figure(entry.paper)}"
-    mean = entry.mean()
+def _text_of(aggregate: Aggregate | None, bold: bool) -> Text:
+    if aggregate is None:
+        return Text("")
+    paper = None if aggregate.paper is None else f"paper {figure(aggregate.paper)}"
+    mean = aggregate.mean()
     if mean is None:
-        return Place(entry.status(), paper or "", bad=True)
-    spread = entry.spread()
-    text = figure(mean) + ("" if spread is None else f" ± {spread:.2f}")
-    faint = ", ".join(part for part in (paper, entry.status()) if part)
-    return Place(text, faint, bold=bold, thumbnail=_thumbnail(entry))
+        return Text(aggregate.status(), paper or "", bad=True)
+    std = aggregate.std()
+    text = figure(mean) + ("" if std is None else f" ± {std:.2f}")
+    faint = ", ".join(part for part in (paper, aggregate.status()) if part)
+    return Text(text, faint, bold=bold, thumbnail=_thumbnail(aggregate))
 
 
-def _thumbnail(entry: Entry) -> bytes | None:
+def _thumbnail(aggregate: Aggregate) -> bytes | None:
     """The first finished run's reconstruction, small; None without one."""
-    path = next((record.folder / "reconstruction.png" for _, record in entry.finished()), Path())
+    path = next((result.folder / "reconstruction.png" for _, result in aggregate.finished()), Path())
     if not path.is_file():
         return None
     from PIL import Image
@@ -152,7 +152,7 @@ def _thumbnail(entry: Entry) -> bytes | None:
     return data.getvalue()
 
 
-def _mean_row(table: Table) -> list[list[Place]]:
+def _mean_row(table: Table) -> list[list[Text]]:
     n = len(table.complete_rows())
     if len(table.rows) < 2 or n == 0:
         return []
@@ -160,12 +160,12 @@ def _mean_row(table: Table) -> list[list[Place]]:
     means = {method: table.mean_over_rows(method) for method in table.methods}
     ours = {method: mean for method, (mean, _) in means.items() if mean is not None}
     best = (min if table.metric in LOWER_IS_BETTER else max)(ours, key=lambda method: ours[method])
-    places = [Place(label), *(Place("") for _ in table.axes[1:])]
+    texts = [Text(label), *(Text("") for _ in table.axes[1:])]
     for method in table.methods:
         mean, paper = means[method]
         faint = "" if paper is None else f"paper {figure(paper)}"
-        places.append(Place("" if mean is None else figure(mean), faint, bold=method == best and len(ours) > 1))
-    return [places]
+        texts.append(Text("" if mean is None else figure(mean), faint, bold=method == best and len(ours) > 1))
+    return [texts]
 
 
 # --------------------------------------------------------------------------------------------------- comparisons
@@ -190,21 +190,21 @@ def _comparison_blocks(table: Table, suite: Suite) -> Iterator[Block]:
 
 def _summary_grid(comparisons: list[Comparison], suite: Suite) -> Grid:
     unit = f" ({suite.unit})" if suite.unit else ""
-    head = ["method", "less", f"mean gain{unit}", "spread over cells", "least", "most", "cells won"]
+    head = ["method", "less", f"mean gain{unit}", "standard deviation over cells", "least", "most", "cells won"]
     rows = []
     for comparison in comparisons:
         gains = comparison.gains.values()
-        spread = "" if comparison.spread is None else f"± {comparison.spread:.2f}"
-        figures = [signed(comparison.mean), spread, signed(min(gains)), signed(max(gains))]
-        names = [Place(comparison.name), Place(comparison.other)]
-        rows.append([*names, *map(Place, figures), Place(f"{comparison.n_won} of {len(gains)}")])
+        std = "" if comparison.std is None else f"± {comparison.std:.2f}"
+        figures = [signed(comparison.mean), std, signed(min(gains)), signed(max(gains))]
+        names = [Text(comparison.name), Text(comparison.other)]
+        rows.append([*names, *map(Text, figures), Text(f"{comparison.n_won} of {len(gains)}")])
     return Grid(head, rows, 2)
 
 
 def _gains_grid(table: Table, comparisons: list[Comparison]) -> Grid:
     head = [*table.axes, *(f"{comparison.name} less {comparison.other}" for comparison in comparisons)]
     rows = [
-        [*map(Place, row), *(Place(signed(c.gains[row]) if row in c.gains else "") for c in comparisons)]
+        [*map(Text, row), *(Text(signed(c.gains[row]) if row in c.gains else "") for c in comparisons)]
         for row in table.rows
         if any(row in comparison.gains for comparison in comparisons)
     ]
@@ -219,9 +219,9 @@ def _settings_blocks(results: Results) -> Iterator[Block]:
     found, versions = [], set()
     for method in results.suite.methods:
         runs = [
-            record.metrics
+            result.metrics
             for cell in results.cells
-            if cell.key["method"] == method.name and (record := results.records[cell.id]).metrics
+            if cell.key["method"] == method.name and (result := results.by_cell[cell.id]).metrics
         ]
         versions |= {_settings_text(run.get("versions") or {}) for run in runs}
         flat = [_flat(run.get("settings") or {}) for run in runs]
@@ -234,8 +234,8 @@ def _settings_blocks(results: Results) -> Iterator[Block]:
         text = _settings_text({name: value for name, value in common.items() if name not in shared})
         if varied:
             text += f"{'; ' if text else ''}not the same in all cells: {', '.join(varied)}"
-        figures = [Place(_range(runs, "seconds")), Place(_range(runs, "n_parameters"))]
-        rows.append([Place(name), Place(str(len(runs))), *figures, Place(text, left=True)])
+        figures = [Text(_range(runs, "seconds")), Text(_range(runs, "n_parameters"))]
+        rows.append([Text(name), Text(str(len(runs))), *figures, Text(text, left=True)])
     yield Heading("Settings")
     yield Grid(["method", "runs", "seconds", "parameters", "settings of its own"], rows)
     if any(value is not None for value in shared.values()):
@@ -276,11 +276,11 @@ def _range(runs: list[dict[str, Any]], metric: str) -> str:
 
 
 def _failure_blocks(results: Results) -> Iterator[Block]:
-    failed = [(cell.id, results.records[cell.id]) for cell in results.cells]
+    failed = [(cell.id, results.by_cell[cell.id]) for cell in results.cells]
     rows = [
-        [Place(cell_id, left=True), Place(record.problem, left=True)]
-        for cell_id, record in failed
-        if record.status == "failed"
+        [Text(cell_id, left=True), Text(result.problem, left=True)]
+        for cell_id, result in failed
+        if result.status == "failed"
     ]
     if rows:
         yield Heading("Cells that failed")
@@ -302,11 +302,11 @@ def csv_text(results: Results) -> str:
         for row in table.rows:
             at = dict(zip(table.axes, row, strict=True))
             for method in table.methods:
-                entry = table.entries.get((row, method))
-                if entry is not None:
-                    figures = [entry.mean(), entry.spread(), len(entry.values()), entry.paper]
-                    rest = [entry.mean(metric) for metric in more]
-                    status = entry.status() or "finished"
+                aggregate = table.at(row, method)
+                if aggregate is not None:
+                    figures = [aggregate.mean(), aggregate.std(), len(aggregate.values()), aggregate.paper]
+                    rest = [aggregate.mean(metric) for metric in more]
+                    status = aggregate.status() or "finished"
                     line = [*(at.get(axis) for axis in axes), method, *figures, status, *rest]
                     writer.writerow(["" if value is None else value for value in line])
     return text.getvalue()

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from peak_nerf.bench.run.records import Record, read_record
+from peak_nerf.bench.run.records import Result, read_result
 from peak_nerf.bench.suite.grid import LOWER_IS_BETTER, Cell, Method, Suite, parse_selection
 
 Row = tuple[str, ...]
@@ -24,41 +24,41 @@ def number(value: Any) -> float | None:
 
 
 @dataclass
-class Entry:
-    """One place of a table: a method on a row, over its seeds."""
+class Aggregate:
+    """A method on a row of a table, over its seeds."""
 
-    records: dict[str, Record]
-    """By seed; all that the suite asks for."""
+    by_seed: dict[str, Result]
+    """All that the suite asks for."""
     metric: str
     paper: float | None = None
 
     def values(self, metric: str | None = None) -> dict[str, float]:
         """A metric by seed, where there is one."""
-        found = {seed: number((record.metrics or {}).get(metric or self.metric)) for seed, record in self.finished()}
+        found = {seed: number((result.metrics or {}).get(metric or self.metric)) for seed, result in self.finished()}
         return {seed: value for seed, value in found.items() if value is not None}
 
-    def finished(self) -> list[tuple[str, Record]]:
-        """Seed and record of the runs that ended well."""
-        return [(seed, record) for seed, record in self.records.items() if record.status == "finished"]
+    def finished(self) -> list[tuple[str, Result]]:
+        """Seed and result of the runs that ended well."""
+        return [(seed, result) for seed, result in self.by_seed.items() if result.status == "finished"]
 
     def mean(self, metric: str | None = None) -> float | None:
         """Over seeds; None without any."""
         values = self.values(metric)
         return statistics.fmean(values.values()) if values else None
 
-    def spread(self) -> float | None:
+    def std(self) -> float | None:
         """Standard deviation over seeds (n - 1 below the fraction); None with fewer than two."""
         values = self.values()
         return statistics.stdev(values.values()) if len(values) > 1 else None
 
     def status(self) -> str:
         """Empty when all seeds are there; else how many, or why none."""
-        n, wanted = len(self.values()), len(self.records)
+        n, wanted = len(self.values()), len(self.by_seed)
         if n == wanted:
             return ""
         if n:
             return f"{n} of {wanted} seeds"
-        words = [STATUS_WORDS.get(record.status, f"no {self.metric}") for record in self.records.values()]
+        words = [STATUS_WORDS.get(result.status, f"no {self.metric}") for result in self.by_seed.values()]
         return "failed" if "failed" in words else words[0]
 
 
@@ -69,7 +69,7 @@ class Table:
     axes: list[str]
     rows: list[Row]
     methods: list[str]
-    entries: dict[tuple[Row, str], Entry]
+    aggregates: dict[tuple[Row, str], Aggregate]
     metric: str
     swept: str | None = None
 
@@ -82,27 +82,32 @@ class Table:
         best = (min if self.metric in LOWER_IS_BETTER else max)(means.values())
         return {method for method, mean in means.items() if mean == best}
 
+    def at(self, row: Row, method: str) -> Aggregate | None:
+        """None where the suite has no such cell."""
+        return self.aggregates.get((row, method))
+
     def mean(self, row: Row, method: str) -> float | None:
         """Over seeds; None where there is no figure."""
-        entry = self.entries.get((row, method))
-        return None if entry is None else entry.mean()
+        aggregate = self.at(row, method)
+        return None if aggregate is None else aggregate.mean()
 
     def complete_rows(self) -> list[Row]:
-        """Rows on which every method that has any figure has one: means over them compare like with like."""
-        methods = self.methods_with_figures()
+        """Rows on which every method that is for all rows and has any figure has one: means over them compare like with
+        like."""
+        methods = [
+            m for m in self.methods if self.is_for_all(m) and any(self.mean(r, m) is not None for r in self.rows)
+        ]
         return [row for row in self.rows if methods and all(self.mean(row, m) is not None for m in methods)]
 
-    def methods_with_figures(self) -> list[str]:
-        """Methods that have a figure on some row."""
-        return [method for method in self.methods if any(self.mean(row, method) is not None for row in self.rows)]
+    def is_for_all(self, method: str) -> bool:
+        """Whether the suite has the method on every row."""
+        return all(self.at(row, method) is not None for row in self.rows)
 
     def mean_over_rows(self, method: str) -> tuple[float | None, float | None]:
         """Ours and the paper's mean over the complete rows; the paper's only when it has a figure on each."""
-        rows = self.complete_rows()
+        rows = self.complete_rows() if self.is_for_all(method) else []
         ours = [mean for row in rows if (mean := self.mean(row, method)) is not None]
-        paper = [
-            p for row in rows if (row, method) in self.entries and (p := self.entries[row, method].paper) is not None
-        ]
+        paper = [at.paper for row in rows if (at := self.at(row, method)) is not None and at.paper is not None]
         return (
             statistics.fmean(ours) if ours else None,
             statistics.fmean(paper) if paper and len(paper) == len(rows) else None,
@@ -124,7 +129,7 @@ class Comparison:
         return statistics.fmean(self.gains.values())
 
     @property
-    def spread(self) -> float | None:
+    def std(self) -> float | None:
         """Standard deviation over rows."""
         return statistics.stdev(self.gains.values()) if len(self.gains) > 1 else None
 
@@ -140,13 +145,13 @@ class Results:
     def __init__(self, name: str, suite: Suite, folder: Path) -> None:
         self.name, self.suite = name, suite
         self.cells = list(suite.cells())
-        self.records = {cell.id: read_record(folder / cell.id) for cell in self.cells}
+        self.by_cell = {cell.id: read_result(folder / cell.id) for cell in self.cells}
         papers = suite.paper.values if suite.paper else {}
         self._paper = [(parse_selection(suite, where), figures) for where, figures in papers.items()]
 
     def count(self, status: str) -> int:
         """Cells in this state."""
-        return sum(record.status == status for record in self.records.values())
+        return sum(result.status == status for result in self.by_cell.values())
 
     def paper_figure(self, cell: Cell) -> float | None:
         """The paper's figure for a cell, from the selection that names most of its axes."""
@@ -164,28 +169,26 @@ class Results:
 
     def _table(self, cells: Sequence[Cell], swept: str | None) -> Table:
         axes = [*self.suite.data, *([swept] if swept else [])]
-        entries: dict[tuple[Row, str], Entry] = {}
+        aggregates: dict[tuple[Row, str], Aggregate] = {}
         for cell in cells:
-            place = tuple(cell.key[axis] for axis in axes), cell.key["method"]
-            entry = entries.setdefault(place, Entry({}, self.suite.metric, self.paper_figure(cell)))
-            entry.records[cell.key["seed"]] = self.records[cell.id]
-        rows = list(dict.fromkeys(row for row, _ in entries))
-        used = {method for _, method in entries}
+            key = tuple(cell.key[axis] for axis in axes), cell.key["method"]
+            aggregate = aggregates.setdefault(key, Aggregate({}, self.suite.metric, self.paper_figure(cell)))
+            aggregate.by_seed[cell.key["seed"]] = self.by_cell[cell.id]
+        rows = list(dict.fromkeys(row for row, _ in aggregates))
+        used = {method for _, method in aggregates}
         methods = [method.name for method in self.suite.methods if method.name in used]
-        return Table(axes, rows, methods, entries, self.suite.metric, swept)
+        return Table(axes, rows, methods, aggregates, self.suite.metric, swept)
 
 
 def against_paper(table: Table) -> list[Comparison]:
     """Each method less the paper's figure, for methods that have one."""
 
-    def gains(entry: Entry | None) -> list[float]:
-        if entry is None or entry.paper is None:
+    def gains(aggregate: Aggregate | None) -> list[float]:
+        if aggregate is None or aggregate.paper is None:
             return []
-        return [value - entry.paper for value in entry.values().values()]
+        return [value - aggregate.paper for value in aggregate.values().values()]
 
-    compared = [
-        _compare(table, m, "paper", [gains(table.entries.get((row, m))) for row in table.rows]) for m in table.methods
-    ]
+    compared = [_compare(table, m, "paper", [gains(table.at(row, m)) for row in table.rows]) for m in table.methods]
     return [comparison for comparison in compared if comparison.gains]
 
 
@@ -203,7 +206,10 @@ def kar_comparisons(table: Table, suite: Suite) -> list[Comparison]:
 def _paired(table: Table, pairs: Sequence[tuple[str, str]]) -> list[Comparison]:
     compared = [
         _compare(
-            table, a, b, [_paired_gains(table.entries.get((row, a)), table.entries.get((row, b))) for row in table.rows]
+            table,
+            a,
+            b,
+            [_paired_gains(table.at(row, a), table.at(row, b)) for row in table.rows],
         )
         for a, b in pairs
     ]
@@ -225,7 +231,7 @@ def _is_kar_pair(on: Method, off: Method) -> bool:
     return same and off.settings.get("kar_weight") == 0 and on.settings.get("kar_weight") != 0
 
 
-def _paired_gains(a: Entry | None, b: Entry | None) -> list[float]:
+def _paired_gains(a: Aggregate | None, b: Aggregate | None) -> list[float]:
     if a is None or b is None:
         return []
     ours, theirs = a.values(), b.values()
@@ -235,9 +241,9 @@ def _paired_gains(a: Entry | None, b: Entry | None) -> list[float]:
 # -------------------------------------------------------------------------------------------------------- curves
 
 
-def history(record: Record) -> list[tuple[float, float]]:
+def history(result: Result) -> list[tuple[float, float]]:
     """(seconds, PSNR) over a fit; for a method without a history, its end alone."""
-    metrics = record.metrics or {}
+    metrics = result.metrics or {}
     points = [(number(at.get("seconds")), number(at.get("psnr"))) for at in metrics.get("history") or []]
     whole = [(x, y) for x, y in points if x is not None and y is not None]
     end = number(metrics.get("seconds")), number(metrics.get("psnr"))
@@ -251,11 +257,11 @@ def sweep_points(table: Table, method: str, x: str | None) -> dict[Row, list[tup
     number or text, or the mean of a key of metrics.json."""
     curves: dict[Row, list[tuple[float | str, float]]] = {}
     for row in table.rows:
-        entry = table.entries.get((row, method))
-        mean = None if entry is None else entry.mean()
-        if entry is None or mean is None:
+        aggregate = table.at(row, method)
+        mean = None if aggregate is None else aggregate.mean()
+        if aggregate is None or mean is None:
             continue
-        at: float | str | None = entry.mean(x) if x else _number_or_text(row[-1]) if table.swept else None
+        at: float | str | None = aggregate.mean(x) if x else _number_or_text(row[-1]) if table.swept else None
         if at is not None:
             curves.setdefault(row[:-1] if table.swept else row, []).append((at, mean))
     return curves

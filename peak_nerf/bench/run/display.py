@@ -10,8 +10,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 from rich.text import Text
 
-from peak_nerf.bench.run.runner import Outcome, Plan
-from peak_nerf.bench.run.worker import Update
+from peak_nerf.bench.run.records import Result
+from peak_nerf.bench.run.runner import Plan
+from peak_nerf.bench.run.worker import Event
 from peak_nerf.bench.suite.grid import Cell, Suite
 
 
@@ -31,8 +32,9 @@ class TimeLeft:
     def __init__(self, suite: Suite, todo: Plan, n_workers: int) -> None:
         self.taken: dict[str, list[float]] = defaultdict(list)
         self.n_workers = n_workers
-        for cell, metrics in todo.finished:
-            self.note(cell, metrics.get("seconds"))
+        for cell in suite.cells():
+            if cell.id in todo.finished:
+                self.note(cell, (todo.finished[cell.id].metrics or {}).get("seconds"))
 
     def note(self, cell: Cell, seconds: Any) -> None:
         """What a cell took."""
@@ -68,7 +70,7 @@ class RichDisplay:
         self.suite, self.todo, self.console = suite, todo, console
         self.n_done = len(todo.finished) + len(todo.absent)
         self.time_left = TimeLeft(suite, todo, n_workers)
-        self.waiting = [work.cell for work in todo.to_run]
+        self.waiting = [job.cell for job in todo.to_run]
         self.running: dict[str, tuple[Cell, float]] = {}
         columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn())
         self.progress = Progress(*columns, TextColumn("{task.fields[note]}"), console=console, transient=True)
@@ -88,31 +90,30 @@ class RichDisplay:
         self.running[cell.id] = (cell, time.perf_counter())
         self.lines[cell.id] = self.progress.add_task(cell.id, total=None, note="starting")
 
-    def update(self, cell: Cell, update: Update) -> None:
-        """A fit reports."""
+    def update(self, cell: Cell, event: Event) -> None:
+        """A cell's fit has progressed, or the engine runs it again."""
+        if event.kind == "retry":
+            self.progress.update(self.lines[cell.id], completed=0, note="again")
+            self.console.print(Text(f"{cell.id}: {event.problem}", style="yellow"), soft_wrap=True)
+            return
         budget = cell.options.get("budget_seconds")
-        if update.n_steps:
-            done, total = float(update.step), float(update.n_steps)
+        if event.n_steps:
+            done, total = float(event.step), float(event.n_steps)
         else:
-            done, total = update.seconds, float(budget) if isinstance(budget, (int, float)) else 0.0
-        psnr = "" if update.psnr is None else f"PSNR {update.psnr:.2f} dB on held-out pixels, "
-        note = f"{psnr}step {update.step}, {clock(update.seconds)}"
+            done, total = event.seconds, float(budget) if isinstance(budget, (int, float)) else 0.0
+        psnr = "" if event.psnr is None else f"PSNR {event.psnr:.2f} dB on held-out pixels, "
+        note = f"{psnr}step {event.step}, {clock(event.seconds)}"
         self.progress.update(self.lines[cell.id], completed=min(done, total), total=total or None, note=note)
 
-    def retry(self, cell: Cell, problem: str) -> None:
-        """A cell was lost, and the engine runs it again."""
-        self.progress.update(self.lines[cell.id], completed=0, note="again")
-        self.console.print(Text(f"{cell.id}: {problem}", style="yellow"), soft_wrap=True)
-
-    def end(self, outcome: Outcome) -> None:
+    def end(self, cell: Cell, result: Result) -> None:
         """A cell has ended."""
         self.n_done += 1
-        self.running.pop(outcome.cell.id)
-        self.progress.remove_task(self.lines.pop(outcome.cell.id))
-        if outcome.metrics is not None:
-            self.time_left.note(outcome.cell, outcome.seconds)
+        self.running.pop(cell.id)
+        self.progress.remove_task(self.lines.pop(cell.id))
+        if result.metrics is not None:
+            self.time_left.note(cell, result.seconds)
         # A Text, since print's own style would colour the bars below as well.
-        self.console.print(Text(self._line(outcome), style="" if outcome.metrics else "red"), soft_wrap=True)
+        self.console.print(Text(self._line(cell, result), style="" if result.metrics else "red"), soft_wrap=True)
         self.tick()
 
     def tick(self) -> None:
@@ -123,10 +124,10 @@ class RichDisplay:
         note = "" if left is None else f"about {clock(left)} left"
         self.progress.update(self.total, completed=self.n_done, note=note)
 
-    def _line(self, outcome: Outcome) -> str:
-        start = f"[{self.n_done}/{self.todo.n_cells}] {outcome.cell.id}: "
-        if outcome.metrics is None:
-            return f"{start}failed: {outcome.problem}"
-        value = outcome.metrics.get(self.suite.metric)
+    def _line(self, cell: Cell, result: Result) -> str:
+        start = f"[{self.n_done}/{self.todo.n_cells}] {cell.id}: "
+        if result.metrics is None:
+            return f"{start}failed: {result.problem}"
+        value = result.metrics.get(self.suite.metric)
         figure = f"{self.suite.metric} {value:.2f} {self.suite.unit}, " if isinstance(value, (int, float)) else ""
-        return f"{start}{figure}{clock(outcome.seconds)}"
+        return f"{start}{figure}{clock(result.seconds)}"

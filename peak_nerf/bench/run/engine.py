@@ -1,28 +1,32 @@
-"""What the runner asks of whatever runs its cells: `pool.py` on this machine, `ray_engine.py` on a cluster."""
+"""What the runner needs of an engine: `run/pool.py` runs jobs on this machine, `ray/engine.py` on a cluster."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol, TypeVar
+from typing import Protocol
 
-from peak_nerf.bench.run.worker import Job, Update
+from peak_nerf.bench.run.worker import Event
+from peak_nerf.bench.suite.data_root import Job
 
-T = TypeVar("T")
 
-
-class Engine(Protocol[T]):
-    """Runs cells side by side; one that fails or dies costs nothing but itself."""
+class Engine(Protocol):
+    """Runs jobs side by side; one that fails or dies costs nothing but itself."""
 
     n_workers: int
-    """Cells at a time, for the estimate of the time left."""
+    """Jobs at a time, for the estimate of the time left."""
 
     def run(
-        self, tasks: Sequence[T], begin: Callable[[T], Job], tick: Callable[[], None]
-    ) -> Iterator[tuple[T, Update]]:
-        """Run all tasks, in order as there is room; yields what is said of each, last of all `done` or `failed`.
+        self, jobs: Sequence[Job], begin: Callable[[Job], None], tick: Callable[[], None]
+    ) -> Iterator[tuple[Job, Event]]:
+        """Run all jobs, in order as there is room; yields the events of each, last of all `done` or `failed`.
 
-        `begin` makes a task's job when its turn comes. With `done`, the cell's files are in the job's `out`. Raises:
-        PeakError when it cannot go on; nothing computes any more when the iterator has ended or was closed.
+        Args:
+            jobs: What to run.
+            begin: Called with a job when its turn comes; makes its folder `out`.
+            tick: Called about twice a second.
+
+        With `done`, the task's files are in the job's `out`. Nothing computes any more when the iterator has ended or
+        was closed. Raises: PeakError when the engine cannot go on.
         """
         ...
 

@@ -10,11 +10,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from peak_nerf.bench.suite.grid import Cell
+from peak_nerf.bench.suite.data_root import Job
 from peak_nerf.errors import PeakError
 from peak_nerf.system.files import write_atomically
 
@@ -22,8 +23,8 @@ Status = Literal["finished", "failed", "absent", "missing", "changed"]
 
 
 @dataclass(frozen=True)
-class Record:
-    """What is known about a cell."""
+class Result:
+    """What is known about a cell's run."""
 
     status: Status
     """`missing` was never run, or not to its end; `changed` was run with other settings than the suite's now."""
@@ -31,74 +32,88 @@ class Record:
     problem: str = ""
     """Of a cell that failed or changed, in one line."""
     options: dict[str, Any] | None = None
-    """What the task was called with, files by place and content."""
+    """What the task was called with, files by path and content."""
     folder: Path = Path()
+    seconds: float = 0.0
+    """Wall-clock time in this call, data and scoring included; 0 for a result read from its folder."""
 
 
-def work_folder(folder: Path) -> Path:
-    """Where a cell is worked on, beside its final place."""
-    return folder.with_name(f".{folder.name}.partial")
+def read_result(
+    folder: Path, options: dict[str, Any] | None = None, current: Callable[[dict[str, Any]], dict[str, Any]] = dict
+) -> Result:
+    """The state of a cell's folder.
 
-
-def read_record(folder: Path, options: dict[str, Any] | None = None) -> Record:
-    """The state of a cell's folder; with `options`, whether it was run with these."""
+    Args:
+        folder: The cell's.
+        options: Those of the suite now; a result of others is `changed`. None takes it as it is.
+        current: Turns recorded options, which may have the names of an older version, into today's.
+    """
     metrics = _read_json(folder / "metrics.json")
     if metrics is not None and not metrics.get("partial"):
         before = (_read_json(folder / "cell.json") or {}).get("options")
+        before = current(before) if isinstance(before, dict) else None
         if options is None or before == options:
-            return Record("finished", metrics, "", before, folder)
-        return Record("changed", metrics, _difference(before, options), before, folder)
+            return Result("finished", metrics, "", before, folder)
+        return Result("changed", metrics, _difference(before, options), before, folder)
     notes: tuple[tuple[str, Status], ...] = (("error.txt", "failed"), ("absent.txt", "absent"))
     for name, status in notes:
         if (folder / name).is_file():
             lines = (folder / name).read_text(encoding="utf-8", errors="replace").strip().splitlines()
-            return Record(status, None, lines[-1] if lines else "no message", None, folder)
-    return Record("missing", folder=folder)
+            return Result(status, None, lines[-1] if lines else "no message", None, folder)
+    return Result("missing", folder=folder)
 
 
-def start(folder: Path, cell: Cell, options: dict[str, Any]) -> Path:
-    """An empty work folder that knows what the cell is called with."""
-    work = work_folder(folder)
-    _clear(work)
-    text = json.dumps({"key": cell.key, "options": options}, indent=1, allow_nan=False)
-    write_atomically(work / "cell.json", lambda file: file.write(text.encode()))
-    return work
+def start(job: Job) -> None:
+    """Make the job's `out`, empty but for what the task is called with."""
+    _clear(job.out)
+    text = json.dumps({"key": job.cell.key, "options": job.recorded}, indent=1, allow_nan=False)
+    write_atomically(job.out / "cell.json", lambda file: file.write(text.encode()))
 
 
-def finish(folder: Path) -> dict[str, Any]:
-    """Move a cell's finished work into place; returns its metrics. Raises: PeakError when there are none."""
-    work = work_folder(folder)
-    metrics = _read_json(work / "metrics.json")
+def finish(job: Job, seconds: float) -> Result:
+    """Move a job's finished work into place, if it left metrics; otherwise it has failed.
+
+    Args:
+        job: One that the engine calls done.
+        seconds: What it took.
+    """
+    metrics = _read_json(job.out / "metrics.json")
     if metrics is None:
-        raise PeakError(f"{work / 'metrics.json'}: the task ended without writing strict JSON here")
+        return fail(job, f"{job.out / 'metrics.json'}: the task ended without writing strict JSON here", seconds)
     if metrics.get("partial"):
-        raise PeakError("the task ended before its time; run the cell again")
-    _clear(folder)
-    os.rename(work, folder)
-    return metrics
+        return fail(job, "the task ended before its time; run the cell again", seconds)
+    _clear(job.folder)
+    os.rename(job.out, job.folder)
+    return Result("finished", metrics, "", job.recorded, job.folder, seconds)
 
 
-def fail(folder: Path, problem: str) -> None:
-    """Leave the problem in the cell's folder, instead of whatever was there; its last line is the summary."""
-    work = work_folder(folder)
-    work.mkdir(parents=True, exist_ok=True)
-    (work / "metrics.json").unlink(missing_ok=True)
-    write_atomically(work / "error.txt", lambda file: file.write(f"{problem.rstrip()}\n".encode()))
-    _clear(folder)
-    os.rename(work, folder)
+def fail(job: Job, problem: str, seconds: float) -> Result:
+    """Leave the problem in the job's folder, instead of whatever was there.
+
+    Args:
+        job: One that failed.
+        problem: Its last line is the summary.
+        seconds: What it took.
+    """
+    job.out.mkdir(parents=True, exist_ok=True)
+    (job.out / "metrics.json").unlink(missing_ok=True)
+    write_atomically(job.out / "error.txt", lambda file: file.write(f"{problem.rstrip()}\n".encode()))
+    _clear(job.folder)
+    os.rename(job.out, job.folder)
+    return Result("failed", None, problem.strip().splitlines()[-1], None, job.folder, seconds)
 
 
-def note_absent(folder: Path, absent: list[Path]) -> None:
-    """Leave a note of the files that a cell lacks, unless it is finished from when they were there."""
-    if read_record(folder).status != "finished":
-        _clear(folder)
-        text = "".join(f"{file}\n" for file in absent)
-        write_atomically(folder / "absent.txt", lambda file: file.write(text.encode()))
+def note_absent(job: Job) -> None:
+    """Leave a note of the files that a job lacks, unless it is finished from when they were there."""
+    if read_result(job.folder).status != "finished":
+        _clear(job.folder)
+        text = "".join(f"{file}\n" for file in job.absent)
+        write_atomically(job.folder / "absent.txt", lambda file: file.write(text.encode()))
 
 
-def discard(folder: Path) -> None:
-    """Delete what an interrupted cell has done so far."""
-    _clear(work_folder(folder))
+def discard(job: Job) -> None:
+    """Delete what an interrupted job has done so far."""
+    _clear(job.out)
 
 
 def _clear(folder: Path) -> None:
@@ -121,8 +136,8 @@ def _read_json(path: Path) -> dict[str, Any] | None:
     return data if isinstance(data, dict) else None
 
 
-def _difference(before: Any, now: dict[str, Any]) -> str:
-    if not isinstance(before, dict):
+def _difference(before: dict[str, Any] | None, now: dict[str, Any]) -> str:
+    if before is None:
         return "there is no record of its settings"
     names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
     return ", ".join(f"{name} was {before.get(name)}, is {now.get(name)}" for name in names)

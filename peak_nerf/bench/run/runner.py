@@ -1,4 +1,4 @@
-"""Running a suite: which cells are left, worker processes for them, and what is kept of each."""
+"""Running a suite: which cells are left, an engine for their jobs, and what is kept of each."""
 
 from __future__ import annotations
 
@@ -6,41 +6,33 @@ import fcntl
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Protocol
 
 from peak_nerf.bench.run import records
 from peak_nerf.bench.run.engine import Engine
-from peak_nerf.bench.run.worker import Job, Update
-from peak_nerf.bench.suite.data_root import DataRoot, Inputs
+from peak_nerf.bench.run.records import Result
+from peak_nerf.bench.run.worker import Event
+from peak_nerf.bench.suite.data_root import DataRoot, Job
 from peak_nerf.bench.suite.file import write_suite
 from peak_nerf.bench.suite.grid import Cell, Suite
-from peak_nerf.bench.suite.registry import TASKS
+from peak_nerf.bench.suite.registry import TASKS, option_types
 from peak_nerf.errors import PeakError
 
 SUITE_FILE = "suite.yaml"
-
-
-@dataclass(frozen=True)
-class Work:
-    """A cell to run."""
-
-    cell: Cell
-    inputs: Inputs
-    folder: Path
-    reason: str = ""
-    """Why a cell that has a result is run again."""
 
 
 @dataclass
 class Plan:
     """What is there and what is left to do."""
 
-    to_run: list[Work] = field(default_factory=list)
-    finished: list[tuple[Cell, dict[str, Any]]] = field(default_factory=list)
-    """From an earlier call, with their metrics."""
-    absent: list[tuple[Cell, list[Path]]] = field(default_factory=list)
+    to_run: list[Job] = field(default_factory=list)
+    changed: dict[str, str] = field(default_factory=dict)
+    """Of those to run that have a result of other settings: the difference, by the cell's id."""
+    finished: dict[str, Result] = field(default_factory=dict)
+    """Of an earlier call, by the cell's id."""
+    absent: list[Job] = field(default_factory=list)
 
     @property
     def n_cells(self) -> int:
@@ -48,31 +40,16 @@ class Plan:
         return len(self.to_run) + len(self.finished) + len(self.absent)
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """How a cell ended in this call."""
-
-    cell: Cell
-    status: Literal["finished", "failed"]
-    seconds: float
-    """On the clock, data and scoring included."""
-    metrics: dict[str, Any] | None = None
-    problem: str = ""
-
-
 class Display(Protocol):
-    """Who wants to know how it goes."""
+    """What shows a suite's progress."""
 
     def begin(self, cell: Cell) -> None:
         """A cell starts."""
 
-    def update(self, cell: Cell, update: Update) -> None:
-        """A fit reports."""
+    def update(self, cell: Cell, event: Event) -> None:
+        """A cell's fit has progressed, or the engine runs it again."""
 
-    def retry(self, cell: Cell, problem: str) -> None:
-        """A cell was lost, and the engine runs it again."""
-
-    def end(self, outcome: Outcome) -> None:
+    def end(self, cell: Cell, result: Result) -> None:
         """A cell has ended."""
 
     def tick(self) -> None:
@@ -81,70 +58,58 @@ class Display(Protocol):
 
 def plan(suite: Suite, folder: Path, data_root: DataRoot, selected: Callable[[Cell], bool]) -> Plan:
     """Sort the selected cells into those that are finished, absent, and to be run."""
-    answer = Plan()
+    todo, types = Plan(), option_types(TASKS[suite.task])
     for cell in filter(selected, suite.cells()):
-        inputs = data_root.inputs(cell)
-        if inputs.absent:
-            answer.absent.append((cell, inputs.absent))
+        cell = replace(cell, options=types.current(cell.options))
+        job = data_root.job(cell, TASKS[suite.task], folder / cell.id)
+        if job.absent:
+            todo.absent.append(job)
             continue
-        record = records.read_record(folder / cell.id, inputs.record)
-        if record.status == "finished" and record.metrics is not None:
-            answer.finished.append((cell, record.metrics))
-        else:
-            reason = record.problem if record.status == "changed" else ""
-            answer.to_run.append(Work(cell, inputs, folder / cell.id, reason))
-    return answer
+        result = records.read_result(job.folder, job.recorded, types.current)
+        if result.status == "finished":
+            todo.finished[cell.id] = result
+            continue
+        todo.to_run.append(job)
+        if result.status == "changed":
+            todo.changed[cell.id] = result.problem
+    return todo
 
 
-def run(suite: Suite, todo: Plan, folder: Path, engine: Engine[Work], display: Display) -> list[Outcome]:
-    """Run what is to be run; returns how each cell ended.
+def run(suite: Suite, todo: Plan, folder: Path, engine: Engine, display: Display) -> dict[str, Result]:
+    """Run what is to be run; returns the results by the cells' ids.
 
     KeyboardInterrupt passes through, after the workers have ended and what they had half done is deleted.
     Raises: PeakError when `folder` cannot be written, or the engine cannot go on.
     """
     write_suite(suite, folder / SUITE_FILE)
-    for cell, absent in todo.absent:
-        records.note_absent(folder / cell.id, absent)
-    outcomes: list[Outcome] = []
-    started: dict[str, float] = {}
-    target = TASKS[suite.task]
+    for job in todo.absent:
+        records.note_absent(job)
+    results: dict[str, Result] = {}
+    started: dict[str, tuple[Job, float]] = {}
 
-    def begin(work: Work) -> Job:
-        out = records.start(work.folder, work.cell, work.inputs.record)
-        started[work.cell.id] = time.perf_counter()
-        display.begin(work.cell)
-        return Job(target, work.inputs.options, str(out), work.inputs.files)
+    def begin(job: Job) -> None:
+        records.start(job)
+        started[job.cell.id] = (job, time.perf_counter())
+        display.begin(job.cell)
 
     if not todo.to_run:
-        return outcomes
+        return results
     try:
-        for work, update in engine.run(todo.to_run, begin, display.tick):
-            if update.kind == "progress":
-                display.update(work.cell, update)
+        for job, event in engine.run(todo.to_run, begin, display.tick):
+            if event.kind in ("progress", "retry"):
+                display.update(job.cell, event)
                 continue
-            if update.kind == "retry":
-                display.retry(work.cell, update.problem)
-                continue
-            seconds = time.perf_counter() - started.pop(work.cell.id)
-            outcome = _conclude(work, update, seconds)
-            outcomes.append(outcome)
-            display.end(outcome)
+            _, start = started.pop(job.cell.id)
+            seconds = time.perf_counter() - start
+            done = event.kind == "done"
+            result = records.finish(job, seconds) if done else records.fail(job, event.problem, seconds)
+            results[job.cell.id] = result
+            display.end(job.cell, result)
     finally:
         engine.stop()
-        for cell_id in started:
-            records.discard(folder / cell_id)
-    return outcomes
-
-
-def _conclude(work: Work, update: Update, seconds: float) -> Outcome:
-    problem = update.problem
-    if update.kind == "done":
-        try:
-            return Outcome(work.cell, "finished", seconds, records.finish(work.folder))
-        except PeakError as error:
-            problem = str(error)
-    records.fail(work.folder, problem)
-    return Outcome(work.cell, "failed", seconds, problem=problem.strip().splitlines()[-1])
+        for job, _ in started.values():
+            records.discard(job)
+    return results
 
 
 @contextmanager

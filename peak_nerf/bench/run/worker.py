@@ -1,4 +1,4 @@
-"""A worker process: runs one cell after the other and tells what happens. Imports nothing heavy before its task."""
+"""A worker process: runs one job after the other and reports events. Imports nothing heavy before its task."""
 
 from __future__ import annotations
 
@@ -10,26 +10,16 @@ import traceback
 from collections.abc import Callable
 from multiprocessing import parent_process
 from multiprocessing.connection import Connection
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
+
+from peak_nerf.bench.suite.data_root import Job
 
 
-class Job(NamedTuple):
-    """What a worker is asked to run."""
+class Event(NamedTuple):
+    """What happens to a job: progress of its fit, or its end."""
 
-    target: str
-    """`module:function` of the task."""
-    options: dict[str, Any]
-    out: str
-    files: tuple[str, ...] = ()
-    """Options that name files or folders of data, for engines that bring these along."""
-
-
-class Update(NamedTuple):
-    """What a worker says: how a fit stands, or how a cell ended."""
-
-    kind: str
-    """`progress`, `done` or `failed`; `retry` when the engine itself tries the cell again."""
+    kind: Literal["progress", "done", "failed", "retry", "unfit"]
+    """`retry` when the engine runs a failed job again; `unfit` when a node must not run this suite at all."""
     problem: str = ""
     """Of a failed cell; the last line is the summary."""
     step: int = 0
@@ -37,6 +27,8 @@ class Update(NamedTuple):
     seconds: float = 0.0
     psnr: float | None = None
     """On held-out observed pixels, in dB."""
+    node: str = ""
+    """Of a cluster; empty when the job was lost on its way, and on this machine."""
 
 
 def work(jobs: Connection, threads: int) -> None:
@@ -52,14 +44,14 @@ def work(jobs: Connection, threads: int) -> None:
         jobs.send(run_job(job, jobs.send, threads))
 
 
-def run_job(job: Job, say: Callable[[Update], object], threads: int) -> Update:
-    """Run one cell, telling its progress; returns how it ended, whatever the task raised."""
+def run_job(job: Job, send: Callable[[Event], object], threads: int) -> Event:
+    """Run one job, sending its progress; returns how it ended, whatever the task raised."""
     from peak_nerf.errors import PeakError
 
     def on_progress(progress: Any) -> None:
         psnr = progress.psnr_validation
         psnr = float(psnr) if psnr is not None and math.isfinite(psnr) else None
-        say(Update("progress", "", progress.step, progress.n_steps, progress.seconds, psnr))
+        send(Event("progress", "", progress.step, progress.n_steps, progress.seconds, psnr))
 
     try:
         from peak_nerf.bench.suite.registry import OptionTypes, load_task
@@ -67,12 +59,12 @@ def run_job(job: Job, say: Callable[[Update], object], threads: int) -> Update:
         run, options = load_task(job.target)
         if "torch" in sys.modules:  # loaded by the task, if it needs it
             sys.modules["torch"].set_num_threads(threads)
-        run(options(**OptionTypes(options).convert_all(job.options)), Path(job.out), on_progress)
+        run(options(**OptionTypes(options).convert_all(job.options)), job.out, on_progress)
     except PeakError as error:
-        return Update("failed", str(error))
+        return Event("failed", str(error))
     except (Exception, SystemExit):
-        return Update("failed", traceback.format_exc())
-    return Update("done")
+        return Event("failed", traceback.format_exc())
+    return Event("done")
 
 
 def _end_with_parent() -> None:

@@ -23,21 +23,32 @@ SCENE_FILES = ("transforms_train.json", "transforms.json")
 """A folder that holds one of these is a scene."""
 
 
-@dataclass
-class Inputs:
-    """A cell's options with its names turned into files."""
+@dataclass(frozen=True)
+class Job:
+    """A cell as a worker runs it: the names of its data turned into files, and the folder of its result."""
 
+    cell: Cell
+    target: str
+    """`module:function` of the task."""
+    folder: Path
+    """Where the result is kept."""
     options: dict[str, Any]
-    record: dict[str, Any]
-    """The options as kept beside the result: files by their place under the root and by content, so that a root may
+    """What the task is called with."""
+    recorded: dict[str, Any]
+    """The options as kept beside the result: files by their path under the root and by content, so that a root may
     move and a changed image makes a new run."""
     absent: list[Path] = field(default_factory=list)
     """Files that are not there; with any, the cell is not run."""
 
     @property
+    def out(self) -> Path:
+        """Where the task writes, beside the final folder."""
+        return self.folder.with_name(f".{self.folder.name}.partial")
+
+    @property
     def files(self) -> tuple[str, ...]:
         """Options that name data: those recorded by content."""
-        return tuple(k for k, v in self.options.items() if isinstance(v, str) and v != self.record.get(k))
+        return tuple(k for k, v in self.options.items() if isinstance(v, str) and v != self.recorded.get(k))
 
 
 @dataclass
@@ -52,32 +63,32 @@ class DataRoot:
                 f"--data-root {self.folder}: no such folder; give the one that holds images/, masks/ or {SCENES}/"
             )
 
-    def inputs(self, cell: Cell) -> Inputs:
-        """What the cell's task is called with."""
-        inputs = Inputs(dict(cell.options), dict(cell.options))
+    def job(self, cell: Cell, target: str, folder: Path) -> Job:
+        """The cell of the task `target`, to be run into `folder`."""
+        job = Job(cell, target, folder, dict(cell.options), dict(cell.options))
         if "image" in cell.options:
-            self._use_file(inputs, "image", self.folder / "images" / f"{cell.options['image']}.png")
+            self._use_file(job, "image", self.folder / "images" / f"{cell.options['image']}.png")
         if "mask" in cell.options:
             name = str(cell.options["mask"])
             file = self.folder / "masks" / f"{name}.png"
             drawn = all(part in DRAWN_MASKS for part in name.split("+"))
             if not drawn or (name in FILE_FIRST_MASKS and file.is_file()):
-                self._use_file(inputs, "mask", file)
+                self._use_file(job, "mask", file)
         if "scene" in cell.options:
-            self._use_scene(inputs, str(cell.options["scene"]))
-        return inputs
+            self._use_scene(job, str(cell.options["scene"]))
+        return job
 
-    def _use_scene(self, inputs: Inputs, name: str) -> None:
+    def _use_scene(self, job: Job, name: str) -> None:
         """A scene is as much as its transforms say and the images in its folder are."""
         candidates = (self.folder / SCENES / name, self.folder / name)
         found = [folder for folder in candidates if any((folder / file).is_file() for file in SCENE_FILES)]
         if not found:
-            inputs.options["scene"] = str(candidates[0].resolve())
-            inputs.absent.append(candidates[0] / SCENE_FILES[0])
+            job.options["scene"] = str(candidates[0].resolve())
+            job.absent.append(candidates[0] / SCENE_FILES[0])
             return
         folder = found[0]
-        inputs.options["scene"] = str(folder.resolve())
-        inputs.record["scene"] = f"{folder.relative_to(self.folder).as_posix()} sha256:{self._scene_digest(folder)}"
+        job.options["scene"] = str(folder.resolve())
+        job.recorded["scene"] = f"{folder.relative_to(self.folder).as_posix()} sha256:{self._scene_digest(folder)}"
 
     def _scene_digest(self, folder: Path) -> str:
         """Of the transforms by content, of the images by name and size: a scene may have gigabytes of them."""
@@ -88,12 +99,12 @@ class DataRoot:
             self._digests[folder] = hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
         return self._digests[folder]
 
-    def _use_file(self, inputs: Inputs, option: str, file: Path) -> None:
-        inputs.options[option] = str(file.resolve())
+    def _use_file(self, job: Job, option: str, file: Path) -> None:
+        job.options[option] = str(file.resolve())
         if file.is_file():
-            inputs.record[option] = f"{file.relative_to(self.folder).as_posix()} sha256:{self._digest(file)}"
+            job.recorded[option] = f"{file.relative_to(self.folder).as_posix()} sha256:{self._digest(file)}"
         else:
-            inputs.absent.append(file)
+            job.absent.append(file)
 
     @cached_property
     def _digests(self) -> dict[Path, str]:

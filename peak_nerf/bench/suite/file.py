@@ -2,72 +2,49 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn, get_args
 
-import yaml
 from pydantic import BaseModel, ValidationError
-from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
+from ruamel.yaml.constructor import RoundTripConstructor
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
-from peak_nerf.bench.suite.grid import LONGEST_NAME, Method, Suite, near, parse_selection
+from peak_nerf.bench.suite.grid import LONGEST_NAME, Suite, parse_selection
 from peak_nerf.bench.suite.registry import TASKS, OptionTypes, option_types
 from peak_nerf.errors import PeakError
+from peak_nerf.system.choices import did_you_mean
 from peak_nerf.system.files import write_atomically
 
 Loc = tuple[str | int, ...]
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML 1.2's scalars: 1e-5 is a number; on, off, yes, no and 12:30 are text; and so is a date."""
-
-    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 - a class attribute of PyYAML's
+class _Constructor(RoundTripConstructor):
+    """Leaves a date a text."""
 
 
-_FLOAT = re.compile(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$|^[-+]?\.(inf|Inf|INF)$|^\.(nan|NaN|NAN)$")
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:bool", re.compile("^(true|True|TRUE|false|False|FALSE)$"), list("tTfF")
-)
-_Loader.add_implicit_resolver("tag:yaml.org,2002:null", re.compile("^(~|null|Null|NULL|)$"), ["~", "n", "N", ""])
-_Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile("^[-+]?[0-9]+$"), list("-+0123456789"))
-_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789."))
-
-
-def _construct_int(loader: _Loader, node: ScalarNode) -> int:
-    return int(loader.construct_scalar(node))  # PyYAML's own reads 010 as 8
-
-
-_Loader.add_constructor("tag:yaml.org,2002:int", _construct_int)
-
-
-class _Dumper(yaml.SafeDumper):
-    """Quotes what `_Loader` would take for something else."""
-
-    yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
+_Constructor.add_constructor("tag:yaml.org,2002:timestamp", RoundTripConstructor.construct_scalar)
 
 
 class Source:
-    """A YAML file that knows in which line everything stands. Raises: PeakError when it is no YAML."""
+    """A YAML 1.2 file that knows in which line everything stands. Raises: PeakError when it is no YAML."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        yaml = YAML()
+        yaml.Constructor = _Constructor
         try:
-            loader = _Loader(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.reader.ReaderError) as error:
-            raise PeakError(
-                f"{path}: cannot be read ({' '.join(str(error).split())}); give a suite's YAML file"
-            ) from error
-        try:
-            self.node: Node | None = loader.get_single_node()
-            self._refuse_repeated_keys(self.node)
-            self.data = None if self.node is None else loader.construct_document(self.node)
-        except yaml.MarkedYAMLError as error:
+            self.data: Any = yaml.load(path.read_text(encoding="utf-8"))
+        except MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
             line = "" if mark is None else f"{mark.line + 1}:"
-            raise PeakError(f"{path}:{line} not YAML: {error.problem}; mend this line or the one before") from error
-        finally:
-            loader.dispose()
+            problem = str(error.problem).partition(" with value")[0]  # of a key that is there twice
+            raise PeakError(f"{path}:{line} not YAML: {problem}; mend this line or the one before") from error
+        except (OSError, UnicodeDecodeError, YAMLError) as error:
+            reason = " ".join(str(error).split())
+            raise PeakError(f"{path}: cannot be read ({reason}); give a suite's YAML file") from error
 
     def fail(self, loc: Loc, problem: str) -> NoReturn:
         """Raise the problem at `loc`, a path of keys and indices."""
@@ -76,33 +53,16 @@ class Source:
 
     def line(self, loc: Loc) -> int:
         """The line of what stands at `loc`, or of the nearest thing around it that is there; from 1."""
-        node, line = self.node, 1
+        data, line = self.data, 0
         for step in loc:
-            if isinstance(node, MappingNode):
-                found = next(((k, v) for k, v in node.value if k.value == str(step)), None)
-                if found is None:
-                    break
-                line, node = found[0].start_mark.line + 1, found[1]
-            elif isinstance(node, SequenceNode) and isinstance(step, int) and step < len(node.value):
-                node = node.value[step]
-                line = node.start_mark.line + 1
+            if isinstance(data, CommentedMap) and step in data:
+                line = data.lc.key(step)[0]
+            elif isinstance(data, CommentedSeq) and isinstance(step, int) and step < len(data):
+                line = data.lc.item(step)[0]
             else:
                 break
-        return line
-
-    def _refuse_repeated_keys(self, node: Node | None) -> None:
-        if isinstance(node, MappingNode):
-            seen: set[str] = set()
-            for key, value in node.value:
-                if not isinstance(key, ScalarNode):
-                    raise PeakError(f"{self.path}:{key.start_mark.line + 1}: a key must be a word")
-                if key.value in seen:
-                    raise PeakError(f"{self.path}:{key.start_mark.line + 1}: {key.value!r} is there twice; delete one")
-                seen.add(key.value)
-                self._refuse_repeated_keys(value)
-        elif isinstance(node, SequenceNode):
-            for child in node.value:
-                self._refuse_repeated_keys(child)
+            data = data[step]
+        return line + 1
 
 
 def _loc_text(loc: Loc) -> str:
@@ -116,6 +76,7 @@ def read_suite(path: Path, *, check_options: bool = True) -> Suite:
     """The suite of a file.
 
     Args:
+        path: the YAML file.
         check_options: also look at the settings, which imports the task; a report can do without.
 
     Raises: PeakError with file, line and remedy.
@@ -131,7 +92,7 @@ def read_suite(path: Path, *, check_options: bool = True) -> Suite:
     _check_axes(suite, source)
     _check_paper(suite, source)
     if suite.task not in TASKS:
-        source.fail(("task",), f"unknown task {suite.task!r}; {near(suite.task, TASKS)}")
+        source.fail(("task",), f"unknown task {suite.task!r}; {did_you_mean(suite.task, TASKS)}")
     if check_options:
         _check_options(suite, source, option_types(TASKS[suite.task]))
     return suite
@@ -139,9 +100,9 @@ def read_suite(path: Path, *, check_options: bool = True) -> Suite:
 
 def write_suite(suite: Suite, path: Path) -> None:
     """Write it out, every default spelt, so that `read_suite` gives the same."""
-    data = suite.model_dump(mode="json")
-    text = yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
-    write_atomically(path, lambda file: file.write(text.encode()))
+    yaml = YAML()
+    yaml.width = 120
+    write_atomically(path, lambda file: yaml.dump(suite.model_dump(mode="json"), file))
 
 
 # -------------------------------------------------------------------------------------------------------- checks
@@ -154,7 +115,7 @@ def _fail_as_pydantic(source: Source, error: ValidationError) -> NoReturn:
     first = min(problems, key=lambda problem: (source.line(problem["loc"]), problem["type"] == "missing"))
     loc, kind = _without_type_names(first["loc"], source), first["type"]
     if kind == "extra_forbidden":
-        source.fail(loc, f"unknown key; {near(str(loc[-1]), _keys_at(Suite, loc[:-1]))}")
+        source.fail(loc, f"unknown key; {did_you_mean(str(loc[-1]), _keys_at(Suite, loc[:-1]))}")
     if kind == "missing":
         source.fail(loc, f"{first['loc'][-1]!r} is missing; add it")
     message = first["msg"][:1].lower() + first["msg"][1:]
@@ -197,12 +158,14 @@ def _sweeps(suite: Suite) -> list[tuple[Loc, Mapping[str, list[Any]]]]:
 
 
 def _check_selections(suite: Suite, source: Source) -> None:
-    """The cells that `where` names exist."""
-    for place in suite.where:
+    """The cells that `where` and `only` name exist."""
+    selections: list[tuple[Loc, str]] = [(("where", text), text) for text in suite.where]
+    selections += [(("methods", i, "only"), method.only) for i, method in enumerate(suite.methods) if method.only]
+    for loc, text in selections:
         try:
-            parse_selection(suite, place)
+            parse_selection(suite, text)
         except ValueError as error:
-            source.fail(("where", place), str(error))
+            source.fail(loc, str(error))
 
 
 def _check_axes(suite: Suite, source: Source) -> None:
@@ -240,7 +203,9 @@ def _check_paper(suite: Suite, source: Source) -> None:
             source.fail(("paper", "values", where), "name only data and settings; methods go under it")
         for name in figures:
             if name not in names:
-                source.fail(("paper", "values", where, name), f"no such method in this suite; {near(name, names)}")
+                source.fail(
+                    ("paper", "values", where, name), f"no such method in this suite; {did_you_mean(name, names)}"
+                )
 
 
 def _check_options(suite: Suite, source: Source, options: OptionTypes) -> None:
@@ -265,10 +230,11 @@ def _check_options(suite: Suite, source: Source, options: OptionTypes) -> None:
             for i, value in enumerate(values):
                 check((*loc, name, i) if name in options else (*loc, name), name, value)
     for i, method in enumerate(suite.methods):
-        _check_method(method, ("methods", i), check)
-
-
-def _check_method(method: Method, loc: Loc, check: Any) -> None:
-    check((*loc, "method"), "method", method.method)
-    for name, value in method.settings.items():
-        check((*loc, "settings", name), name, value)
+        check(("methods", i, "method"), "method", method.method)
+        for name, value in method.settings.items():
+            check(("methods", i, "settings", name), name, value)
+    for cell in suite.cells():
+        try:
+            options.current(cell.options)
+        except ValueError as error:
+            source.fail(("settings",), str(error))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import product
@@ -10,6 +9,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, StrictFloat, StrictInt
 from pydantic_core import PydanticCustomError
+
+from peak_nerf.system.choices import did_you_mean
 
 Value = StrictBool | StrictInt | StrictFloat | str
 """A setting, or a value on an axis."""
@@ -23,13 +24,6 @@ def show(value: Value) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     return f"{value:.12g}" if isinstance(value, float) else str(value)
-
-
-def near(name: str, names: Iterable[str]) -> str:
-    """The remedy for a name that is none of `names`: the nearest, or all of them."""
-    names = list(names)
-    found = difflib.get_close_matches(name, names, n=1)
-    return f"did you mean {found[0]!r}?" if found else f"there are {', '.join(names)}"
 
 
 def _fit_for_folder_name(value: Value) -> Value:
@@ -72,6 +66,8 @@ class Method(Strict):
     """On top of the suite's."""
     sweep: dict[str, AxisValues] | None = None
     """Instead of the suite's; {} for none."""
+    only: str | None = None
+    """The cells that there are of it, such as `problem=gaussian@1.0`, of a method that is not for all data."""
 
 
 def _method(given: Any) -> Any:
@@ -165,7 +161,12 @@ class Suite(Strict):
                 sweep = self.sweep_of(method)
                 points: list[tuple[str, Value] | None] = [(name, v) for name, values_ in sweep.items() for v in values_]
                 for point, seed in product(points or [None], self.seeds):
-                    yield self._cell(data, method, point, seed)
+                    cell = self._cell(data, method, point, seed)
+                    if self._is_for(method, cell):
+                        yield cell
+
+    def _is_for(self, method: Method, cell: Cell) -> bool:
+        return method.only is None or cell.matches(parse_selection(self, method.only))
 
     def _cell(self, data: dict[str, Value], method: Method, point: tuple[str, Value] | None, seed: int) -> Cell:
         swept = {} if point is None else dict([point])
@@ -212,10 +213,10 @@ def parse_selection(suite: Suite, text: str) -> dict[str, list[str]]:
         if not equals:
             raise ValueError(f"{part.strip()!r} is not axis=value, such as image=baboon")
         if axis not in axes:
-            raise ValueError(f"the suite has no axis {axis!r}; {near(axis, axes)}")
+            raise ValueError(f"the suite has no axis {axis!r}; {did_you_mean(axis, axes)}")
         match = value if value in axes[axis] else _same_number(value, axes[axis])
         if match is None:
-            raise ValueError(f"{axis} is never {value!r}; {near(value, axes[axis])}")
+            raise ValueError(f"{axis} is never {value!r}; {did_you_mean(value, axes[axis])}")
         selection.setdefault(axis, []).append(match)
     return selection
 

@@ -74,7 +74,8 @@ def aligned_encoding(
         base: kernel K of the network that will stand behind gamma.
         target: the kernel K* wanted, as a function of c = x^T x'.
         eps: largest error, above 0, in the units of K*.
-        in_dim, coordinate_map: of the encoding; in_dim is the dimension of x before the map.
+        in_dim: dimension of x before the coordinate map.
+        coordinate_map: of the encoding.
         max_degree: give up above this degree; None for what the encoding's size allows.
         drop_negative: leave negative a_k out (the others keep their ratio, and q) instead of refusing; the error is
             measured, and must be below eps, all the same.

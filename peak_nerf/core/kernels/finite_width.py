@@ -42,6 +42,7 @@ class FiniteNetwork(nn.Module):
         self.layers = nn.ModuleList(layers)
 
     def forward(self, x: Float[Tensor, "n in_dim"]) -> Float[Tensor, "n out_dim"]:
+        """The network's output in NTK parametrisation."""
         s_w, s_b = math.sqrt(self.limit.weight_variance), math.sqrt(self.limit.bias_variance)
         for i, layer in enumerate(self.layers):
             if i > 0:

@@ -73,6 +73,7 @@ class LinearJacobian:
     delta: Float[Tensor, "c n o"]
 
     def gram(self, other: LinearJacobian, trace: bool) -> Float[Tensor, "n m ..."]:
+        """J_l J_l'^T of this layer, summed over outputs or for each pair of them."""
         shared = torch.zeros(len(self.a), len(other.a), dtype=self.a.dtype, device=self.a.device)
         if self.layer.weight.requires_grad:
             shared.addmm_(self.a, other.a.T)
@@ -81,10 +82,12 @@ class LinearJacobian:
         return _times_cotangents(shared, self.delta, other.delta, trace)
 
     def apply(self, u: Mapping[str, Tensor]) -> Float[Tensor, "n c"]:
+        """J_l u."""
         z = self.a @ u["weight"].T if "weight" in u else self.a.new_zeros(self.delta.shape[1:])
         return torch.einsum("cno,no->nc", self.delta, z + u["bias"] if "bias" in u else z)
 
     def apply_transposed(self, v: Float[Tensor, "n c"]) -> dict[str, Tensor]:
+        """J_l^T v, by parameter name."""
         slope = torch.einsum("cno,nc->no", self.delta, v)
         both = {"weight": slope.T @ self.a, "bias": slope.sum(dim=0)}
         return {name: both[name] for name, p in self.layer.named_parameters() if p.requires_grad}
@@ -99,6 +102,7 @@ class GridJacobian:
     delta: Float[Tensor, "c n o"]
 
     def gram(self, other: GridJacobian, trace: bool) -> Float[Tensor, "n m ..."]:
+        """J_l J_l'^T of this layer, summed over outputs or for each pair of them."""
         n, m, n_features = len(self.a), len(other.a), self.layer.n_features
         rows, weights = self.layer.corners(torch.cat([self.a, other.a]))
         result: Tensor | None = None
@@ -115,9 +119,11 @@ class GridJacobian:
         return cast(Tensor, result)
 
     def apply(self, u: Mapping[str, Tensor]) -> Float[Tensor, "n c"]:
+        """J_l u."""
         return torch.einsum("cno,no->nc", self.delta, functional_call(self.layer, dict(u), (self.a,)))
 
     def apply_transposed(self, v: Float[Tensor, "n c"]) -> dict[str, Tensor]:
+        """J_l^T v, by parameter name."""
         slope = torch.einsum("cno,nc->no", self.delta, v)
         with torch.enable_grad():
             (gradient,) = torch.autograd.grad(self.layer(self.a), [self.layer.table], slope)
@@ -132,6 +138,7 @@ class DenseJacobian:
     jacobian: Float[Tensor, "n c p"]
 
     def gram(self, other: DenseJacobian, trace: bool) -> Float[Tensor, "n m ..."]:
+        """J_l J_l'^T of this layer, summed over outputs or for each pair of them."""
         if trace:
             return self.jacobian.flatten(1) @ other.jacobian.flatten(1).T
         n, c, p = self.jacobian.shape
@@ -139,9 +146,11 @@ class DenseJacobian:
         return product.reshape(n, c, -1, c).transpose(1, 2)
 
     def apply(self, u: Mapping[str, Tensor]) -> Float[Tensor, "n c"]:
+        """J_l u."""
         return self.jacobian @ torch.cat([u[name].reshape(-1) for name in self.sizes])
 
     def apply_transposed(self, v: Float[Tensor, "n c"]) -> dict[str, Tensor]:
+        """J_l^T v, by parameter name."""
         flat = torch.einsum("nc,ncp->p", v, self.jacobian)
         parts = flat.split([size.numel() for size in self.sizes.values()])
         return {name: part.reshape(size) for (name, size), part in zip(self.sizes.items(), parts, strict=True)}

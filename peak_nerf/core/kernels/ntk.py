@@ -41,7 +41,8 @@ def empirical_ntk(
 
     Args:
         module: takes (n, d) to (n, ...), row by row. Any grid implementation of the CPU will do.
-        x1, x2: points; x2 None for x1, which makes K symmetric to the last bit.
+        x1: points of the rows.
+        x2: points of the columns; None for x1, which makes K symmetric to the last bit.
         outputs: "trace" sums over outputs; "full" returns K_kl(x, x').
         chunk_size: points at a time.
         method: "layers", or "jacobian" for modules whose parameters work outside their layers' forward; that one holds

@@ -36,6 +36,10 @@ def inverse_series(
     they are not, what comes back is not the series; compare it with h on the real line.
 
     Args:
+        kernel: the kernel that h goes into.
+        target: what kernel(h(c)) shall be.
+        start: h(0).
+        degree: of the last coefficient.
         scale: size of h, for the step of the numerical derivative.
 
     Raises: ValueError on a degree outside 0 to `MAX_DEGREE`.

@@ -22,10 +22,10 @@ from peak_nerf.bench.ray import cluster as ray_cluster
 from peak_nerf.bench.ray import engine as ray_engine
 from peak_nerf.bench.ray import survey as ray_survey
 from peak_nerf.bench.ray.engine import RayEngine
-from peak_nerf.bench.run.worker import Job, Update
+from peak_nerf.bench.run.worker import Event
 from peak_nerf.bench.suite.grid import Resources
 from peak_nerf.errors import PeakError
-from tests.bench.fake_task import TARGET
+from tests.bench.jobs import begin, job
 from tests.bench.run.test_runner import SCRIPT, statuses
 
 pytest.importorskip("ray")
@@ -116,17 +116,13 @@ def test_the_table_is_the_local_one_and_is_resumed_by_either_engine(
 def test_shipped_data_need_not_be_on_the_nodes(cluster: Any, data_root: Path, tmp_path: Path) -> None:
     """The only copy is deleted when it has been sent; a folder is sent whole."""
     image = data_root / "images" / "lena.png"
-    engine: RayEngine[str] = RayEngine(
-        cluster.address, Resources(), ship_data=True, paths=[image, data_root / "images"], retries=0
-    )
+    engine = RayEngine(cluster.address, Resources(), ship_data=True, paths=[image, data_root / "images"], retries=0)
     assert [name for name, _ in engine.shipped[str(data_root / "images")]] == ["images/house.png", "images/lena.png"]
     image.unlink()
-    out = tmp_path / "out"
-    out.mkdir()
-    job = Job(TARGET, {"image": str(image), "method": "peak"}, str(out), ("image",))
-    ends = [update for _, update in engine.run(["lena"], lambda _: job, lambda: None) if update.kind != "progress"]
-    assert ends == [Update("done")]
-    settings = json.loads((out / "metrics.json").read_text())["settings"]
+    sent = job(tmp_path / "cell", {"image": "images/lena.png sha256:0"}, image=str(image), method="peak")
+    ends = [event for _, event in engine.run([sent], begin, lambda: None) if event.kind != "progress"]
+    assert ends == [Event("done", node=socket.gethostname())]
+    settings = json.loads((sent.out / "metrics.json").read_text())["settings"]
     assert settings["image"] != str(image)
     assert Path(settings["image"]).name == "lena.png"
     assert not Path(settings["image"]).exists()  # the cell's folder is gone
@@ -177,11 +173,11 @@ def test_a_node_that_is_unfit_is_named_before_the_first_cell(
 @pytest.mark.cluster
 def test_other_data_under_the_same_path_end_the_suite(cluster: Any, data_root: Path, tmp_path: Path) -> None:
     image = data_root / "images" / "lena.png"
-    engine: RayEngine[str] = RayEngine(cluster.address, Resources(), paths=[image])
+    engine = RayEngine(cluster.address, Resources(), paths=[image])
     image.write_bytes(b"other")
-    job = Job(TARGET, {"image": str(image), "method": "peak"}, str(tmp_path), ("image",))
+    sent = job(tmp_path / "cell", {"image": "images/lena.png sha256:0"}, image=str(image), method="peak")
     with pytest.raises(PeakError, match=r"lena\.png is another one than here; put it there, or give --ship-data"):
-        list(engine.run(["lena"], lambda _: job, lambda: None))
+        list(engine.run([sent], begin, lambda: None))
 
 
 def start_driver(
@@ -270,31 +266,31 @@ def test_a_driver_that_was_stopped_goes_on_where_it_was(
 @pytest.mark.cluster
 def test_a_node_that_is_killed_costs_a_retry(cluster: Any, tmp_path: Path) -> None:
     """The last test of the cluster, which has a node less after it. The cells wait until one is lost."""
-    engine: RayEngine[str] = RayEngine(cluster.address, Resources(), retries=2)
+    engine = RayEngine(cluster.address, Resources(), retries=2)
     gone = tmp_path / "gone"
-    jobs = {name: Job(TARGET, {"method": "waits", "image": str(gone)}, str(tmp_path / name)) for name in "abc"}
-    said: list[tuple[str, Update]] = []
+    jobs = [job(tmp_path / name, method="waits", image=str(gone)) for name in "abc"]
+    events: list[tuple[str, Event]] = []
     killed, end = False, time.monotonic() + 90
 
     def tick() -> None:
         assert time.monotonic() < end
 
-    for task, update in engine.run(list(jobs), jobs.__getitem__, tick):
-        said.append((task, update))
-        if update.kind == "retry":
+    for one, event in engine.run(jobs, begin, tick):
+        events.append((one.folder.name, event))
+        if event.kind == "retry":
             gone.touch()
-        if update.kind == "progress" and {task for task, _ in said} == {"a", "b"} and not killed:
+        if event.kind == "progress" and {name for name, _ in events} == {"a", "b"} and not killed:
             raylet = next(iter(cluster.worker_nodes)).all_processes["raylet"][0].process
             raylet.kill()
             raylet.wait()  # as init would: the node's workers take a zombie for a living raylet, and stay
             killed = True
-    retries = [(task, update.problem) for task, update in said if update.kind == "retry"]
+    retries = [(name, event.problem) for name, event in events if event.kind == "retry"]
     assert len(retries) == 1
     assert retries[0][0] in "ab"
     assert retries[0][1].startswith("attempt 1 of 3 failed (its ")
     assert "died); runs again" in retries[0][1]
-    assert sorted(task for task, update in said if update.kind == "done") == ["a", "b", "c"]
-    assert all((tmp_path / name / "metrics.json").is_file() for name in jobs)
+    assert sorted(name for name, event in events if event.kind == "done") == ["a", "b", "c"]
+    assert all((one.out / "metrics.json").is_file() for one in jobs)
 
 
 # ------------------------------------------------------------------------------------------------ without a cluster

@@ -56,17 +56,17 @@ def test_numbers_are_those_worked_out_by_hand(write: Write, tmp_path: Path) -> N
     results = fill(tmp_path / "mine", write(), PSNR)
     (table,) = results.tables()
     lena, house = ("lena", "random"), ("house", "random")
-    entry = table.entries[lena, "peak"]
-    assert (entry.mean(), entry.spread(), entry.paper) == (22.0, pytest.approx(2**0.5, abs=1e-12), 21.0)
-    assert table.entries[house, "peak"].status() == "1 of 2 seeds"
-    assert table.entries[house, "peak"].spread() is None
+    aggregate = table.aggregates[lena, "peak"]
+    assert (aggregate.mean(), aggregate.std(), aggregate.paper) == (22.0, pytest.approx(2**0.5, abs=1e-12), 21.0)
+    assert table.aggregates[house, "peak"].status() == "1 of 2 seeds"
+    assert table.aggregates[house, "peak"].std() is None
     assert (table.best(lena), table.best(house)) == ({"peak"}, {"peak-no-kar"})
     assert table.mean_over_rows("peak") == (26.0, None)
     assert table.mean_over_rows("peak-no-kar") == (25.5, None)
     (kar,) = kar_comparisons(table, results.suite)
     assert kar.gains == {lena: 2.0, house: -1.0}
     assert (kar.mean, kar.n_won) == (0.5, 1)
-    assert kar.spread == pytest.approx(4.5**0.5, abs=1e-12)
+    assert kar.std == pytest.approx(4.5**0.5, abs=1e-12)
     assert against_others(table)[0].gains == kar.gains
     (paper,) = against_paper(table)
     assert paper.gains == {lena: 1.0}
@@ -100,6 +100,18 @@ def test_means_over_rows_compare_like_with_like(write: Write, tmp_path: Path) ->
     (table,) = results.tables()
     assert table.mean_over_rows("peak") == (22.0, 21.0)  # lena alone, where the paper has a figure too
     assert table.mean_over_rows("peak-no-kar") == (20.0, None)
+
+
+def test_a_method_for_some_rows_only_is_in_no_mean(write: Write, tmp_path: Path) -> None:
+    suite = write(("- peak\n", "- peak\n  - {method: siren, only: image=lena}\n"))
+    results = fill(tmp_path / "mine", suite, {**PSNR, "method=siren": 40.0})
+    (table,) = results.tables()
+    assert table.at(("house", "random"), "siren") is None
+    assert table.mean_over_rows("siren") == (None, None)
+    assert table.mean_over_rows("peak") == (26.0, None)  # as without siren
+    text = page(results).markdown()
+    assert "| house | random | 30.00 (1 of 2 seeds) |  | **31.00 ± 0.00** |" in text
+    assert "| mean of 2 rows |  | **26.00** |  | 25.50 |" in text
 
 
 def test_markdown_and_csv(write: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -37,7 +37,7 @@ def test_time_to_reach_the_best_of_each_other_method(write: Write, tmp_path: Pat
     assert isinstance(grid, Grid)
     assert grid.head == ["best of", "peak", "peak-no-kar"]
     # Best of peak: (25 + 23) / 2 = 24, which its second seed never reaches. Best of the other: 20, after 2 and 3 s.
-    assert [[place.text for place in row] for row in grid.rows] == [
+    assert [[text.text for text in row] for row in grid.rows] == [
         ["peak: 24.00", "", ""],
         ["peak-no-kar: 20.00", "2.5", "8.0"],
     ]
@@ -48,10 +48,10 @@ def test_a_method_without_a_history_is_its_end(write: Write, tmp_path: Path) -> 
     results = fill(tmp_path / "mine", suite, {"method=peak,": 22.0, "method=peak-no-kar": 20.0}, seconds=3.0)
     grid = list(time_blocks(results))[-1]
     assert isinstance(grid, Grid)
-    assert [place.text for place in grid.rows[1]] == ["peak-no-kar: 20.00", "3.0", "3.0"]
+    assert [text.text for text in grid.rows[1]] == ["peak-no-kar: 20.00", "3.0", "3.0"]
 
 
-def test_one_plot_for_each_setting_and_place(write: Write, tmp_path: Path) -> None:
+def test_one_plot_for_each_setting_and_panel(write: Write, tmp_path: Path) -> None:
     suite = write(("paper:", "sweep: {hidden_dim: [8, 16], kar_weight: [1e-3]}\nplot: {kind: curve}\npaper:"))
     results = fill(tmp_path / "mine", suite, {"image": 20.0})
     titles = [block.text for block in curve_blocks(results) if isinstance(block, Heading)]

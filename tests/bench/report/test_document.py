@@ -9,12 +9,12 @@ from html.parser import HTMLParser
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from peak_nerf.bench.report.document import Document, Drawing, Grid, Heading, Paragraph, Place
+from peak_nerf.bench.report.document import Document, Drawing, Grid, Heading, Paragraph, Text
 
 
 def test_every_kind_of_block_in_markdown() -> None:
     grid = Grid(
-        ["image", "peak"], [[Place("lena"), Place("22.0", "paper 21.0", bold=True)]], 1, [[Place("mean"), Place("")]]
+        ["image", "peak"], [[Text("lena"), Text("22.0", "paper 21.0", bold=True)]], 1, [[Text("mean"), Text("")]]
     )
     document = Document("A title", [Heading("H"), Paragraph("a | b"), grid, Drawing("<svg></svg>", "curve")])
     assert document.markdown() == (
@@ -45,8 +45,8 @@ class Balance(HTMLParser):
 
 @settings(max_examples=50, deadline=None)
 @given(st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"])))
-def test_any_text_is_text_in_html_and_one_place_in_markdown(text: str) -> None:
-    grid = Grid(["a", "b"], [[Place(text), Place("x", text, bad=True, left=True)]])
+def test_any_text_is_text_in_html_and_one_column_in_markdown(text: str) -> None:
+    grid = Grid(["a", "b"], [[Text(text), Text("x", text, bad=True, left=True)]])
     document = Document("t", [grid, Heading(text), Paragraph(text)])
     page = Balance()
     page.feed(document.html())
@@ -57,9 +57,9 @@ def test_any_text_is_text_in_html_and_one_place_in_markdown(text: str) -> None:
     assert len(re.findall(r"(?<!\\)\|", row)) == 3
 
 
-def test_places_say_best_missing_and_small_in_html() -> None:
-    places = [Place("1", bold=True), Place("failed", bad=True), Place("2", "paper 3"), Place("4", thumbnail=b"jpeg")]
-    html = Document("t", [Grid(["a", "b", "c", "d", "e"], [[Place("row"), *places]])]).html()
+def test_texts_are_best_missing_and_small_in_html() -> None:
+    texts = [Text("1", bold=True), Text("failed", bad=True), Text("2", "paper 3"), Text("4", thumbnail=b"jpeg")]
+    html = Document("t", [Grid(["a", "b", "c", "d", "e"], [[Text("row"), *texts]])]).html()
     assert "<b>1</b>" in html
     assert '<span class="bad">failed</span>' in html
     assert '2 <span class="faint">paper 3</span>' in html

@@ -16,7 +16,7 @@ from PIL import Image
 
 from peak_nerf.bench.command import bench
 from peak_nerf.bench.run.display import TimeLeft, clock
-from peak_nerf.bench.run.records import read_record
+from peak_nerf.bench.run.records import read_result
 from peak_nerf.bench.run.runner import Plan, locked
 from peak_nerf.bench.suite.file import read_suite
 from peak_nerf.errors import PeakError
@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[3]
 
 
 def statuses(folder: Path) -> dict[str, str]:
-    return {path.name: read_record(path).status for path in sorted(folder.iterdir()) if path.is_dir()}
+    return {path.name: read_result(path).status for path in sorted(folder.iterdir()) if path.is_dir()}
 
 
 def test_all_cells_run_once_and_are_skipped_after(
@@ -66,6 +66,31 @@ def test_changed_settings_or_image_run_again_and_say_so(
     assert "1 finished before, 1 to run" in capsys.readouterr().out
 
 
+def test_results_and_suites_of_the_version_before_go_on(
+    write: Write, data_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The suite and the kept records have an option's old name and value."""
+    runs, settings = tmp_path / "runs", "size: 256, "
+    old, new = (f"{settings}{more}, " for more in ("activation: softmax, width: 8", "similarity: dot, hidden_dim: 8"))
+    assert bench(write(ONE, (settings, old)), runs, data_root) == 0
+    folder = runs / "mine" / FIRST
+    record = json.loads((folder / "cell.json").read_text())
+    assert (record["options"]["similarity"], record["options"]["hidden_dim"]) == ("dot", 8)
+    assert json.loads((folder / "metrics.json").read_text())["settings"]["hidden_dim"] == "8"
+    record["options"] = {"activation": "softmax", "width": 8} | {
+        name: value for name, value in record["options"].items() if name not in ("similarity", "hidden_dim")
+    }
+    (folder / "cell.json").write_text(json.dumps(record))
+    capsys.readouterr()
+    for settings_now in (old, new):
+        assert bench(write(ONE, (settings, settings_now)), runs, data_root) == 0
+        assert "4 cells, 4 finished before, 0 to run" in capsys.readouterr().out
+    swept = write(ONE, ("paper:", "sweep: {width: [8, 16]}\npaper:"), name="swept.yaml")
+    assert bench(swept, runs, data_root, only="width=16,seed=1,method=peak") == 0
+    metrics = json.loads(next((runs / "swept").rglob("metrics.json")).read_text())
+    assert metrics["settings"]["hidden_dim"] == "16"
+
+
 def test_failed_cells_are_reported_and_do_not_stop_the_rest(
     write: Write, data_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -92,9 +117,9 @@ def test_a_result_that_is_partial_or_broken_is_none(tmp_path: Path) -> None:
     path = tmp_path / "metrics.json"
     for text, status in (('{"psnr": 1}', "finished"), ('{"partial": true}', "missing"), ('{"psnr": ', "missing")):
         path.write_text(text)
-        assert read_record(tmp_path).status == status
+        assert read_result(tmp_path).status == status
     path.write_text('{"psnr": 1}')
-    assert read_record(tmp_path, {"seed": 1}).problem == "there is no record of its settings"
+    assert read_result(tmp_path, {"seed": 1}).problem == "there is no record of its settings"
 
 
 def test_absent_images_are_listed_and_are_no_failure(

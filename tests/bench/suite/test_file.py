@@ -64,6 +64,15 @@ def test_settings_of_some_cells_stand_above_the_suites_and_the_methods(write: Wr
     assert (found["house", "peak-no-kar"]["size"], found["house", "peak-no-kar"]["kar_weight"]) == (256, 0)
 
 
+def test_a_method_may_be_for_some_data_only(write: Write) -> None:
+    path = write(("- peak\n", "- peak\n  - {method: siren, only: image=house}\n"), ("[1, 2]", "[1]"))
+    found = [(cell.key["image"], cell.key["method"]) for cell in read_suite(path).cells()]
+    assert found == [
+        *(("lena", "peak"), ("lena", "peak-no-kar")),
+        *(("house", "peak"), ("house", "siren"), ("house", "peak-no-kar")),
+    ]
+
+
 @pytest.mark.parametrize(
     ("old", "new", "line", "message"),
     [
@@ -73,7 +82,7 @@ def test_settings_of_some_cells_stand_above_the_suites_and_the_methods(write: Wr
         ("title: A suite", "title: A: suite", 1, "not YAML: mapping values are not allowed here"),
         ("name: peak-no-kar", "nam: x", 8, "methods[1].nam: unknown key; did you mean 'name'?"),
         ("name: peak-no-kar, ", "", 6, "methods: 'peak' is there twice"),
-        ("method: peak,", "method: peek,", 8, "methods[1].method: 'peek' will not do: input should be 'peak'"),
+        ("method: peak,", "method: peek,", 8, "methods[1].method: 'peek' is not known; did you mean 'peak'?"),
         ("kar_weight: 0", "kar_wait: 0", 8, "methods[1].settings.kar_wait: the task has no option 'kar_wait'; did you"),
         ("kar_weight: 0", "kar_weight: lots", 8, "kar_weight: 'lots' will not do: input should be a valid number"),
         ("kar_weight: 0", "kar_weight: {a: 1}", 8, "give a text, a number or true/false"),
@@ -82,15 +91,29 @@ def test_settings_of_some_cells_stand_above_the_suites_and_the_methods(write: Wr
         ("seeds: [1, 2]", "seeds: [1, 1]", 9, "seeds: '1' is there twice"),
         ("size: 256", "sise: 256", 10, "settings.sise: the task has no option 'sise'; did you mean 'size'?"),
         ("size: 256", "seed: 256", 10, "settings.seed: is an axis already"),
+        (", budget", ", similarity: sofmax, budget", 10, "similarity: 'sofmax' is not known; there are cosine, dot"),
+        (
+            ", budget",
+            ", width: wide, budget",
+            10,
+            "settings.width: 'wide' will not do: input should be a valid integer",
+        ),
+        (
+            ", budget",
+            ", width: 1, hidden_dim: 2, budget",
+            10,
+            "settings: 'width' is the old name of 'hidden_dim', which",
+        ),
         ("mask:", "musk:", 5, "data.musk: the task has no option 'musk'; did you mean 'mask'?"),
         ("mask: [random]", "mask: [a/b]", 5, "data.mask[0]: 'a/b' cannot be part of a folder's name"),
         ("mask: [random]", "seed: [7]", 5, "data.seed: is an axis of every suite; give it as seeds"),
-        ("  mask: [random]", "  image: [random]", 5, "'image' is there twice; delete one"),
+        ("  mask: [random]", "  image: [random]", 5, 'found duplicate key "image"'),
         ("image=lena: ", "image=lean: ", 14, "image is never 'lean'; did you mean 'lena'?"),
         ("{peak: 21}", "{peek: 21}", 14, "peek: no such method in this suite; did you mean 'peak'?"),
         ("{peak: 21}", "{peak: no}", 14, "input should be a valid number"),
         ("paper:", "plot: {kind: curve}\npaper:", 11, "plot.kind: a curve needs a sweep"),
         ("paper:", "sweep: {image: [a]}\npaper:", 11, "sweep.image: is an axis already"),
+        ("- peak\n", "- {method: peak, only: image=lean}\n", 7, "methods[0].only: image is never 'lean'; did you mean"),
         ("paper:", "where: {image=lean: {size: 64}}\npaper:", 11, "image is never 'lean'; did you mean 'lena'?"),
         (
             "paper:",
@@ -155,6 +178,18 @@ def test_shipped_suites_read(path: Path) -> None:
     suite = read_suite(path, check_options=False)
     assert isinstance(suite, Suite)
     assert len({cell.id for cell in suite.cells()}) == len(list(suite.cells()))
+
+
+def test_table_2_has_each_classical_solver_on_its_kind_of_magnitudes() -> None:
+    suite = read_suite(next(path for path in CONFIGS if path.stem == "table2"), check_options=False)
+    kinds: dict[str, set[str]] = {}
+    for cell in suite.cells():
+        kinds.setdefault(cell.key["method"], set()).add(cell.key["problem"].partition("@")[0])
+    classical = {name: {"fourier"} for name in ("error-reduction", "hio", "raar", "multiscale-hio")}
+    classical |= {name: {"gaussian"} for name in ("spectral", "amplitude-flow")}
+    assert {method: kinds.get(method) for method in classical} == classical
+    assert kinds["peak"] == {"fourier", "gaussian"}
+    assert len(list(suite.cells())) == 5 * 6 * 6 + 5 * 3 * 4 + 5 * 3 * 2
 
 
 def test_table_1_has_the_papers_72_figures() -> None:

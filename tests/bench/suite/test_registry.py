@@ -1,14 +1,16 @@
 """The options that suites may set."""
 
-from __future__ import annotations
-
+import dataclasses
 from pathlib import Path
+from typing import Annotated
 
 import pytest
+from pydantic import Field
 
 from peak_nerf.bench.suite.file import read_suite
-from peak_nerf.bench.suite.registry import TASKS, option_types
+from peak_nerf.bench.suite.registry import TASKS, OptionTypes, option_types
 from peak_nerf.errors import PeakError
+from tests.bench.fake_task import FakeOptions
 
 CONFIGS = sorted((Path(__file__).parents[3] / "configs").rglob("*.yaml"))
 TABLE_1 = next(path for path in CONFIGS if path.stem == "table1")
@@ -49,6 +51,33 @@ def test_values_that_inpainting_takes(name: str, given: object, taken: object) -
 def test_values_that_it_does_not(name: str, given: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         option_types(TASKS["inpaint"]).convert(name, given)
+
+
+def test_old_names_and_values_are_those_of_today() -> None:
+    types = OptionTypes(FakeOptions)
+    assert types.convert("width", 8) == 8
+    assert types.convert("similarity", "softmax") == types.convert("activation", "dot") == "dot"
+    assert "width" in types
+    assert "breadth" not in types
+    given = {"width": 8, "activation": "softmax", "kar_weight": 0}
+    assert types.current(given) == {"hidden_dim": 8, "similarity": "dot", "kar_weight": 0}
+    assert types.convert_all(given) == types.current(given)
+    for both in ({"width": 8, "hidden_dim": 8}, {"hidden_dim": 8, "width": 8}):
+        with pytest.raises(ValueError, match="'width' is the old name of 'hidden_dim', which is given too; delete one"):
+            types.current(both)
+
+
+def test_ranges_of_annotated_options_are_checked() -> None:
+    @dataclasses.dataclass
+    class Options:
+        steps: Annotated[int, Field(ge=1)] | None = None
+        image: Annotated[Path, "positional"] = Path()
+
+    types = OptionTypes(Options)
+    assert (types.convert("steps", None), types.convert("steps", 1)) == (None, 1)
+    assert types.convert("image", "a.png") == Path("a.png")
+    with pytest.raises(ValueError, match="0 will not do: input should be greater than or equal to 1"):
+        types.convert("steps", 0)
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
