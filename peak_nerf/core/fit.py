@@ -45,10 +45,7 @@ class Problem(Protocol):
         """Adam's parameter groups with their learning rates."""
 
     def loss(self, progress: float, include_held_out: bool, generator: torch.Generator) -> Tensor:
-        """The loss of one step at `progress` in [0, 1].
-
-        include_held_out: whether held-out measurements take part.
-        """
+        """The loss of one step at `progress` in [0, 1], with or without the held-out measurements."""
 
     def validation_psnr(self) -> float:
         """PSNR on the held-out measurements, in dB."""
@@ -347,13 +344,6 @@ class _Run:
 
 
 _NUMBERS = (
-    "best_score",
-    "best_step",
-    "best_fraction",
-    "steps",
-    "fraction",
-    "seconds",
-    "skipped",
-    "finishing",
-    "next_check",
-)
+    "best_score", "best_step", "best_fraction", "steps", "fraction", "seconds", "skipped", "finishing", "next_check",
+)  # fmt: skip
+"""The counters of a run, by attribute."""
