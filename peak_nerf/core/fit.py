@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +38,7 @@ N_CHECKS = 60
 CHECKPOINT_SECONDS = 15.0
 
 
+@runtime_checkable
 class Problem(Protocol):
     """What a task brings to `fit`."""
 
