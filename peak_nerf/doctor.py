@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from peak_nerf import __version__
+from peak_nerf.system.record import memory_total
 
 Status = Literal["ok", "missing", "broken"]
 
@@ -57,8 +58,6 @@ class Check:
     required: bool = False
     """Whether nothing works without it."""
 
-
-# --------------------------------------------------------------------------------------------------------- probes
 
 TORCH_PROBE = """
 import json, warnings
@@ -102,9 +101,6 @@ def _last_line(text: str) -> str:
     return lines[-1] if lines else ""
 
 
-# --------------------------------------------------------------------------------------------------------- checks
-
-
 def check_python(version: tuple[int, ...] = sys.version_info[:3]) -> Check:
     """Whether this Python is one that we support."""
     good = PYTHONS[0] <= version[:2] < PYTHONS[1]
@@ -116,13 +112,18 @@ def check_python(version: tuple[int, ...] = sys.version_info[:3]) -> Check:
     return Check("Python", "broken", value, cost, "python3.11 -m venv .venv", required=True)
 
 
+def check_package(name: str, probed: dict[str, Any], remark: str, cost: str, packages: str) -> Check:
+    """torch or numba, from its probe; `packages` is what pip installs where it is missing."""
+    if "error" not in probed:
+        return Check(name, "ok", probed["version"] + remark, required=True)
+    here = find_spec(name) is not None
+    remedy = f"pip install --force-reinstall {packages} 'numpy<2'" if here else f"pip install {packages}"
+    return Check(name, "broken" if here else "missing", probed["error"], cost, remedy, required=True)
+
+
 def check_torch(torch: dict[str, Any]) -> Check:
     """torch, from its probe."""
-    if "error" not in torch:
-        return Check("torch", "ok", torch["version"], required=True)
-    here = find_spec("torch") is not None
-    remedy = "pip install --force-reinstall torch torchvision 'numpy<2'" if here else "pip install torch torchvision"
-    return Check("torch", "broken" if here else "missing", torch["error"], "nothing runs", remedy, required=True)
+    return check_package("torch", torch, "", "nothing runs", "torch torchvision")
 
 
 def check_cuda(torch: dict[str, Any]) -> Check:
@@ -159,13 +160,8 @@ def check_tcnn(cuda: bool) -> Check:
 
 def check_numba(numba: dict[str, Any], threads: int | None) -> Check:
     """numba, from its probe. `threads` is torch's number: our kernels use that, and no threading layer of numba's."""
-    if "error" not in numba:
-        count = "" if threads is None else f", {threads} kernel thread{'s' if threads > 1 else ''} (torch's setting)"
-        return Check("numba", "ok", numba["version"] + count, required=True)
-    here = find_spec("numba") is not None
-    cost = "the CPU kernels of hash grid and ray marching do not run"
-    remedy = "pip install --force-reinstall numba 'numpy<2'" if here else "pip install numba"
-    return Check("numba", "broken" if here else "missing", numba["error"], cost, remedy, required=True)
+    remark = "" if threads is None else f", {threads} kernel thread{'s' if threads > 1 else ''} (torch's setting)"
+    return check_package("numba", numba, remark, "the CPU kernels of hash grid and ray marching do not run", "numba")
 
 
 def check_nerfstudio() -> Check:
@@ -250,7 +246,7 @@ def check_disk(folder: Path) -> Check:
 
 def check_memory() -> Check:
     """Memory that this process may use; information only."""
-    total = _memory_total()
+    total = memory_total()
     return Check("memory", "ok", "size unknown" if total is None else f"{total / GB:.1f} GB")
 
 
@@ -258,18 +254,6 @@ def check_cpu() -> Check:
     """Processors that this process may use; information only."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return Check("CPU", "ok", f"{usable or 'unknown number of'} cores, {platform.machine()}")
-
-
-def _memory_total() -> int | None:
-    """Bytes, of the machine or of its container when that has less."""
-    try:
-        total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):
-        return None
-    try:
-        return min(total, int(Path("/sys/fs/cgroup/memory.max").read_text()))
-    except (OSError, ValueError):  # no container, or "max"
-        return total
 
 
 def _version(distribution: str) -> str | None:
@@ -296,9 +280,6 @@ def _module_exists(name: str) -> bool:
     except ImportError:
         return False
     return spec is not None and spec.origin is not None and Path(spec.origin).is_file()
-
-
-# -------------------------------------------------------------------------------------------------------- command
 
 
 def run_checks() -> list[Check]:

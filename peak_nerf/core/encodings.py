@@ -2,6 +2,7 @@ r"""Input encodings gamma: R^d -> R^e that stand in front of a backbone.
 
 Every encoding is an `nn.Module` with `in_dim` and `out_dim`, and takes (n, in_dim) to (n, out_dim).
 The grid encoding has its own module, `hash_grid`; it wants positions in [0, 1]^d where the others take any range.
+Theorem 3.3 of the paper assumes unit vectors: `UnitSphereMap` provides them, `RawCoordinates` leaves x alone.
 """
 
 # a_k: coefficient of degree k, >= 0      N: highest degree      D: dimension after the coordinate map
@@ -18,7 +19,6 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from peak_nerf.core.coordinates import RawCoordinates, UnitSphereMap
 from peak_nerf.errors import PeakError
 
 CoordinateMap = Literal["unit_sphere", "raw"]
@@ -26,6 +26,40 @@ CoefficientInit = Literal["ones", "normalized"]
 
 # 100,000 float32 features of one 1,000-point batch are 0.4 GB before any gradient.
 MAX_POLYNOMIAL_FEATURES = 100_000
+
+
+class UnitSphereMap(nn.Module):
+    r"""F(x) = [cos x, sin x] / sqrt(d), so that ||F(x)||_2 = 1 for every x in R^d.
+
+    The paper writes F without the 1/sqrt(d), which has norm sqrt(d). F is one-to-one on (-pi, pi]^d, so on [-1, 1]^d.
+
+    Input: (n, in_dim), any real. Output: (n, 2 * in_dim), in [-1, 1] / sqrt(in_dim).
+
+    Raises: ValueError when in_dim is below 1.
+    Source: Li et al., ICML 2025, section 3.3.
+    """
+
+    def __init__(self, in_dim: int) -> None:
+        super().__init__()
+        if in_dim < 1:
+            raise ValueError(f"in_dim must be at least 1, got {in_dim}")
+        self.in_dim, self.out_dim = in_dim, 2 * in_dim
+
+    def forward(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n two_d"]:
+        return torch.cat([x.cos(), x.sin()], dim=-1) / math.sqrt(self.in_dim)
+
+
+class RawCoordinates(nn.Module):
+    """F(x) = x. Input and output: (n, in_dim). Raises: ValueError when in_dim is below 1."""
+
+    def __init__(self, in_dim: int) -> None:
+        super().__init__()
+        if in_dim < 1:
+            raise ValueError(f"in_dim must be at least 1, got {in_dim}")
+        self.in_dim = self.out_dim = in_dim
+
+    def forward(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+        return x
 
 
 class PolynomialEncoding(nn.Module):

@@ -1,4 +1,4 @@
-"""The field that every task and the NeRF method share: coordinate map -> encodings -> backbone, plus KAR."""
+"""The field that every task and the NeRF method share: coordinate map -> encodings -> backbone."""
 
 from __future__ import annotations
 
@@ -10,11 +10,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from peak_nerf.core.anchors import AnchorSampler
 from peak_nerf.core.backbones import ReluInit, ReluMLP, Siren
 from peak_nerf.core.encodings import ConcatEncoding, FourierEncoding, IdentityEncoding, PolynomialEncoding
 from peak_nerf.core.hash_grid import HashGridEncoding, Implementation
-from peak_nerf.core.kar import KernelAlignmentRegularizer
 
 
 @dataclass
@@ -76,11 +74,9 @@ class PeakField(nn.Module):
         out_dim: number of output channels.
         config: encodings and backbone.
         low, high: the box, one number or one per dimension.
-        kar: the regulariser, or None for a plain field.
-        anchors: what queries are compared with; needed when there is a regulariser.
         device: the device it will run on; decides the grid's implementation when that is `auto`.
 
-    Raises: ValueError unless low < high, or on a regulariser without anchors.
+    Raises: ValueError unless low < high.
     Source: Li et al., ICML 2025, section 3.4, eq. (12); the grid beside the polynomial is the authors' own practice.
     """
 
@@ -94,14 +90,10 @@ class PeakField(nn.Module):
         config: FieldConfig | None = None,
         low: float | Sequence[float] = -1.0,
         high: float | Sequence[float] = 1.0,
-        kar: KernelAlignmentRegularizer | None = None,
-        anchors: AnchorSampler | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
         super().__init__()
         config = config or FieldConfig()
-        if kar is not None and anchors is None:
-            raise ValueError("a Kernel Alignment Regularizer needs anchors to compare with")
         self.in_dim, self.out_dim = in_dim, out_dim
         self.register_buffer("low", torch.as_tensor(low, dtype=torch.float32).expand(in_dim).clone())
         self.register_buffer("high", torch.as_tensor(high, dtype=torch.float32).expand(in_dim).clone())
@@ -113,7 +105,6 @@ class PeakField(nn.Module):
             self.backbone: nn.Module = ReluMLP(*size, bias=config.bias, init=config.relu_init)
         else:
             self.backbone = Siren(*size)
-        self.kar, self.anchors = kar, anchors
 
     def normalise(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
         """u(x) in [-1, 1]^d."""
@@ -126,18 +117,6 @@ class PeakField(nn.Module):
     def forward(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n c"]:
         """f(x)."""
         return self.evaluate(self.normalise(x))
-
-    def kar_loss(
-        self, x_query: Float[Tensor, "n d"] | None, progress: float = 1.0, generator: torch.Generator | None = None
-    ) -> Float[Tensor, ""]:
-        """Weighted KAR of f at the queries (None for separable anchors); anchors live in normalised coordinates.
-
-        Raises: ValueError for a plain field.
-        """
-        if self.kar is None or self.anchors is None:
-            raise ValueError("this field has no Kernel Alignment Regularizer")
-        u = None if x_query is None else self.normalise(x_query)
-        return self.kar.weight_at(progress) * self.kar.field_loss(self.evaluate, self.anchors, u, generator)
 
     @property
     def polynomial(self) -> PolynomialEncoding | None:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +38,7 @@ N_CHECKS = 60
 CHECKPOINT_SECONDS = 15.0
 
 
+@runtime_checkable
 class Problem(Protocol):
     """What a task brings to `fit`."""
 
@@ -45,10 +46,7 @@ class Problem(Protocol):
         """Adam's parameter groups with their learning rates."""
 
     def loss(self, progress: float, include_held_out: bool, generator: torch.Generator) -> Tensor:
-        """The loss of one step at `progress` in [0, 1].
-
-        include_held_out: whether held-out measurements take part.
-        """
+        """The loss of one step at `progress` in [0, 1], with or without the held-out measurements."""
 
     def validation_psnr(self) -> float:
         """PSNR on the held-out measurements, in dB."""
@@ -351,13 +349,6 @@ class _Run:
 
 
 _NUMBERS = (
-    "best_score",
-    "best_step",
-    "best_fraction",
-    "steps",
-    "fraction",
-    "seconds",
-    "skipped",
-    "finishing",
-    "next_check",
-)
+    "best_score", "best_step", "best_fraction", "steps", "fraction", "seconds", "skipped", "finishing", "next_check",
+)  # fmt: skip
+"""The counters of a run, by attribute."""

@@ -18,7 +18,7 @@ Symbols:
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, no_type_check
 
 import numpy as np
 from numba import njit
@@ -35,6 +35,7 @@ BLOCK = 128
 
 
 @njit(**_OPTIONS)
+@no_type_check
 def _locate(x, first, count, resolution, is_dense, primes, terms, shares):
     """Terms and shares of the points first .. first + count."""
     one = shares.dtype.type(1)
@@ -57,6 +58,7 @@ def _locate(x, first, count, resolution, is_dense, primes, terms, shares):
 
 
 @njit(**_OPTIONS)
+@no_type_check
 def _corners(count, is_dense, mask, primes, terms, shares, rows, weights):
     """Rows and weights of all corners, each (2^d, count), from terms and shares."""
     for c in range(1 << len(primes)):
@@ -80,6 +82,7 @@ def _corners(count, is_dense, mask, primes, terms, shares, rows, weights):
 
 
 @njit(**_OPTIONS)
+@no_type_check
 def _buffers(primes, dtype_of):
     """Room for one block: terms, shares, rows, weights."""
     n_dims, n_corners = len(primes), 1 << len(primes)
@@ -92,6 +95,7 @@ def _buffers(primes, dtype_of):
 
 
 @njit(**_OPTIONS)
+@no_type_check
 def forward(x, table, offsets, resolutions, sizes, dense, primes, out, start, stop):
     """Features of the points start..stop into out, (n, levels * features)."""
     terms, shares, rows, weights = _buffers(primes, table)
@@ -133,6 +137,7 @@ def forward(x, table, offsets, resolutions, sizes, dense, primes, out, start, st
 
 
 @njit(**_OPTIONS)
+@no_type_check
 def table_gradient(x, grad_out, offsets, resolutions, sizes, dense, primes, order, grad_table, start, stop):
     """Gradient of the table for the levels order[start..stop], which it sets to zero first: then it is in the cache."""
     terms, shares, rows, weights = _buffers(primes, grad_table)
@@ -172,6 +177,7 @@ def table_gradient(x, grad_out, offsets, resolutions, sizes, dense, primes, orde
 
 
 @njit(**_OPTIONS)
+@no_type_check
 def input_gradient(x, table, grad_out, offsets, resolutions, sizes, dense, primes, grad_x, start, stop):
     """Gradient of the positions start..stop; 0 outside the box, where the clamp is flat."""
     terms, shares, rows, weights = _buffers(primes, table)

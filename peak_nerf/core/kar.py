@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from peak_nerf.core.anchors import AnchorSampler, SeparableAnchors
+from peak_nerf.core.anchors import AnchorSampler
 from peak_nerf.core.backbones import Siren
 
 Similarity = Literal["cosine", "dot"]
@@ -216,6 +216,19 @@ class KernelAlignmentRegularizer(nn.Module):
         if similarity == "cosine":
             self.log_temperature = nn.Parameter(torch.tensor(math.log(temperature)))
 
+    @classmethod
+    def as_published(cls, in_dim: int, n_features: int = 100, weight: float = 1e-2) -> KernelAlignmentRegularizer:
+        r"""The paper's own regulariser: g = softmax(s(x)), A = softmax(g(x)^T g(X)), ||f - A f||_2, no warm-up.
+
+        Args:
+            in_dim: input dimension d.
+            n_features: number r of features of g and its width; 100 in the paper's experiments.
+            weight: lambda of the loss.
+
+        Source: Li et al., ICML 2025, section 3.4 and Algorithm 1.
+        """
+        return cls(in_dim, n_features, n_features, similarity="dot", norm="l2", weight=weight, warmup=0.0)
+
     def similarity_features(self, x: Float[Tensor, "*batch in_dim"]) -> Float[Tensor, "*batch r"]:
         """g(x). Its dot products are the logits, the temperature included."""
         if self.similarity == "dot":
@@ -264,47 +277,23 @@ class KernelAlignmentRegularizer(nn.Module):
                 norms = 2 * delta * ((norms + delta**2).sqrt() - delta)
         return norms.sum() / max(len(norms), 1)
 
-    def separable(self, f: Float[Tensor, "n_row n_column c"], anchors: SeparableAnchors) -> Float[Tensor, ""]:
-        r"""(tr(F_r^T L_r F_r) + tr(F_c^T L_c F_c)) / (n_row n_column), without weight.
-
-        F_r (n_row, n_column * c) and F_c (n_column, n_row * c) hold the rows and the columns of the image f, and L_r,
-        L_c are the symmetric graph Laplacians of `dirichlet_energy`. Always this squared form, whatever `norm` says;
-        the division makes it a mean over grid points. Raises: ValueError when f does not fit the anchors' grid.
-        """
-        n_row, n_column = len(anchors.rows), len(anchors.columns)
-        if f.shape[:2] != (n_row, n_column):
-            raise ValueError(f"f is {tuple(f.shape[:2])}, the anchors' grid {(n_row, n_column)}")
-        energy_of_rows = dirichlet_energy(f.flatten(1), self.similarity_features(anchors.row_points()))
-        energy_of_columns = dirichlet_energy(
-            f.transpose(0, 1).flatten(1), self.similarity_features(anchors.column_points())
-        )
-        return (energy_of_rows + energy_of_columns) / (n_row * n_column)
-
     def field_loss(
         self,
         field: Callable[[Tensor], Tensor],
         anchors: AnchorSampler,
-        x_query: Float[Tensor, "n d"] | None,
+        x_query: Float[Tensor, "n d"],
         generator: torch.Generator | None = None,
     ) -> Float[Tensor, ""]:
-        """The KAR loss of a field, without weight, for any of the three anchor samplers.
+        """The KAR loss of a field at the queries, without weight.
 
         field: takes (n, d) to (n, ...); called once, on queries and anchors together; further dimensions are channels.
-        x_query: where to ask; None for `SeparableAnchors`, which bring their own grid. Raises: ValueError if otherwise.
         """
-        if isinstance(anchors, SeparableAnchors):
-            if x_query is not None:
-                raise ValueError("SeparableAnchors bring their own grid; x_query must be None")
-            f = field(anchors.grid())
-            return self.separable(f.reshape(len(anchors.rows), len(anchors.columns), -1), anchors)
-        if x_query is None:
-            raise ValueError(f"{type(anchors).__name__} need x_query")
-        sample = anchors.sample(x_query, generator=generator)
-        points = torch.cat([x_query, sample.x.flatten(0, -2)])
+        x_anchor = anchors.sample(x_query, generator=generator)
+        points = torch.cat([x_query, x_anchor.flatten(0, -2)])
         f = field(points)
         f = f.reshape(len(points), math.prod(f.shape[1:]))
-        f_anchor = f[len(x_query) :].reshape(*sample.x.shape[:-1], f.shape[1])
-        return self(x_query, f[: len(x_query)], sample.x, f_anchor, sample.self_index)
+        f_anchor = f[len(x_query) :].reshape(*x_anchor.shape[:-1], f.shape[1])
+        return self(x_query, f[: len(x_query)], x_anchor, f_anchor)
 
     @torch.no_grad()
     def attention(

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from peak_nerf.core.anchors import AnchorSampler, LocalAnchors, SeparableAnchors, box, uniform_points
+from peak_nerf.core.anchors import AnchorSampler, LocalAnchors, box, uniform_points
 from peak_nerf.core.encodings import CoefficientInit, CoordinateMap, PolynomialEncoding
 from peak_nerf.core.kar import KernelAlignmentRegularizer
 
@@ -64,8 +64,6 @@ class Peak(nn.Module):
                 "project=True needs coordinate_map 'raw' and degree at least 1, from which x can be read off; got"
                 f" {coordinate_map!r} and {degree}. With project=False the module takes peak.encoding.out_dim inputs"
             )
-        if isinstance(anchors, SeparableAnchors) and in_dim != 2:
-            raise ValueError(f"SeparableAnchors are for in_dim 2, got {in_dim}")
         self.module = module
         self.encoding = PolynomialEncoding(in_dim, degree, coordinate_map, init)
         self.project = self._identity_projection() if project else nn.Identity()
@@ -100,13 +98,13 @@ class Peak(nn.Module):
     ) -> Float[Tensor, ""]:
         """KAR of this field, times its weight at `progress` (the fraction of the training done, in [0, 1]).
 
-        x: queries; None draws n_queries of them uniformly in the box (`SeparableAnchors` always take their grid).
-        Raises: ValueError on n_queries below 1, progress outside [0, 1], or x with `SeparableAnchors`.
+        x: queries; None draws n_queries of them uniformly in the box.
+        Raises: ValueError on n_queries below 1 or progress outside [0, 1].
         """
         weight = self.regularizer.weight_at(progress)
         if n_queries < 1:
             raise ValueError(f"n_queries must be at least 1, got {n_queries}")
-        if x is None and not isinstance(self.anchors, SeparableAnchors):
+        if x is None:
             like = self.encoding.raw_coefficients.detach().new_empty(self.encoding.in_dim)
             x = uniform_points(n_queries, *box(self.low, self.high, like), generator=generator)
         return weight * self.regularizer.field_loss(self, self.anchors, x, generator=generator)

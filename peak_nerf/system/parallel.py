@@ -42,11 +42,6 @@ def n_threads() -> int:
     return torch.get_num_threads()
 
 
-def thread_source() -> str:
-    """Whose threads run the kernels: "torch's OpenMP" or "thread pool"."""
-    return "torch's OpenMP" if _openmp() is not None and not _forked else "thread pool"
-
-
 def parallel_for(
     work: Callable[[int, int], None], n_items: int, min_chunk: int = 1, chunks_per_thread: int = 1
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import os
 import platform
 import resource
 import sys
@@ -42,6 +43,18 @@ def versions(*packages: str) -> dict[str, str]:
         "peak_nerf": __version__,
         **{name: version(name) for name in ("torch", "numpy", *packages)},
     }
+
+
+def memory_total() -> int | None:
+    """Bytes of memory, of the machine or of its container when that has less; None where neither says."""
+    try:
+        total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return None
+    try:
+        return min(total, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    except (OSError, ValueError):  # no container, or "max"
+        return total
 
 
 def peak_memory_gib() -> float:

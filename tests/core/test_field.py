@@ -5,19 +5,16 @@ import math
 import pytest
 import torch
 
-from peak_nerf.core.anchors import GlobalAnchors, LocalAnchors
+from peak_nerf.core.anchors import AnchorSampler, GlobalAnchors, LocalAnchors
 from peak_nerf.core.field import FieldConfig, HashGridConfig, PeakField
 from peak_nerf.core.kar import KernelAlignmentRegularizer
 
 SMALL_GRID = HashGridConfig(n_levels=4, log2_table_size=10, base_resolution=4, finest_resolution=32)
 
 
-def small(in_dim: int, **options) -> PeakField:
+def small(in_dim: int) -> PeakField:
     torch.manual_seed(0)
-    kar = KernelAlignmentRegularizer(in_dim, n_features=16, hidden_dim=16, weight=0.5, warmup=0.5)
-    anchors = LocalAnchors(4, radius=0.1)
-    config = FieldConfig(hash_grid=SMALL_GRID, hidden_dim=32)
-    return PeakField(in_dim, 2, config, low=0.0, high=10.0, kar=kar, anchors=anchors, **options)
+    return PeakField(in_dim, 2, FieldConfig(hash_grid=SMALL_GRID, hidden_dim=32), low=0.0, high=10.0)
 
 
 @pytest.mark.parametrize("in_dim", [1, 2, 3])
@@ -40,27 +37,14 @@ def test_normalise_maps_the_box() -> None:
     assert field.normalise(torch.tensor([[0.0, -5.0], [10.0, 5.0], [5.0, 0.0]])).tolist() == [[-1, -1], [1, 1], [0, 0]]
 
 
-def test_kar_trains_field_encoding_and_similarity() -> None:
-    field = small(2)
-    loss = field.kar_loss(10 * torch.rand(64, 2), progress=1.0)
-    loss.backward()
-    without = [name for name, p in field.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+@pytest.mark.parametrize("anchors", [LocalAnchors(4, radius=0.1), GlobalAnchors(32)])
+def test_kar_trains_field_encoding_and_similarity(anchors: AnchorSampler) -> None:
+    field, kar = small(2), KernelAlignmentRegularizer(2, n_features=16, hidden_dim=16)
+    kar.field_loss(field.evaluate, anchors, field.normalise(10 * torch.rand(64, 2))).backward()
+    parameters = [*field.named_parameters(), *kar.named_parameters()]
+    without = [name for name, p in parameters if p.grad is None or not p.grad.abs().sum() > 0]
     # A constant added to f cancels in f - A f.
     assert without == ["backbone.output.bias"] or without == []
-
-
-def test_warm_up_scales_the_loss() -> None:
-    field = small(2)
-    x = 10 * torch.rand(64, 2)
-    losses = [field.kar_loss(x, p, torch.Generator().manual_seed(0)).item() for p in (0.0, 0.25, 1.0)]
-    assert losses[0] == 0.0
-    assert losses[1] == pytest.approx(losses[2] / 2, rel=1e-4)
-
-
-def test_global_anchors_work_too() -> None:
-    field = small(3)
-    field.anchors = GlobalAnchors(32)
-    assert math.isfinite(field.kar_loss(10 * torch.rand(16, 3)).item())
 
 
 def test_every_encoding_can_be_left_out() -> None:
@@ -77,7 +61,3 @@ def test_every_encoding_can_be_left_out() -> None:
 def test_bad_arguments() -> None:
     with pytest.raises(ValueError, match="low must be below high"):
         PeakField(2, 1, low=1.0, high=1.0)
-    with pytest.raises(ValueError, match="needs anchors"):
-        PeakField(2, 1, kar=KernelAlignmentRegularizer(2))
-    with pytest.raises(ValueError, match="no Kernel Alignment"):
-        PeakField(2, 1, FieldConfig(hash_grid=None)).kar_loss(torch.rand(3, 2))

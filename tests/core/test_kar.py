@@ -1,4 +1,5 @@
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -8,7 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from peak_nerf.core.anchors import GlobalAnchors, LocalAnchors, SeparableAnchors
+from peak_nerf.core.anchors import GlobalAnchors, LocalAnchors
+from peak_nerf.core.encodings import PolynomialEncoding
 from peak_nerf.core.kar import (
     KernelAlignmentRegularizer,
     dirichlet_energy,
@@ -182,40 +184,6 @@ def test_dirichlet_energy_of_a_constant_is_zero() -> None:
         dirichlet_energy(torch.zeros(1, 2), torch.zeros(1, 4))
 
 
-def test_separable_by_hand() -> None:
-    """Two rows, two columns: excluding itself, A swaps the two, W is 1 off the diagonal, L = [[1, -1], [-1, 1]]."""
-    kar = KernelAlignmentRegularizer(2)
-    f = torch.tensor([[[1.0], [2.0]], [[4.0], [8.0]]])
-    axis = torch.tensor([-1.0, 1.0])
-    rows = 3.0**2 + 6.0**2
-    columns = 1.0**2 + 4.0**2
-    assert kar.separable(f, SeparableAnchors(axis, axis)).item() == pytest.approx((rows + columns) / 4)
-
-
-def test_separable_against_explicit_laplacians_and_only_small_matrices() -> None:
-    kar = KernelAlignmentRegularizer(2, n_features=5, hidden_dim=6).double()
-    anchors = SeparableAnchors(torch.linspace(-1, 1, 4).double(), torch.linspace(-1, 1, 7).double())
-    f = randn(4, 7, 3)
-    expected = 0.0
-    for values, points in [(f, anchors.row_points()), (f.transpose(0, 1), anchors.column_points())]:
-        g = kar.similarity_features(points)
-        a = reference_attention(g, g, torch.arange(len(g)))
-        w = (a + a.T) / 2
-        n = len(g)
-        expected = expected + 0.5 * sum(
-            w[i, j] * (values[i] - values[j]).square().sum() for i in range(n) for j in range(n)
-        )
-    torch.testing.assert_close(kar.separable(f, anchors), expected / 28)
-
-    big = SeparableAnchors(torch.linspace(-1, 1, 80).double(), torch.linspace(-1, 1, 90).double())
-    image = randn(80, 90, 1).requires_grad_()
-    with LargestTensor() as mode:
-        kar.separable(image, big).backward()
-    assert mode.n_elements <= 90 * 90
-    with pytest.raises(ValueError, match="grid"):
-        kar.separable(randn(7, 4, 3), anchors)
-
-
 # --- the module
 
 
@@ -345,18 +313,11 @@ def test_field_loss_is_the_same_for_all_samplers_as_by_hand() -> None:
     def seeded() -> torch.Generator:
         return torch.Generator().manual_seed(3)
 
-    for sampler in (
-        GlobalAnchors(6),
-        GlobalAnchors(4, candidates=x),
-        LocalAnchors(4, 0.1),
-    ):
-        sample = sampler.sample(x, generator=seeded())
-        expected = kar(x, field(x), sample.x, field(sample.x), sample.self_index)
-        torch.testing.assert_close(kar.field_loss(field, sampler, x, generator=seeded()), expected)
-    axis = torch.linspace(-1, 1, 3).double()
-    separable = SeparableAnchors(axis, axis)
-    expected = kar.separable(field(separable.grid()).reshape(3, 3, 3), separable)
-    torch.testing.assert_close(kar.field_loss(field, separable, None), expected)
+    for sampler in (GlobalAnchors(6), LocalAnchors(4, 0.1)):
+        anchors = sampler.sample(x, generator=seeded())
+        torch.testing.assert_close(
+            kar.field_loss(field, sampler, x, generator=seeded()), kar(x, field(x), anchors, field(anchors))
+        )
     # An output without a channel dimension counts as one channel.
     torch.testing.assert_close(
         kar.field_loss(lambda p: field(p)[:, 0], LocalAnchors(4, 0.1), x, generator=seeded()),
@@ -364,10 +325,31 @@ def test_field_loss_is_the_same_for_all_samplers_as_by_hand() -> None:
     )
 
 
-def test_field_loss_asks_for_the_right_queries() -> None:
-    kar = KernelAlignmentRegularizer(2)
-    axis = torch.linspace(-1, 1, 3)
-    with pytest.raises(ValueError, match="own grid"):
-        kar.field_loss(nn.Linear(2, 1), SeparableAnchors(axis, axis), torch.zeros(1, 2))
-    with pytest.raises(ValueError, match="need x_query"):
-        kar.field_loss(nn.Linear(2, 1), LocalAnchors(3, 0.1), None)
+# --- the paper's own
+
+
+def test_as_published_takes_the_steps_of_algorithm_1() -> None:
+    """Two steps of gradient descent on eq. (12), for f, the a_j and g, against the equations written out."""
+    rate, weight = 0.05, 0.3
+    grid, x, y = randn(7, 2, seed=2).tanh(), randn(3, 2, seed=3).tanh(), randn(3, 1, seed=4)
+
+    def steps(regulariser: Callable[[KernelAlignmentRegularizer, Tensor], Tensor]) -> list[Tensor]:
+        torch.manual_seed(0)
+        gamma, f = PolynomialEncoding(2, 1, coordinate_map="raw").double(), nn.Sequential(nn.Linear(3, 8), nn.Tanh())
+        f = nn.Sequential(gamma, f, nn.Linear(8, 1)).double()
+        kar = KernelAlignmentRegularizer.as_published(2, n_features=6, weight=weight).double()
+        parameters = [*f.parameters(), *kar.parameters()]
+        for _ in range(2):
+            loss = (f(x) - y).square().sum() + regulariser(kar, f(grid))
+            for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
+                parameter.data -= rate * gradient
+        return parameters
+
+    def written_out(kar: KernelAlignmentRegularizer, f: Tensor) -> Tensor:
+        g = torch.softmax(kar.siren(grid), dim=1)
+        a = torch.softmax(g @ g.T, dim=1)
+        return weight * sum((f[i] - a[i] @ f).square().sum().sqrt() for i in range(7))
+
+    ours = steps(lambda kar, f: kar.weight_at(0.0) * len(grid) * kar(grid, f, grid, f))
+    torch.testing.assert_close(ours, steps(written_out))
+    assert ours[-1].shape == (6,)

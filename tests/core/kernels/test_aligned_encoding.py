@@ -5,8 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from peak_nerf.core.coordinates import UnitSphereMap
-from peak_nerf.core.encodings import PolynomialEncoding
+from peak_nerf.core.encodings import PolynomialEncoding, UnitSphereMap
 from peak_nerf.core.kernels.aligned_encoding import aligned_encoding
 from peak_nerf.core.kernels.finite_width import FiniteNetwork
 from peak_nerf.core.kernels.infinite_width import InfiniteNetwork
