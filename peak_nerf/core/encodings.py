@@ -46,6 +46,7 @@ class UnitSphereMap(nn.Module):
         self.in_dim, self.out_dim = in_dim, 2 * in_dim
 
     def forward(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n two_d"]:
+        """F(x)."""
         return torch.cat([x.cos(), x.sin()], dim=-1) / math.sqrt(self.in_dim)
 
 
@@ -59,6 +60,7 @@ class RawCoordinates(nn.Module):
         self.in_dim = self.out_dim = in_dim
 
     def forward(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+        """The input itself."""
         return x
 
 

@@ -73,8 +73,10 @@ def choose_space(space: Space, poses: Tensor, half_fov: float, has_alpha: bool, 
 
     Args:
         space: `auto` for the rule above; `box` and `unbounded` insist.
+        poses: camera-to-world matrices, x right, y up, z backward.
         half_fov: half the wider angle of view, in radians.
         has_alpha: whether the pictures have an alpha channel.
+        half: half the side of the cameras' own cube.
     """
     unbounded = not has_alpha if space == "auto" else space == "unbounded"
     given = "" if space == "auto" else f" (--space {space})"

@@ -40,9 +40,9 @@ class KarAtSamples(KarForm):
         """f - A f at points seen from `directions`; anchors are looked at from the direction of their query."""
         k = self.options.kar_anchors
         anchors = LocalAnchors(k, radius=self.options.kar_radius).sample(x.clamp(-1, 1))
-        points = torch.cat((x, anchors.x.flatten(0, 1)))
+        points = torch.cat((x, anchors.flatten(0, 1)))
         f = self._f(points, torch.cat((directions, directions.repeat_interleave(k, 0))))
-        return self.kar.residual(x, f[: len(x)], anchors.x, f[len(x) :].reshape(len(x), k, -1))
+        return self.kar.residual(x, f[: len(x)], anchors, f[len(x) :].reshape(len(x), k, -1))
 
     def _f(self, x: Tensor, directions: Tensor) -> Tensor:
         density, geometry = self.renderer.field.density(x)

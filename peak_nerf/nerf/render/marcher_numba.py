@@ -8,7 +8,7 @@ Symbols:
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, no_type_check
 
 import numpy as np
 from numba import njit
@@ -17,11 +17,13 @@ _OPTIONS: dict[str, Any] = {"nogil": True, "cache": True, "error_model": "numpy"
 
 
 @njit(inline="always")
+@no_type_check
 def _cell(position, half, top):
     return min(max(np.int32((position + np.float32(1)) * half), np.int32(0)), top)
 
 
 @njit(inline="always")
+@no_type_check
 def _wall(cell, forward, width, per_half, origin, inverse):
     """Distance to the far wall of a cell, or of its block when width is 8, along one axis."""
     lower = cell & np.int32(-8) if width == 8 else cell
@@ -30,6 +32,7 @@ def _wall(cell, forward, width, per_half, origin, inverse):
 
 
 @njit(**_OPTIONS)
+@no_type_check
 def march(
     origins, directions, t_enter, t_exit, jitter, dt, occupied, blocks, first_step, steps, counts, start, stop
 ):  # fmt: skip
@@ -80,6 +83,7 @@ def march(
 
 
 @njit(**_OPTIONS)
+@no_type_check
 def fill(origins, directions, t_enter, jitter, dt, steps, ends, ray, t, x, start, stop):
     """Pack the samples of rays start..stop; those of ray r end at ends[r]."""
     for r in range(start, stop):
