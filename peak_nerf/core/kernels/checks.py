@@ -40,15 +40,3 @@ def check_spectrum(eigenvalues: Float[Tensor, " n"], name: str = "the kernel mat
         raise ValueError(
             f"{name} is not positive semi-definite: eigenvalue {lowest:.3g}, with the largest at {largest:.3g}"
         )
-
-
-def check_unit_norm(x: Float[Tensor, "n d"], name: str = "x") -> None:
-    """Raises: ValueError on points that are not finite or not on the unit sphere."""
-    check_finite(x, name)
-    norms = torch.linalg.vector_norm(x, dim=1)
-    worst = int((norms - 1).abs().argmax())
-    if abs(float(norms[worst]) - 1) > tolerance(x):
-        raise ValueError(
-            f"{name} must lie on the unit sphere, but point {worst} has norm {float(norms[worst]):.6g};"
-            " normalise it, or map coordinates with UnitSphereMap"
-        )

@@ -27,7 +27,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from peak_nerf.core.kernels.checks import check_finite, check_unit_norm
+from peak_nerf.core.kernels.checks import check_finite
 
 Activation = Literal["relu", "erf"]
 Kind = Literal["ntk", "nngp"]
@@ -135,11 +135,3 @@ class InfiniteNetwork:
             t.diagonal().copy_(q1[:, 0])  # else rounding makes a point differ from itself, where arccos is steep
         nngp, ntk = self.kernels(t, q1, q2)
         return ntk if self.kind == "ntk" else nngp
-
-    def sphere_matrix(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n n"]:
-        """K(x, x) of points on the unit sphere, where it depends on x^T x' alone.
-
-        Raises: ValueError when a point is off the unit sphere. Source: Li et al., ICML 2025, Lemma A.1.
-        """
-        check_unit_norm(x)
-        return self.matrix(x)
