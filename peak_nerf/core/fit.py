@@ -117,10 +117,9 @@ class _Average:
 
     @torch.no_grad()
     def exchange(self) -> None:
-        for live, mean in zip(self.live, self.mean, strict=True):
-            kept = live.detach().clone()
-            live.copy_(mean)
-            mean.copy_(kept)
+        kept = [p.detach().clone() for p in self.live]
+        torch._foreach_copy_(self.live, self.mean)
+        torch._foreach_copy_(self.mean, kept)
 
     @contextmanager
     def swapped_in(self) -> Iterator[None]:
@@ -299,8 +298,7 @@ class _Run:
     def keep_best(self) -> None:
         """Put the best weights into the module; in phase 2 the averaged ones, which have seen everything."""
         source = self.average.mean if self.finishing or self.best_score == -math.inf else self.best
-        for p, kept in zip(self.parameters, source, strict=True):
-            p.copy_(kept)
+        torch._foreach_copy_(self.parameters, source)
 
     def result(self, partial: bool) -> FitResult:
         return FitResult(self.steps, self.seconds, self.history, self.best_step, partial)
@@ -334,8 +332,7 @@ class _Run:
                 )
             self.module.load_state_dict(state["module"])
             self.optimizer.load_state_dict(state["optimizer"])
-            for target, source in zip([*self.average.mean, *self.best], [*state["mean"], *state["best"]], strict=True):
-                target.copy_(source)
+            torch._foreach_copy_([*self.average.mean, *self.best], [*state["mean"], *state["best"]])
             self.generator.set_state(state["generator"])
             self.history = [Progress(**p) for p in state["history"]]
             for name in _NUMBERS:
@@ -351,4 +348,3 @@ class _Run:
 _NUMBERS = (
     "best_score", "best_step", "best_fraction", "steps", "fraction", "seconds", "skipped", "finishing", "next_check",
 )  # fmt: skip
-"""The counters of a run, by attribute."""
