@@ -63,7 +63,7 @@ def mask_from_file(path: str | Path, size: tuple[int, int]) -> np.ndarray:
 
 
 def make_mask(name: str | Path, size: tuple[int, int], missing: float = 0.5, seed: int = 88) -> np.ndarray:
-    """The mask that `--mask` asks for: one of `MASKS`, a picture file, or several of these joined by +.
+    """The mask that `--mask` names: one of `MASKS`, a picture file, or several of these joined by +.
 
     Args: missing: for "random". seed: for "random" and "textural".
     Raises: PeakError when it is neither, and what the mask itself raises.

@@ -1,4 +1,4 @@
-"""Pictures at another size, and which size a user asks for."""
+"""Pictures at another size, and which size an option means."""
 
 from __future__ import annotations
 
@@ -44,16 +44,16 @@ def resize_picture(picture: Picture, size: tuple[int, int]) -> Picture:
 
 
 def parse_size(text: str, size: tuple[int, int]) -> tuple[int, int]:
-    """(h, w) that `--size` asks for, of a picture that has `size`.
+    """(h, w) that `--size` means for a picture that has `size`.
 
     "original" keeps the size; "256" makes the longer side 256 and keeps the aspect; "640x480" is width x height.
 
     Raises: PeakError on anything else, a side below `MIN_SIDE`, or more than `MAX_PIXELS`.
     """
-    asked = text.strip().lower()
+    given = text.strip().lower()
     h, w = size
-    numbers = asked.split("x")
-    if asked == "original":
+    numbers = given.split("x")
+    if given == "original":
         h_new, w_new = h, w
     elif not (len(numbers) <= 2 and all(number.isascii() and number.isdigit() for number in numbers)):
         raise PeakError(f"--size {text}: not a size; give 256 (the longer side), 640x480 (width x height) or original")
@@ -63,19 +63,17 @@ def parse_size(text: str, size: tuple[int, int]) -> tuple[int, int]:
         longer = int(numbers[0])
         h_new, w_new = (_rounded(side * longer, max(h, w)) for side in size)
     if min(h_new, w_new) < MIN_SIDE:
-        raise PeakError(
-            f"--size {text}: gives {w_new} x {h_new} pixels, and {MIN_SIDE} a side is the least; ask for more"
-        )
+        raise PeakError(f"--size {text}: gives {w_new} x {h_new} pixels, and {MIN_SIDE} a side is the least; give more")
     if h_new * w_new > MAX_PIXELS:
         raise PeakError(
             f"--size {text}: gives {w_new} x {h_new} pixels, and {MAX_PIXELS // 10**6} megapixels is the most;"
-            " ask for less"
+            " give less"
         )
     return h_new, w_new
 
 
 def _area_weights(n: int, n_new: int) -> np.ndarray:
-    """(n_new, n) float32; row i: the shares of target interval i that lie in each source interval, 1 in sum."""
+    """(n_new, n) float32; row i: the fractions of target interval i that lie in each source interval, 1 in sum."""
     edges = np.arange(n_new + 1) * (n / n_new)
     cells = np.arange(n)
     overlap = np.minimum(edges[1:, None], cells + 1) - np.maximum(edges[:-1, None], cells)

@@ -68,24 +68,24 @@ def textural_strokes(size: tuple[int, int], random: np.random.RandomState) -> np
         ink = base.copy()
         for line in range(n_lines):
             top = (line + 0.5) * h / n_lines - 3.5 * width
-            share = (wanted - np.count_nonzero(ink)) / (n_lines - line)
-            _write_line(ink, words[line % 1000 :], top, starts[line % 1000], width, share)
+            n_ink = (wanted - np.count_nonzero(ink)) / (n_lines - line)
+            _write_line(ink, words[line % 1000 :], top, starts[line % 1000], width, n_ink)
         if np.count_nonzero(ink) >= wanted * 0.97:
             break
     return ink
 
 
-def _write_line(ink: np.ndarray, words: list[str], top: float, start: float, width: int, share: float) -> None:
-    """Write from a random place on until `share` pixels are inked or the line is full."""
+def _write_line(ink: np.ndarray, words: list[str], top: float, start: float, width: int, n_ink: float) -> None:
+    """Write from a random place on until `n_ink` pixels are inked or the line is full."""
     w = ink.shape[1]
     unit, advance = width * 7 / 6, width * 7
     before = np.count_nonzero(ink)
     text = " ".join(words)
-    # Letters the share takes, by the font's mean of about 19 pixels of ink at width 1; leaves room for them.
-    expected = (share / (19 * width**2)) * advance * 1.25
+    # Letters that this takes, by the font's mean of about 19 pixels of ink at width 1; leaves room for them.
+    expected = (n_ink / (19 * width**2)) * advance * 1.25
     x = width + start * max(w - 2 * width - expected, 0.0)
     for letter in text:
-        if x + 4 * unit + width > w or np.count_nonzero(ink) - before >= share:
+        if x + 4 * unit + width > w or np.count_nonzero(ink) - before >= n_ink:
             return
         for line in FONT.get(letter, ()):
             draw_polyline(ink, np.array(line) * unit + (x, top), width)
