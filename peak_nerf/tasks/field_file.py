@@ -22,8 +22,14 @@ RENAMED = {"activation": "similarity", "divergence": "kl_weight", "blind_diverge
 """Settings of KAR in files of before the renaming; the activation `softmax` is the similarity `dot`."""
 
 
-def save_field(path: Path, field: ImageField) -> None:
-    """Write a fitted field. Raises: PeakError when it cannot be written."""
+def save_field(path: Path, field: Any) -> None:
+    """Write a fitted `ImageField`, or that of what `inpaint` or `retrieve` returned.
+
+    Raises: ValueError on what has no field, a classical result; PeakError when it cannot be written.
+    """
+    field = getattr(field, "field", field)
+    if not isinstance(field, ImageField):
+        raise ValueError("a classical method leaves no field")
     settings = field.settings
     metadata = {
         "format": FORMAT,

@@ -46,9 +46,11 @@ def test_overridden_settings_and_two_dimensional_grey_come_back(tmp_path: Path) 
     )
     result = inpaint(smooth_picture(H, W)[..., 0], some_missing(H, W), settings=settings, steps=2)
     assert result.field is not None
-    save_field(tmp_path / "f.safetensors", result.field)
+    save_field(tmp_path / "f.safetensors", result)
     module, size = load_field(tmp_path / "f.safetensors")
     assert np.array_equal(render_field(module, size, size)[..., 0], result.reconstruction)
+    with pytest.raises(ValueError, match="leaves no field"):
+        save_field(tmp_path / "none.safetensors", inpaint(smooth_picture(H, W), some_missing(H, W), "linear"))
     assert module.kar is not None
     assert (module.kar.n_features, module.kar.similarity) == (9, "dot")
 
@@ -85,6 +87,20 @@ def test_a_file_of_before_the_renaming_loads(tmp_path: Path) -> None:
     assert np.array_equal(render_field(field, size, size), render_field(written, size, size))
     assert field.kar is not None
     assert (field.kar.similarity, field.kar.norm, field.kar.weight) == ("dot", "squared", 2.0)
+
+
+def test_a_field_that_version_0_1_wrote_is_the_same_field() -> None:
+    """old_field/ is of `peak inpaint --save-field` on e0bb2e9, the values are what that version rendered of it."""
+    field, size = load_field(Path(__file__).parent / "old_field" / "field.safetensors")
+    assert size == (20, 24)
+    rendered = render_field(field, size, (5, 6))[..., 0]
+    np.testing.assert_allclose(
+        rendered[0], [0.4988617, 0.8082163, 0.8690305, 0.6334614, 0.2886257, 0.1460723], atol=1e-5
+    )
+    np.testing.assert_allclose(rendered[:, 5], [0.1460723, 0.3374144, 0.7741398, 0.8366727, 0.4859256], atol=1e-5)
+    assert field.kar is not None
+    attention = field.kar.attention(torch.zeros(1, 2), torch.tensor([[0.1, 0.2], [-0.3, 0.4], [0.5, -0.5]]))
+    torch.testing.assert_close(attention, torch.tensor([[0.4303, 0.0152, 0.5545]]), atol=1e-4, rtol=0)
 
 
 def test_what_is_no_field_is_said_in_one_line(tmp_path: Path) -> None:
