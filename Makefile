@@ -18,7 +18,7 @@ demo: $(DEMO)  ## render a scene, train on 25 views, evaluate, leave pictures in
 	$(PY) data_scripts/demo.py --out outputs/demo
 
 test: lint  ## lint, then the test suite
-	$(PY) -m pytest
+	$(PY) -m pytest -n auto --maxprocesses 4
 
 test-cluster: $(DEV)  ## the tests that start a Ray cluster on this machine; minutes
 	$(PY) -m pytest -m cluster tests/bench
@@ -57,8 +57,10 @@ $(BASE):
 
 $(DEMO): pyproject.toml $(BASE)
 	$(PY) -m pip install -e '.[demo]'
+	$(PY) -m peak_nerf.system.quiet
 	@touch $@
 
 $(DEV): pyproject.toml $(BASE)
 	$(PY) -m pip install -e '.[dev]'
+	$(PY) -m peak_nerf.system.quiet
 	@touch $(DEMO) $@

@@ -14,7 +14,6 @@ import shutil
 import subprocess
 import sys
 import time
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -194,7 +193,6 @@ def render_pictures(settings: Settings) -> int:
     from nerfstudio.utils.eval_utils import eval_setup
     from rich.progress import track
 
-    warnings.filterwarnings("ignore", module=r"(nerfstudio|torch)\.")  # their deprecations, dozens of lines
     _, pipeline, _, _ = eval_setup(settings.config)
     model, data = pipeline.model, pipeline.datamanager.eval_dataset
 

@@ -1,5 +1,6 @@
 """Shared by all tests."""
 
+import os
 import random
 import signal
 from collections.abc import Iterator
@@ -8,6 +9,10 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import settings
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # workers share the cores: one thread each, also in the processes they start
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    torch.set_num_threads(1)
 
 # The same examples in every run: what fails here fails again when it is looked into.
 settings.register_profile("fixed", derandomize=True, deadline=None)

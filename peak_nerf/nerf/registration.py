@@ -9,6 +9,8 @@ from functools import partial
 from types import ModuleType
 from typing import Any
 
+from peak_nerf.system.quiet import silence_other_packages
+
 _SPECIFICATIONS = {
     "peak": ("peak_nerf.nerf.methods", "peak_method"),
     "peak_lite": ("peak_nerf.nerf.methods", "peak_lite_method"),
@@ -71,5 +73,6 @@ def __getattr__(name: str) -> Any:
         return BrokenPlugin(error)
 
 
+silence_other_packages()
 _trust_older_checkpoints()
 _know_moved_modules()

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -30,6 +30,7 @@ OPAQUE = 1e-3
 """A ray whose transmittance has fallen below this is finished, and a sample whose weight is below it has no colour."""
 
 
+@runtime_checkable
 class Field(Protocol):
     """What is rendered: see `PeakRadianceField`."""
 
