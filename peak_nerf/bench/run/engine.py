@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from peak_nerf.bench.run.worker import Event
 from peak_nerf.bench.suite.data_root import Job
 
 
+@runtime_checkable
 class Engine(Protocol):
     """Runs jobs side by side; one that fails or dies costs nothing but itself."""
 

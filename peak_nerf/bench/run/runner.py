@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from peak_nerf.bench.run import records
 from peak_nerf.bench.run.engine import Engine
@@ -40,6 +40,7 @@ class Plan:
         return len(self.to_run) + len(self.finished) + len(self.absent)
 
 
+@runtime_checkable
 class Display(Protocol):
     """What shows a suite's progress."""
 
