@@ -7,7 +7,6 @@ only their ratios mean something elsewhere. Leaves cost.json, cost.png and cost.
 from __future__ import annotations
 
 import copy
-import json
 import statistics
 import sys
 import tempfile
@@ -17,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.speed import SEED, kar_cost, median_seconds, scene_at, start_trainer
+from benchmarks.speed import SEED, kar_cost, median_seconds, scene_at, start_trainer, train_step
 from peak_nerf.errors import exit_on_peak_error
-from peak_nerf.system.files import write_atomically
+from peak_nerf.system.record import write_json
 
 
 @dataclass
@@ -77,15 +76,8 @@ class Bench:
 
     def step(self, trainer: Any, step: int) -> float:
         """Seconds of one training step."""
-        from nerfstudio.engine.callbacks import TrainingCallbackLocation as Location
-
-        trainer.pipeline.train()
         start = time.perf_counter()
-        for callback in trainer.callbacks:
-            callback.run_callback_at_location(step, location=Location.BEFORE_TRAIN_ITERATION)
-        trainer.train_iteration(step)
-        for callback in trainer.callbacks:
-            callback.run_callback_at_location(step, location=Location.AFTER_TRAIN_ITERATION)
+        train_step(trainer, step)
         return time.perf_counter() - start
 
     def step_ms(self, trainer: Any) -> float:
@@ -94,7 +86,7 @@ class Bench:
         return 1e3 * statistics.median(self.step(trainer, first + i) for i in range(self.settings.steps))
 
     def views(self) -> list[Curve]:
-        """A step looks at its own rays only."""
+        """A step sees its own rays only."""
         x = [float(views) for views in self.settings.views]
         return [Curve("Views", "training views", "ms a step", x, [self.step_ms(self.trainer(int(v))) for v in x])]
 
@@ -156,10 +148,8 @@ def main(settings: Settings) -> None:
         measures: list[Callable[[], list[Curve]]] = [bench.views, bench.resolution, bench.samples, bench.anchors]
         for measure in track(measures, description="cost", console=Console(stderr=True)):
             curves += measure()
-    settings.out.mkdir(parents=True, exist_ok=True)
     record = {"seed": SEED, "data": str(settings.data), "curves": [vars(curve) for curve in curves]}
-    text = json.dumps(record, indent=1, allow_nan=False)
-    write_atomically(settings.out / "cost.json", lambda file: file.write(text.encode()))
+    write_json(settings.out / "cost.json", record)
     draw(curves, settings.out)
     for curve in curves:
         print(

@@ -8,7 +8,6 @@ It is a benchmark, not a test: nothing passes or fails.
 
 from __future__ import annotations
 
-import json
 import math
 import multiprocessing
 import sys
@@ -22,14 +21,13 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, jacrev, vmap
 
-from benchmarks.speed import median_seconds
+from benchmarks.speed import median_seconds, print_and_keep
 from peak_nerf.core.backbones import ReluMLP
 from peak_nerf.core.kernels.finite_width import FiniteNetwork
 from peak_nerf.core.kernels.infinite_width import InfiniteNetwork
 from peak_nerf.core.kernels.ntk import empirical_ntk
 from peak_nerf.core.kernels.optimal import kernel_regression
 from peak_nerf.errors import PeakError, exit_on_peak_error
-from peak_nerf.system.files import write_atomically
 
 
 @dataclass
@@ -168,10 +166,7 @@ def main(settings: Settings) -> None:
     figures.update(ntk_figures(settings))
     if settings.wide > 0:
         figures.update(wide_figures(settings))
-    text = json.dumps(figures, indent=2, allow_nan=False)
-    print(text)
-    if settings.out is not None:
-        write_atomically(settings.out, lambda file: file.write(text.encode()))
+    print_and_keep(figures, settings.out)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 import resource
 import statistics
 import subprocess
@@ -24,6 +23,7 @@ from typing import Any
 import torch
 
 from peak_nerf.errors import PeakError, exit_on_peak_error
+from peak_nerf.system.record import write_json
 
 SEED = 42
 
@@ -92,21 +92,25 @@ def start_trainer(config: Any, folder: Path) -> Any:
     return trainer
 
 
-def train_for(trainer: Any, seconds: float) -> tuple[float, float]:
-    """Rays per second over all of a training of about `seconds`, and over its second half."""
+def train_step(trainer: Any, step: int) -> None:
+    """One training step with its callbacks, as nerfstudio's training loop does it."""
     from nerfstudio.engine.callbacks import TrainingCallbackLocation as Location
 
+    trainer.pipeline.train()
+    for callback in trainer.callbacks:
+        callback.run_callback_at_location(step, location=Location.BEFORE_TRAIN_ITERATION)
+    trainer.train_iteration(step)
+    for callback in trainer.callbacks:
+        callback.run_callback_at_location(step, location=Location.AFTER_TRAIN_ITERATION)
+
+
+def train_for(trainer: Any, seconds: float) -> tuple[float, float]:
+    """Rays per second over all of a training of about `seconds`, and over its second half."""
     marks: list[tuple[float, int]] = [(0.0, 0)]
     rays, step, start = 0, 0, time.perf_counter()
     while (elapsed := time.perf_counter() - start) < seconds:
-        trainer.pipeline.train()
-        # The schedules see the training as a whole, whatever number of steps the time allows.
-        for callback in trainer.callbacks:
-            callback.run_callback_at_location(step, location=Location.BEFORE_TRAIN_ITERATION)
-        trainer.train_iteration(step)
+        train_step(trainer, step)
         rays += trainer.pipeline.datamanager.get_train_rays_per_batch()
-        for callback in trainer.callbacks:
-            callback.run_callback_at_location(step, location=Location.AFTER_TRAIN_ITERATION)
         step += 1
         marks.append((time.perf_counter() - start, rays))
     elapsed = marks[-1][0]
@@ -144,7 +148,7 @@ def peak_lite_figures(settings: Settings, folder: Path) -> dict[str, float]:
 def kar_cost(trainer: Any, pairs: int = 30) -> float:
     """By how many percent KAR lengthens a step: the same model with and without it, in turn; median of the ratios.
 
-    Over `kar_interval` steps at a time, of which KAR asks in one.
+    Over `kar_interval` steps at a time, in one of which KAR is evaluated.
     """
     model = trainer.pipeline.model
     kar, ratios = model.kar_form, []
@@ -196,6 +200,13 @@ def scene_at(data: Path) -> Path:
     return data.resolve()
 
 
+def print_and_keep(figures: dict[str, Any], out: Path | None) -> None:
+    """Print figures as JSON; also write them to `out`, unless it is None."""
+    print(json.dumps(figures, indent=1, allow_nan=False))
+    if out is not None:
+        write_json(out, figures)
+
+
 def main(settings: Settings) -> None:
     """Measure and print."""
     settings.data = scene_at(settings.data)
@@ -208,12 +219,7 @@ def main(settings: Settings) -> None:
             figures["nerfacto_rays_per_s"] = rate
             figures["throughput_ratio"] = figures["peak_lite_rays_per_s"] / rate
             figures["throughput_ratio_second_half"] = figures["peak_lite_rays_per_s_second_half"] / rate
-    text = json.dumps(figures, indent=2, allow_nan=False)
-    print(text)
-    if settings.out is not None:
-        temporary = settings.out.with_name(settings.out.name + ".partial")
-        temporary.write_text(text)
-        os.replace(temporary, settings.out)
+    print_and_keep(figures, settings.out)
 
 
 if __name__ == "__main__":

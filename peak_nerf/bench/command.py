@@ -68,7 +68,7 @@ def bench(
     suite: tyro.conf.Positional[Path],
     out: Path,
     data_root: Path,
-    jobs: Annotated[int | None, _given("INT", "1; on a cluster, all it has room for")] = None,
+    jobs: Annotated[int | None, _given("INT", "1; on a cluster, as many as fit")] = None,
     only: Annotated[str | None, _given("SELECTION", "all")] = None,
     engine: Literal["local", "ray"] = "local",
     address: Annotated[str | None, _given("HOST:PORT", "auto")] = None,
@@ -78,7 +78,7 @@ def bench(
     """Run the cells of a suite file; those that are finished in --out are kept and skipped.
 
     Exit code 1 when a cell failed, 130 after Ctrl-C. `peak report` makes the tables. With --engine ray the cells run
-    on a Ray cluster (docs/clusters.md): one Ray task each, on the CPUs and GPUs that the suite's `resources` asks for;
+    on a Ray cluster (docs/clusters.md): one Ray task each, on the CPUs and GPUs that the suite's `resources` demands;
     results come back to --out here.
 
     Args:

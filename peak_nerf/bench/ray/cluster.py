@@ -18,7 +18,7 @@ HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes.fromhex("0000000400000
 """What opens an HTTP/2 connection: a fixed text and an empty SETTINGS frame (RFC 9113, section 3.4). A server answers
 with a SETTINGS frame, type 4. Ray speaks gRPC, which is HTTP/2."""
 SURVEY_SECONDS = 120.0
-"""For a node to start a worker and say what it has. One that is later is looked at with its first cell."""
+"""For a node to start a worker and say what it has. A later one is checked with its first cell."""
 
 Node = dict[str, Any]
 """As `ray.nodes()` gives it."""
@@ -73,24 +73,24 @@ def _speaks_http2(server: socket.socket) -> bool:
         return False
 
 
-def room_on(node: Node, resources: Resources) -> int:
+def capacity_of(node: Node, resources: Resources) -> int:
     """Cells that fit on a node at a time, were it idle."""
     if not node["Alive"]:
         return 0
-    room = int(node["Resources"].get("CPU", 0) // resources.cpus)
+    capacity = int(node["Resources"].get("CPU", 0) // resources.cpus)
     if resources.gpus:
         gpus = node["Resources"].get("GPU", 0)
-        room = min(room, int(gpus / resources.gpus + 1e-9))
-    return room
+        capacity = min(capacity, int(gpus / resources.gpus + 1e-9))
+    return capacity
 
 
-def room(nodes: Sequence[Node], resources: Resources) -> int:
+def capacity(nodes: Sequence[Node], resources: Resources) -> int:
     """Cells that fit on the cluster at a time, were it idle."""
-    return sum(room_on(node, resources) for node in nodes)
+    return sum(capacity_of(node, resources) for node in nodes)
 
 
 def nothing_fits(resources: Resources) -> PeakError:
-    """For a cluster without room for a single cell."""
+    """For a cluster on which no cell fits."""
     gpus = f" and {resources.gpus:g} GPUs" if resources.gpus else ""
     return PeakError(
         f"--engine ray: no node of the cluster has {resources.cpus} CPUs{gpus} for a cell;"
@@ -99,7 +99,7 @@ def nothing_fits(resources: Resources) -> PeakError:
 
 
 def check_nodes(ray: Any, nodes: Sequence[Node], versions: dict[str, str], paths: Sequence[Path]) -> None:
-    """Look at every node before any cell is run there.
+    """Check every node before any cell is run there.
 
     Raises: PeakError when a node has other versions than the driver, or lacks one of the files.
     """

@@ -23,8 +23,8 @@ STOP_SECONDS = 5.0
 AGAIN_SECONDS = 4.0
 """Before a lost job runs again, doubled each time: Ray needs about 20 s to see that a node is dead, and would send it
 there once more."""
-ROOM_SECONDS = 300.0
-"""How long the cluster may have no room for a single job, as while a lost node is replaced."""
+CAPACITY_SECONDS = 300.0
+"""How long the cluster may have no node on which a job fits, as while a lost node is replaced."""
 
 
 @dataclass(eq=False)
@@ -42,7 +42,7 @@ class RayEngine:
     Args:
         address: HOST:PORT of its head, or auto.
         resources: Of a job.
-        jobs: How many at a time; as many as the cluster has room for when None.
+        jobs: How many at a time; as many as fit on the cluster when None.
         retries: How often a job that failed, or that was lost with its node, is run again.
         ship_data: Whether data go through Ray's object store, instead of being looked for on the nodes by path.
         paths: All data of all jobs.
@@ -65,10 +65,10 @@ class RayEngine:
         self.versions = ray_survey.versions()
         self.ray = ray_cluster.connect(address)
         try:
-            nodes = [node for node in self.ray.nodes() if ray_cluster.room_on(node, resources)]
+            nodes = [node for node in self.ray.nodes() if ray_cluster.capacity_of(node, resources)]
             if not nodes:
                 raise ray_cluster.nothing_fits(resources)
-            self.n_workers = jobs or ray_cluster.room(nodes, resources)
+            self.n_workers = jobs or ray_cluster.capacity(nodes, resources)
             ray_cluster.check_nodes(self.ray, nodes, self.versions, () if ship_data else paths)
             self.fingerprints = {} if ship_data else {str(path): ray_survey.fingerprint(path) for path in paths}
             self.shipped = {str(path): self._ship(path) for path in paths} if ship_data else {}
@@ -77,7 +77,7 @@ class RayEngine:
             self.stop()
             raise
         self.collected: Any = None
-        self.room_since = time.monotonic()
+        self.last_capacity = time.monotonic()
 
     def _ship(self, path: Path) -> list[tuple[str, Any]]:
         return [(name, self.ray.put(file.read_bytes())) for name, file in ray_survey.files_of(path)]
@@ -114,12 +114,14 @@ class RayEngine:
     def _hand_out(self, waiting: list[_Attempts], begin: Callable[[Job], None]) -> None:
         if not waiting:
             return
-        room, now = ray_cluster.room(self.ray.nodes(), self.resources), time.monotonic()
-        if room:
-            self.room_since = now
-        elif now - self.room_since > ROOM_SECONDS:
+        capacity, now = ray_cluster.capacity(self.ray.nodes(), self.resources), time.monotonic()
+        if capacity:
+            self.last_capacity = now
+        elif now - self.last_capacity > CAPACITY_SECONDS:
             raise ray_cluster.nothing_fits(self.resources)
-        for attempts in [one for one in waiting if one.not_before <= now][: (self.jobs or room) - len(self.running)]:
+        for attempts in [one for one in waiting if one.not_before <= now][
+            : (self.jobs or capacity) - len(self.running)
+        ]:
             waiting.remove(attempts)
             if not attempts.begun:
                 begin(attempts.job)
@@ -188,7 +190,7 @@ class RayEngine:
         """Why Ray has no result, in a line; its own text is a page."""
         known = self.ray.exceptions
         reasons = {
-            known.OutOfMemoryError: "its node ran out of memory; ask for more `resources` in the suite, so that fewer"
+            known.OutOfMemoryError: "its node ran out of memory; give more `resources` in the suite, so that fewer"
             " cells share one",
             known.NodeDiedError: "its node died",
             known.WorkerCrashedError: "its worker process or node died",

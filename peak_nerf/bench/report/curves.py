@@ -1,4 +1,4 @@
-"""The report's curves: a metric over a sweep, and PSNR over training time, each with who gets where first."""
+"""The report's curves: a metric over a sweep, PSNR over time, and what each method needs to reach another's best."""
 
 from __future__ import annotations
 

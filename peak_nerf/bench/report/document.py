@@ -55,7 +55,7 @@ class Paragraph:
 
 @dataclass(frozen=True)
 class Grid:
-    """A table whose first `n_axes` columns say what a row is."""
+    """A table whose first `n_axes` columns name the row."""
 
     head: Sequence[str]
     rows: Sequence[Sequence[Text]]

@@ -1,4 +1,4 @@
-"""What a suite's report says, and in which order."""
+"""The contents of a suite's report, in order."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Suite files: YAML in, a checked `Suite` out. What is wrong is said with the file's name and the line."""
+"""Suite files: YAML in, a checked `Suite` out. An error names the file and the line."""
 
 from __future__ import annotations
 

@@ -103,7 +103,7 @@ def _whole_above_one(gpus: float) -> float:
 
 
 class Resources(Strict):
-    """What a cell asks of a cluster's node. The local engine shares this machine's cores among its jobs instead."""
+    """What a cell needs of a cluster's node. The local engine shares this machine's cores among its jobs instead."""
 
     cpus: Annotated[StrictInt, Field(ge=1)] = 1
     """Cores, and so threads of the cell."""

@@ -356,7 +356,7 @@ def test_options_of_a_cluster_are_refused_without_one(write: Write, data_root: P
         bench(write(), tmp_path / "runs", data_root, engine="ray", retries=-1)
 
 
-def test_room_is_counted_node_by_node() -> None:
+def test_capacity_is_counted_node_by_node() -> None:
     nodes = [
         {"Alive": True, "Resources": {"CPU": 4.0, "GPU": 1.0}},
         {"Alive": True, "Resources": {"CPU": 3.0}},
@@ -365,7 +365,7 @@ def test_room_is_counted_node_by_node() -> None:
     ]
     wanted = [(Resources(), 7), (Resources(cpus=2), 3), (Resources(gpus=1), 1), (Resources(gpus=0.5), 2)]
     wanted += [(Resources(cpus=3, gpus=0.1), 1), (Resources(gpus=0.1), 4), (Resources(cpus=5), 0)]
-    assert [ray_cluster.room(nodes, resources) for resources, _ in wanted] == [room for _, room in wanted]
+    assert [ray_cluster.capacity(nodes, resources) for resources, _ in wanted] == [n for _, n in wanted]
 
 
 def test_a_folders_fingerprint_is_its_names_and_contents(tmp_path: Path) -> None:
