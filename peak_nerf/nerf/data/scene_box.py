@@ -19,7 +19,7 @@ INWARD = 0.9
 MARGIN = 1.05
 """Of a box around what the cameras see."""
 OUTSIDE = 0.5
-"""Half side of a box that cameras stand outside of, as a fraction of the nearest one's distance; 0.58 would touch it."""
+"""Half side of a box that cameras stand outside of, as a fraction of the nearest one's distance; 0.58 touches it."""
 
 
 @dataclass(frozen=True)
@@ -72,9 +72,11 @@ def choose_space(space: Space, poses: Tensor, half_fov: float, has_alpha: bool, 
     and small enough that they stand outside, so that no ray begins in fog; else the cameras' own cube.
 
     Args:
+        poses: camera-to-world matrices.
         space: `auto` for the rule above; `box` and `unbounded` insist.
         half_fov: half the wider angle of view, in radians.
         has_alpha: whether the pictures have an alpha channel.
+        half: half side of the cameras' cube.
     """
     unbounded = not has_alpha if space == "auto" else space == "unbounded"
     given = "" if space == "auto" else f" (--space {space})"

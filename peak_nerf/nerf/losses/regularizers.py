@@ -62,6 +62,7 @@ def grid_total_variation(grid: HashGridEncoding, n_vertices: int) -> Float[Tenso
     cell, so that finer levels are not told to be flatter than coarse ones. 0 without dense levels.
 
     Args:
+        grid: whose table is measured.
         n_vertices: vertices drawn per level, at least 1.
 
     Source: Fridovich-Keil et al., Plenoxels, CVPR 2022, eq. (3), there with a square root.
@@ -83,8 +84,10 @@ def occlusion_loss(
     r"""Sum of alpha over samples nearer than `reach` to where their ray begins, per ray: no fog in front of a camera.
 
     Args:
+        alpha: opacity of each sample.
         t_from_start: distance of each sample from where its ray enters the box (or from its camera inside the box).
         reach: how far the penalty goes.
+        n_rays: number of rays, those without samples included.
 
     Source: Yang, Pavone, Wang, FreeNeRF, CVPR 2023, eq. (6), there on densities of the first samples.
     """

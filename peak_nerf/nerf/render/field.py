@@ -115,6 +115,9 @@ def level_mask(n_levels: int, n_features: int, progress: float, n_start: int = 2
     At s = progress = 0 the `n_start` coarsest levels are open, at s = 1 all L; in between the next one fades in.
 
     Args:
+        n_levels: number of levels L.
+        n_features: features per level.
+        progress: s, held to [0, 1].
         n_start: levels open from the start, at least 1.
 
     Source: Yang, Pavone, Wang, FreeNeRF, CVPR 2023, eq. (4), which masks the frequencies of a positional encoding.

@@ -38,6 +38,8 @@ def carve_occupancy(
     Args:
         cameras: pinhole cameras without distortion, N of them.
         silhouettes: N masks, True where an image is not wholly transparent; None where images have no alpha channel.
+        centre: of the box, in world units.
+        half_extent: half the box's side, in world units.
         resolution: cells per side of the answer.
     """
     n = min(COARSE, resolution)
