@@ -23,11 +23,11 @@ def trained(tmp_path_factory: pytest.TempPathFactory):
 
 def test_it_learns_a_ball(trained) -> None:
     metrics = trained.pipeline.get_average_eval_image_metrics()
-    assert metrics["psnr"] > 22
-    assert 0 < metrics["ssim"] <= 1
+    assert metrics["psnr"] > 30  # 33.3 and 33.0 dB with two seeds
+    assert 0.9 < metrics["ssim"] <= 1
     assert all(math.isfinite(value) for value in metrics.values())
     # The ball of radius 1 fills 16 % of the box of half side 1.5; what is empty has been found empty.
-    assert trained.pipeline.model.occupancy.fraction < 0.4
+    assert 0.155 < trained.pipeline.model.occupancy.fraction < 0.26
 
 
 def test_depth_is_that_of_the_ball(trained) -> None:
@@ -35,7 +35,7 @@ def test_depth_is_that_of_the_ball(trained) -> None:
     trained.pipeline.eval()
     outputs = trained.pipeline.model.get_outputs_for_camera(camera)
     # The camera is 4 from the centre of a ball of radius 1.
-    assert outputs["depth"][16, 16].item() == pytest.approx(3.0, abs=0.25)
+    assert outputs["depth"][16, 16].item() == pytest.approx(3.0, abs=0.15)
     assert outputs["accumulation"][16, 16].item() > 0.95
     assert outputs["accumulation"][0, 0].item() < 0.05
     assert outputs["rgb"][0, 0].tolist() == pytest.approx([1.0] * 3, abs=0.05)
@@ -95,10 +95,13 @@ def test_samples_that_training_leaves_out_are_hidden(trained) -> None:
 def test_kar_residual_is_drawn_where_the_ball_is(trained) -> None:
     camera = trained.pipeline.datamanager.eval_dataset.cameras[0:1]
     trained.pipeline.eval()
-    residual = trained.pipeline.model.get_outputs_for_camera(camera)["kar_residual"]
+    outputs = trained.pipeline.model.get_outputs_for_camera(camera)
+    residual = outputs["kar_residual"]
     assert residual.shape == (32, 32, 1)
     assert residual[0, 0].item() == 0.0
-    assert 0 < residual.max().item() < 4
+    # 2 is the largest norm that f, four numbers in [0, 1], allows; a smooth ball is far below: 0.13 to 0.15.
+    assert 0.05 < residual.max().item() < 0.3
+    assert 0.02 < residual[outputs["accumulation"] > 0.9].mean().item() < 0.1
 
 
 def test_gradients_reach_everything_that_trains(tmp_path) -> None:
@@ -127,8 +130,14 @@ OPTIONS = [
 
 @pytest.mark.parametrize("options", OPTIONS)
 def test_options_train(tmp_path, options: dict) -> None:
-    pipeline = train(tiny_config(tmp_path, steps=3, **options)).pipeline
-    assert math.isfinite(float(pipeline.get_train_loss_dict(0)[1]["rgb"]))
+    """The colour loss falls to 0.19 to 0.27 of what it began with."""
+    trainer = start(tiny_config(tmp_path, steps=80, **options))
+    trainer.config.viewer.quit_on_train_completion = True
+    pipeline = trainer.pipeline
+    pipeline.train()
+    before = float(pipeline.get_train_loss_dict(0)[1]["rgb"])
+    trainer.train()
+    assert float(pipeline.get_train_loss_dict(0)[1]["rgb"]) < 0.4 * before
 
 
 def test_weight_zero_is_the_plain_baseline(tmp_path) -> None:
@@ -183,15 +192,17 @@ def test_normals_point_out_of_the_ball(trained) -> None:
     normals = 2 * trained.pipeline.model(inward)["normals"].detach() - 1
     # The ring of cameras sees the upper part of the ball best.
     seen = directions[:, 2] > 0
-    # The slope of a hash grid is noisy point by point, but it must know outside from inside.
-    assert ((normals * directions).sum(-1)[seen] > 0).float().mean() > 0.6
+    # The slope of a hash grid is noisy point by point, but it must know outside from inside: 89 % and a mean of 0.52.
+    cosine = (normals * directions).sum(-1)[seen]
+    assert (cosine > 0).float().mean() > 0.8
+    assert cosine.mean() > 0.4
 
 
 def test_ray_count_follows_the_sample_budget(trained) -> None:
     rays = trained.pipeline.datamanager.get_train_rays_per_batch()
     samples = trained.pipeline.model.n_samples
     assert samples == pytest.approx(6000, rel=0.35)
-    assert rays > 512 or samples > 4000
+    assert rays > 1.2 * 512  # what is empty has been found empty
 
 
 def test_rows_are_padded_to_few_different_numbers() -> None:

@@ -6,7 +6,7 @@ say nothing about the density there; new views look straight at it, and see fog.
 Symbols:
     f          log density, see `relative_log_density`: 0 where empty, 1 where solid
     x          queries: points in occupied cells that no training ray has reached lately
-    X          the bank: m anchors that all queries share
+    X          the bank: m anchors shared by all queries
     T          transmittance in front of a sample
 """
 

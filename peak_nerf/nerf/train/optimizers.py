@@ -32,7 +32,7 @@ class ExponentialScheduleConfig(SchedulerConfig):
     _target: type = field(default_factory=lambda: ExponentialSchedule)
     """target class to instantiate"""
     final_factor: float = 0.03
-    """Share of the learning rate that is left at the end."""
+    """Fraction of the learning rate that is left at the end."""
     warmup_steps: int = 20
     """Steps of the warm-up."""
     max_steps: int | None = None
@@ -57,6 +57,6 @@ class ExponentialSchedule(Scheduler):
 
 
 def multiplier(config: ExponentialScheduleConfig, progress: Callable[[int], float]) -> Callable[[int], float]:
-    """The factor on the learning rate at a step; `progress` is the finished share of the run then."""
+    """The factor on the learning rate at a step; `progress` is the finished fraction of the run then."""
     decay, warmup = math.log(config.final_factor), max(1, config.warmup_steps)
     return lambda step: min(1.0, (step + 1) / warmup) * math.exp(decay * min(1.0, progress(step)))

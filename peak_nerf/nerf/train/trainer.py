@@ -68,7 +68,7 @@ class PeakTrainer(Trainer):
             super().setup(test_mode)
 
     def progress(self, step: int) -> float:
-        """The finished share of the run, from 0 to 1: of its steps or, with `max_seconds`, of its time."""
+        """The finished fraction of the run, from 0 to 1: of its steps or, with `max_seconds`, of its time."""
         if self.config.max_seconds is not None:
             return min(1.0, self.elapsed() / self.config.max_seconds)
         return min(1.0, step / max(1, self.config.max_num_iterations + self._start_step))

@@ -23,9 +23,9 @@ def slow_distortion(weights: torch.Tensor, t: torch.Tensor, dt: float, ray: torc
     for r in range(n_rays):
         w, t_r = weights[ray == r], t[ray == r]
         if len(w):
-            share = w / w.sum()
-            between = (share[:, None] * share * (t_r[:, None] - t_r).abs()).sum()
-            total = total + w.sum().detach() * (between + (share**2).sum() * dt / 3)
+            p = w / w.sum()
+            between = (p[:, None] * p * (t_r[:, None] - t_r).abs()).sum()
+            total = total + w.sum().detach() * (between + (p**2).sum() * dt / 3)
     return total / n_rays
 
 

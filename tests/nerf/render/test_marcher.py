@@ -16,8 +16,8 @@ def random_rays(n: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     return origins, F.normalize(targets - origins, dim=-1)
 
 
-def random_occupancy(resolution: int, share: float, seed: int = 0) -> torch.Tensor:
-    return torch.rand((resolution,) * 3, generator=torch.Generator().manual_seed(seed)) < share
+def random_occupancy(resolution: int, fraction: float, seed: int = 0) -> torch.Tensor:
+    return torch.rand((resolution,) * 3, generator=torch.Generator().manual_seed(seed)) < fraction
 
 
 def marcher(origins, directions, occupied, dt=0.02, jitter=None) -> RayMarcher:
@@ -25,11 +25,11 @@ def marcher(origins, directions, occupied, dt=0.02, jitter=None) -> RayMarcher:
 
 
 @pytest.mark.parametrize("resolution", [8, 30, 64])  # 30 is no multiple of the block of 8
-@pytest.mark.parametrize("share", [0.0, 0.02, 0.5, 1.0])
+@pytest.mark.parametrize("fraction", [0.0, 0.02, 0.5, 1.0])
 @pytest.mark.parametrize("limit", [3, 1 << 20])
-def test_compiled_equals_plain(resolution: int, share: float, limit: int) -> None:
+def test_compiled_equals_plain(resolution: int, fraction: float, limit: int) -> None:
     origins, directions = random_rays(300)
-    occupied = random_occupancy(resolution, share)
+    occupied = random_occupancy(resolution, fraction)
     jitter = torch.rand(300, generator=torch.Generator().manual_seed(1))
     fast, slow = (
         marcher(origins, directions, occupied, jitter=jitter),
