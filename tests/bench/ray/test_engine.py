@@ -307,13 +307,14 @@ def test_without_ray_the_remedy_is_named(
 @pytest.mark.parametrize(
     ("address", "message"),
     [
-        (f"127.0.0.1:{free_port()}", "no cluster there .*refused.*; start one with `ray start --head`"),
+        ("127.0.0.1:FREE", "no cluster there .*refused.*; start one with `ray start --head`"),
         ("nonsense", "is not HOST:PORT, such as"),
         ("127.0.0.1:0x5", "is not HOST:PORT, such as"),
         ("127.0.0.1:99999", "no cluster there"),
     ],
 )
 def test_no_cluster_is_one_line(address: str, message: str, write: Write, data_root: Path, tmp_path: Path) -> None:
+    address = address.replace("FREE", str(free_port()))
     with pytest.raises(PeakError, match=f"--address {address}: {message}"):
         bench(write(), tmp_path / "runs", data_root, engine="ray", address=address)
 
