@@ -9,6 +9,7 @@ Symbols:
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -60,8 +61,8 @@ class PeakModelMixin(_Base):
         """The model's own modules, then the encoding and g."""
         with without_lpips_download(type(self)):
             super().populate_modules()
-        c = self.config
-        weight = KAR_WEIGHT if c.kar_weight is None else c.kar_weight
+        weight = KAR_WEIGHT if self.config.kar_weight is None else self.config.kar_weight
+        c = self.config = dataclasses.replace(self.config, kar_weight=weight)
         if weight < 0 or c.kar_queries < 1 or c.kar_anchors < 1 or not c.kar_radius > 0:
             raise PeakError("--pipeline.model.kar-*: give a weight of 0 or more; queries, anchors and radius above 0")
         self.polynomials: list[PolynomialEncoding] = []

@@ -27,6 +27,7 @@ def test_twenty_steps_then_the_same_field_from_its_checkpoint(blender, tmp_path)
     trainer = train(config)
     model = trainer.pipeline.model
     assert isinstance(model, NerfactoModel)
+    assert (config.pipeline.model.kar_weight, model.config.kar_weight, model.kar.weight) == (None, 0.01, 0.01)
     assert isinstance(model.lpips, MissingMetric)  # built without a network
     assert torch.load(latest_checkpoint(config.get_checkpoint_dir()), weights_only=True)["step"] == 19
     metrics = trainer.pipeline.get_average_eval_image_metrics()
