@@ -68,7 +68,7 @@ class Progress:
     fraction: float
     """Of the run, in [0, 1]."""
     psnr_validation: float
-    """On held-out measurements, in dB; in phase 2 they are trained on."""
+    """On held-out measurements, in dB; in phase 2 they are trained on. NaN where nothing is held out."""
     psnr: float | None = None
     """Against the ground truth, in dB, where there is one."""
 

@@ -101,7 +101,7 @@ class RichDisplay:
             done, total = float(event.step), float(event.n_steps)
         else:
             done, total = event.seconds, float(budget) if isinstance(budget, (int, float)) else 0.0
-        psnr = "" if event.psnr is None else f"PSNR {event.psnr:.2f} dB on held-out pixels, "
+        psnr = "" if event.psnr is None else f"PSNR {event.psnr:.2f} dB on {event.scored}, "
         note = f"{psnr}step {event.step}, {clock(event.seconds)}"
         self.progress.update(self.lines[cell.id], completed=min(done, total), total=total or None, note=note)
 

@@ -26,7 +26,9 @@ class Event(NamedTuple):
     n_steps: int | None = None
     seconds: float = 0.0
     psnr: float | None = None
-    """On held-out observed pixels, in dB."""
+    """In dB, on held-out measurements where there are any, else of a test view."""
+    scored: str = "held-out measurements"
+    """What the PSNR is of."""
     node: str = ""
     """Of a cluster; empty when the job was lost on its way, and on this machine."""
 
@@ -49,9 +51,11 @@ def run_job(job: Job, send: Callable[[Event], object], threads: int) -> Event:
     from peak_nerf.errors import PeakError
 
     def on_progress(progress: Any) -> None:
-        psnr = progress.psnr_validation
-        psnr = float(psnr) if psnr is not None and math.isfinite(psnr) else None
-        send(Event("progress", "", progress.step, progress.n_steps, progress.seconds, psnr))
+        event = Event("progress", "", progress.step, progress.n_steps, progress.seconds)
+        for psnr, scored in ((progress.psnr_validation, event.scored), (progress.psnr, "a test view")):
+            if event.psnr is None and psnr is not None and math.isfinite(psnr):
+                event = event._replace(psnr=float(psnr), scored=scored)
+        send(event)
 
     try:
         from peak_nerf.bench.suite.registry import OptionTypes, load_task

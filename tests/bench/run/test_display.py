@@ -31,7 +31,7 @@ def test_lines_of_finished_cells_and_the_state_of_running_ones(write: Write) -> 
         display.begin(first)
         assert f"{first.id} starting" in shown()
         display.update(first, Event("progress", "", 7, None, 30.0, 21.456))
-        assert "PSNR 21.46 dB on held-out pixels, step 7, 30 s" in shown()
+        assert "PSNR 21.46 dB on held-out measurements, step 7, 30 s" in shown()
         display.tick()
         assert "about 2 min 00 s left" in shown()  # two cells of a minute; the first has only just begun
         display.end(first, Result("finished", {"psnr": 22.5}, seconds=12.0))
