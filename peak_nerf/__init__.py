@@ -4,4 +4,4 @@
 `bench` the measurements, `cli` the `peak` command.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

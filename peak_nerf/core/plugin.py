@@ -13,6 +13,9 @@ from peak_nerf.core.anchors import AnchorSampler, LocalAnchors, box, uniform_poi
 from peak_nerf.core.encodings import CoefficientInit, CoordinateMap, PolynomialEncoding
 from peak_nerf.core.kar import KernelAlignmentRegularizer
 
+FORMER_NAMES = {"r": "n_features", "logits": "similarity"}
+"""Settings of KAR by their names of before version 0.2."""
+
 
 class Peak(nn.Module):
     r"""f(P gamma(x)): the polynomial encoding in front of any network f, which stays as it is, and KAR for its loss.
@@ -67,7 +70,9 @@ class Peak(nn.Module):
         self.module = module
         self.encoding = PolynomialEncoding(in_dim, degree, coordinate_map, init)
         self.project = self._identity_projection() if project else nn.Identity()
-        self.regularizer = KernelAlignmentRegularizer(in_dim, **kar)
+        self.regularizer = KernelAlignmentRegularizer(
+            in_dim, **{FORMER_NAMES.get(name, name): value for name, value in kar.items()}
+        )
         self.low, self.high = low, high
         if anchors is None:
             low_, high_ = box(low, high, torch.empty(in_dim))

@@ -38,7 +38,7 @@ class FakeOptions:
     )
 
 
-SCORES = {"siren": (float("-inf"),), "hash": (float("nan"), 9.5)}
+SCORES = {"siren": (float("-inf"),), "no-metrics": (float("nan"), 9.5)}
 """Held-out and test PSNR that a method reports, where it is not 12.5 on held-out measurements."""
 
 

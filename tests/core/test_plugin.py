@@ -70,6 +70,11 @@ def test_kar_reaches_module_encoding_projection_and_g(d: int) -> None:
         assert float(parameter.grad.abs().sum()) > 0, name
 
 
+def test_former_names_of_settings_are_known() -> None:
+    peak = Peak(UsersSiren(2, 1), in_dim=2, r=7, logits="dot")
+    assert (peak.regularizer.n_features, peak.regularizer.similarity) == (7, "dot")
+
+
 def test_minimising_kar_lowers_it() -> None:
     torch.manual_seed(0)
     peak = Peak(UsersSiren(2, 1), in_dim=2, weight=1.0, anchors=LocalAnchors(8, 0.1))
