@@ -21,7 +21,7 @@ TABLE_1 = next(path for path in CONFIGS if path.stem == "table1")
     [
         ("image", "a.png", Path("a.png")),
         ("size", 256, "256"),
-        ("missing", 1, 1.0),
+        ("learning_rate", 1, 1.0),
         ("kar_weight", None, None),
         ("kar_weight", 0, 0.0),
         ("kar_similarity", None, None),
@@ -46,6 +46,7 @@ def test_values_that_inpainting_takes(name: str, given: object, taken: object) -
         ("steps", 2.5, "2.5 will not do"),
         ("steps", True, "True will not do"),
         ("missing", "half", "'half' will not do"),
+        ("missing", 1, "1 will not do: input should be less than 1"),
     ],
 )
 def test_values_that_it_does_not(name: str, given: object, message: str) -> None:
