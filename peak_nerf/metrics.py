@@ -26,11 +26,27 @@ def psnr(mse: float) -> float:
     return MAX_PSNR if mse <= 10 ** (-MAX_PSNR / 10) else float(-10 * np.log10(mse))
 
 
+def view_scores(rendering: np.ndarray, truth: np.ndarray) -> dict[str, float]:
+    """PSNR in dB, SSIM in [-1, 1] and LPIPS of a rendered view, (h, w, 3) in [0, 1], as nerfstudio has them.
+
+    SSIM is the mean over all pixels, the picture mirrored at its border; that of `scores` leaves the border out. Absent
+    scores as in `scores`.
+    """
+    from torchmetrics.functional.image import structural_similarity_index_measure
+
+    everywhere = np.ones(truth.shape[:2], dtype=bool)
+    result = {"psnr": psnr(float(np.mean((rendering.astype(np.float64) - truth) ** 2)))}
+    if min(everywhere.shape) >= SSIM_WINDOW:
+        ours, theirs = (_to_tensor(image.astype(np.float32)) for image in (rendering, truth))
+        ssim = structural_similarity_index_measure(ours, theirs, data_range=1.0)
+        assert not isinstance(ssim, tuple)  # only when its parts are asked for
+        result["ssim"] = float(ssim)
+    lpips = _lpips(rendering, truth, everywhere)
+    return result if lpips is None else {**result, "lpips": lpips}
+
+
 def scores(
-    reconstruction: np.ndarray,
-    truth: np.ndarray,
-    observed: np.ndarray | None = None,
-    known: np.ndarray | None = None,
+    reconstruction: np.ndarray, truth: np.ndarray, observed: np.ndarray, known: np.ndarray | None = None
 ) -> dict[str, float]:
     """PSNR in dB over all pixels and over the missing ones, SSIM in [-1, 1], LPIPS; all finite.
 
@@ -40,12 +56,12 @@ def scores(
     Args:
         reconstruction: (h, w, c) in [0, 1], c 1 or 3.
         truth: likewise.
-        observed: (h, w) bool, what the reconstruction was made from; None for everything.
+        observed: (h, w) bool, what the reconstruction was made from.
         known: (h, w) bool, where there is a truth; None for everywhere. Elsewhere both pictures are set to 0: PSNR
             leaves these pixels out, SSIM's mean does too, while its windows and LPIPS see the zeros.
     Raises: ValueError on shapes that differ, values that are not finite where known, or nothing known.
     """
-    known, observed = (np.ones(truth.shape[:2], dtype=bool) if m is None else m for m in (known, observed))
+    known = np.ones(truth.shape[:2], dtype=bool) if known is None else known
     if truth.ndim != 3 or truth.shape[2] not in (1, 3) or reconstruction.shape != truth.shape:
         raise ValueError(f"both must be (h, w, 1 or 3), got {reconstruction.shape} and {truth.shape}")
     if observed.shape != truth.shape[:2] or known.shape != truth.shape[:2]:

@@ -13,9 +13,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from skimage.metrics import structural_similarity
+from torchmetrics.functional.image import structural_similarity_index_measure
 
 from peak_nerf import metrics as module
-from peak_nerf.metrics import psnr, scores
+from peak_nerf.metrics import psnr, scores, view_scores
 
 EVERYWHERE = np.ones((16, 16), dtype=bool)
 HALF = EVERYWHERE.copy()
@@ -152,18 +153,33 @@ def test_callers_mistakes() -> None:
             scores(a, b, observed, known)
 
 
-def test_everything_counts_as_observed_unless_it_is_said() -> None:
+def test_scores_of_a_view_by_hand() -> None:
     black = np.zeros((16, 16, 3), np.float32)
-    assert scores(black + np.float32(0.5), black) == {
+    assert view_scores(black + np.float32(0.5), black) == {
         "psnr": pytest.approx(6.0206, abs=1e-4),
         "ssim": pytest.approx(0.0004, abs=1e-4),  # C1 / (0.25 + C1) with C1 = 0.01^2
     }
+    assert view_scores(black, black) == {"psnr": 100.0, "ssim": pytest.approx(1.0, abs=1e-5)}
+    assert set(view_scores(black[:8], black[:8])) == {"psnr"}  # smaller than SSIM's window
+
+
+def test_the_ssim_of_a_view_takes_in_its_border() -> None:
+    """As torchmetrics' own mean, which nerfstudio reports; `scores` leaves 5 pixels out on each side."""
+    rng = np.random.default_rng(0)
+    truth = np.ones((40, 40, 3), np.float32)
+    rendering = truth.copy()
+    rendering[10:30, 10:30] = rng.random((20, 20, 3), dtype=np.float32)
+    a, b = (torch.from_numpy(image).permute(2, 0, 1)[None] for image in (rendering, truth))
+    expected = float(structural_similarity_index_measure(a, b, data_range=1.0))
+    assert view_scores(rendering, truth)["ssim"] == pytest.approx(expected, abs=1e-6)
+    inner = scores(rendering, truth, np.ones((40, 40), dtype=bool))["ssim"]
+    assert expected > inner + 0.05  # the border is all white, and right
 
 
 def test_lpips_weights_are_found_and_never_fetched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     assert module.lpips_weights() is None
-    assert "lpips" not in scores(np.zeros((64, 64, 3)), np.zeros((64, 64, 3)))
+    assert "lpips" not in view_scores(np.zeros((64, 64, 3)), np.zeros((64, 64, 3)))
     (tmp_path / "checkpoints").mkdir()
     weights = tmp_path / "checkpoints" / module.LPIPS_BACKBONE
     weights.touch()

@@ -17,7 +17,7 @@ from torch.nn import Parameter
 from peak_nerf.core.backbones import ReluInit
 from peak_nerf.core.field import FieldConfig, HashGridConfig
 from peak_nerf.core.kar import KernelAlignmentRegularizer, Norm
-from peak_nerf.metrics import scores
+from peak_nerf.metrics import view_scores
 from peak_nerf.nerf.ddp import seen_by_ddp
 from peak_nerf.nerf.losses.kar import KarForm, KarStep
 from peak_nerf.nerf.losses.kar_samples import KarAtSamples
@@ -269,7 +269,7 @@ class PeakModel(Model):
             "accumulation": colormaps.apply_colormap(outputs["accumulation"]),
             "depth": colormaps.apply_depth_colormap(outputs["depth"], accumulation=outputs["accumulation"]),
         }
-        return scores(*(picture.cpu().numpy() for picture in (rgb, truth))), images
+        return view_scores(*(picture.cpu().numpy() for picture in (rgb, truth))), images
 
     def get_rgba_image(self, outputs: dict[str, Tensor], output_name: str = "rgb") -> Tensor:
         """Colour without the background, and accumulation as alpha."""

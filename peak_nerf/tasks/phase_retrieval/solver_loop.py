@@ -113,8 +113,8 @@ def _load(path: Path, search: Search, fingerprint: str) -> SearchRun:
                 " without --resume"
             )
         search.restore(state["search"])
-        run = SearchRun(**{**state["run"], "partial": False})
-        run.history = [Point(**point) for point in state["run"]["history"]]
+        history = [Point(**point) for point in state["run"]["history"]]
+        run = SearchRun(**{**state["run"], "partial": False, "history": history})
     except PeakError:
         raise
     except Exception as error:  # torch.load raises anything on a damaged file
