@@ -61,7 +61,7 @@ def test_a_saved_field_holds_the_refined_picture(image: Path, tmp_path: Path) ->
     out, again = tmp_path / "out", tmp_path / "again.png"
     arguments = ["phase", str(image), "--problem", "fourier", "--ratio", "1.9", "--size", "32", "--save-field"]
     assert main([*arguments, "--budget-seconds", "3", "--out", str(out)]) == 0
-    assert read_metrics(out)["field_psnr"] > 40
+    assert read_metrics(out)["field_psnr"] > 35  # 6 dB without the distillation
     assert main(["render-image", str(out / "field.safetensors"), "--size", "32", "--out", str(again)]) == 0
     # The reconstruction is shown aligned with the truth; the field lies as the magnitudes left it.
     rendered, shown = (np.asarray(Image.open(path), dtype=np.float64) for path in (again, out / "reconstruction.png"))
