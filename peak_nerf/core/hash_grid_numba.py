@@ -13,7 +13,7 @@ Symbols:
     l, c, i      index of level, corner of the cell, point within the block
     bit          0 for the lower and 1 for the upper vertex of a cell, along one dimension: bit d of c
     terms        per dimension and bit, what the vertex adds to (dense) or flips in (hashed) the row number
-    shares       per dimension and bit, the interpolation weight 1 - w or w
+    fractions       per dimension and bit, the interpolation weight 1 - w or w
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ BLOCK = 128
 
 @njit(**_OPTIONS)
 @no_type_check
-def _locate(x, first, count, resolution, is_dense, primes, terms, shares):
-    """Terms and shares of the points first .. first + count."""
-    one = shares.dtype.type(1)
-    scale = shares.dtype.type(resolution)
+def _locate(x, first, count, resolution, is_dense, primes, terms, fractions):
+    """Terms and fractions of the points first .. first + count."""
+    one = fractions.dtype.type(1)
+    scale = fractions.dtype.type(resolution)
     top = np.int32(resolution - 1)
     stride = np.uint32(1)
     for d in range(len(primes)):
@@ -50,8 +50,8 @@ def _locate(x, first, count, resolution, is_dense, primes, terms, shares):
             inside = (value if value < one else one) if value > 0 else one - one
             position = inside * scale
             lower = min(np.int32(position), top)
-            w = position - shares.dtype.type(lower)
-            shares[d, 0, i], shares[d, 1, i] = one - w, w
+            w = position - fractions.dtype.type(lower)
+            fractions[d, 0, i], fractions[d, 1, i] = one - w, w
             term = np.uint32(np.uint32(lower) * factor)
             terms[d, 0, i], terms[d, 1, i] = term, np.uint32(term + factor)
         stride = np.uint32(stride * np.uint32(resolution + 1))
@@ -59,8 +59,8 @@ def _locate(x, first, count, resolution, is_dense, primes, terms, shares):
 
 @njit(**_OPTIONS)
 @no_type_check
-def _corners(count, is_dense, mask, primes, terms, shares, rows, weights):
-    """Rows and weights of all corners, each (2^d, count), from terms and shares."""
+def _corners(count, is_dense, mask, primes, terms, fractions, rows, weights):
+    """Rows and weights of all corners, each (2^d, count), from terms and fractions."""
     for c in range(1 << len(primes)):
         if is_dense:
             for i in range(count):
@@ -75,16 +75,16 @@ def _corners(count, is_dense, mask, primes, terms, shares, rows, weights):
                     row = np.uint32(row ^ terms[d, (c >> d) & 1, i])
                 rows[c, i] = row & mask
         for i in range(count):
-            weight = shares[0, c & 1, i]
+            weight = fractions[0, c & 1, i]
             for d in range(1, len(primes)):
-                weight *= shares[d, (c >> d) & 1, i]
+                weight *= fractions[d, (c >> d) & 1, i]
             weights[c, i] = weight
 
 
 @njit(**_OPTIONS)
 @no_type_check
 def _buffers(primes, dtype_of):
-    """Room for one block: terms, shares, rows, weights."""
+    """Room for one block: terms, fractions, rows, weights."""
     n_dims, n_corners = len(primes), 1 << len(primes)
     return (
         np.empty((n_dims, 2, BLOCK), np.uint32),
@@ -98,15 +98,15 @@ def _buffers(primes, dtype_of):
 @no_type_check
 def forward(x, table, offsets, resolutions, sizes, dense, primes, out, start, stop):
     """Features of the points start..stop into out, (n, levels * features)."""
-    terms, shares, rows, weights = _buffers(primes, table)
+    terms, fractions, rows, weights = _buffers(primes, table)
     n_features, n_corners, zero = table.shape[1], 1 << len(primes), table.dtype.type(0)
     for level in range(resolutions.shape[0]):
         entries = table[offsets[level] : offsets[level] + sizes[level]]
         mask, column = np.uint32(sizes[level] - 1), level * n_features
         for first in range(start, stop, BLOCK):
             count = min(BLOCK, stop - first)
-            _locate(x, first, count, resolutions[level], dense[level], primes, terms, shares)
-            _corners(count, dense[level], mask, primes, terms, shares, rows, weights)
+            _locate(x, first, count, resolutions[level], dense[level], primes, terms, fractions)
+            _corners(count, dense[level], mask, primes, terms, fractions, rows, weights)
             # Sums in scalars, not in `out`: the compiler cannot know that `out` is not part of the table.
             if n_features == 2:
                 for i in range(count):
@@ -140,7 +140,7 @@ def forward(x, table, offsets, resolutions, sizes, dense, primes, out, start, st
 @no_type_check
 def table_gradient(x, grad_out, offsets, resolutions, sizes, dense, primes, order, grad_table, start, stop):
     """Gradient of the table for the levels order[start..stop], which it sets to zero first: then it is in the cache."""
-    terms, shares, rows, weights = _buffers(primes, grad_table)
+    terms, fractions, rows, weights = _buffers(primes, grad_table)
     n_features, n_corners = grad_table.shape[1], 1 << len(primes)
     for item in range(start, stop):
         level = order[item]
@@ -149,8 +149,8 @@ def table_gradient(x, grad_out, offsets, resolutions, sizes, dense, primes, orde
         mask, column = np.uint32(sizes[level] - 1), level * n_features
         for first in range(0, x.shape[0], BLOCK):
             count = min(BLOCK, x.shape[0] - first)
-            _locate(x, first, count, resolutions[level], dense[level], primes, terms, shares)
-            _corners(count, dense[level], mask, primes, terms, shares, rows, weights)
+            _locate(x, first, count, resolutions[level], dense[level], primes, terms, fractions)
+            _corners(count, dense[level], mask, primes, terms, fractions, rows, weights)
             if n_features == 2:
                 for i in range(count):
                     a, b = grad_out[first + i, column], grad_out[first + i, column + 1]
@@ -180,7 +180,7 @@ def table_gradient(x, grad_out, offsets, resolutions, sizes, dense, primes, orde
 @no_type_check
 def input_gradient(x, table, grad_out, offsets, resolutions, sizes, dense, primes, grad_x, start, stop):
     """Gradient of the positions start..stop; 0 outside the box, where the clamp is flat."""
-    terms, shares, rows, weights = _buffers(primes, table)
+    terms, fractions, rows, weights = _buffers(primes, table)
     n_features, n_corners = table.shape[1], 1 << len(primes)
     grad_x[start:stop] = 0
     for level in range(resolutions.shape[0]):
@@ -189,8 +189,8 @@ def input_gradient(x, table, grad_out, offsets, resolutions, sizes, dense, prime
         scale = table.dtype.type(resolutions[level])
         for first in range(start, stop, BLOCK):
             count = min(BLOCK, stop - first)
-            _locate(x, first, count, resolutions[level], dense[level], primes, terms, shares)
-            _corners(count, dense[level], mask, primes, terms, shares, rows, weights)
+            _locate(x, first, count, resolutions[level], dense[level], primes, terms, fractions)
+            _corners(count, dense[level], mask, primes, terms, fractions, rows, weights)
             for i in range(count):
                 for c in range(n_corners):
                     dot = table.dtype.type(0)
@@ -200,7 +200,7 @@ def input_gradient(x, table, grad_out, offsets, resolutions, sizes, dense, prime
                         weight = scale if (c >> d) & 1 else -scale
                         for other in range(len(primes)):
                             if other != d:
-                                weight *= shares[other, (c >> other) & 1, i]
+                                weight *= fractions[other, (c >> other) & 1, i]
                         grad_x[first + i, d] += weight * dot
     for n in range(start, stop):
         for d in range(len(primes)):

@@ -68,7 +68,7 @@ def window_residual(
 def kl_to_prior(
     log_attention: Float[Tensor, "h w k"], log_prior: Float[Tensor, " k"], weights: Float[Tensor, "h w"] | None = None
 ) -> Float[Tensor, ""]:
-    """Mean over x of weights(x) KL(A(x, .) || P), in nats: keeps A from betting on one pair by chance.
+    """Mean over x of weights(x) KL(A(x, .) || P), in nats: keeps A from committing to one pair without evidence.
 
     weights: not negative; 1 for None.
     """

@@ -18,7 +18,7 @@ class FiniteNetwork(nn.Module):
         h_1 = s_w w_1 x + s_b beta_1,    h_{l+1} = s_w w_{l+1} phi(h_l) / sqrt(width) + s_b beta_{l+1}
 
     with all of w and beta from N(0, 1). Its empirical NTK at the start has the limit's as its mean up to O(1/width),
-    and a spread of O(1/sqrt(width)).
+    and a standard deviation of O(1/sqrt(width)).
 
     Input: (n, in_dim). Output: (n, out_dim). Draws from the global generator.
 

@@ -1,7 +1,7 @@
 r"""The Jacobian df(x)/dtheta, held layer by layer in factors instead of as one (n, c, n_parameters) array.
 
 Each module that owns parameters is a layer z = layer(a; theta_l). With the cotangents delta(x) = df(x)/dz, a layer's
-share of the Jacobian is delta(x)^T dz/dtheta_l, and of the kernel
+contribution to the Jacobian is delta(x)^T dz/dtheta_l, and of the kernel
 
     K_l(x, x') = delta(x)^T [dz(x)/dtheta_l  dz(x')/dtheta_l^T] delta(x').
 
@@ -114,8 +114,8 @@ class GridJacobian:
             there.index_put_((place[n:], column), weights[n:, level], accumulate=True)
             shared = F.embedding_bag(place[:n], there, per_sample_weights=weights[:n, level], mode="sum")
             part = slice(level * n_features, (level + 1) * n_features)
-            share = _times_cotangents(shared.to(self.delta.dtype), self.delta[..., part], other.delta[..., part], trace)
-            result = share if result is None else result.add_(share)
+            term = _times_cotangents(shared.to(self.delta.dtype), self.delta[..., part], other.delta[..., part], trace)
+            result = term if result is None else result.add_(term)
         return cast(Tensor, result)
 
     def apply(self, u: Mapping[str, Tensor]) -> Float[Tensor, "n c"]:
@@ -300,6 +300,6 @@ def _check_transposed(jacobians: dict[str, LayerJacobian], v: Tensor, found: dic
         error = gradient if mine is None else gradient - mine
         if float(error.norm()) > 1e-3 * float(gradient.norm()):
             raise ValueError(
-                f"parameter {name!r} works outside its own layer's forward, or in two layers; layer by layer its share"
-                " of the kernel would be wrong. Use method 'jacobian'"
+                f"parameter {name!r} works outside its own layer's forward, or in two layers; layer by layer its"
+                " contribution to the kernel would be wrong. Use method 'jacobian'"
             )

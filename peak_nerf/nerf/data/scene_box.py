@@ -15,11 +15,11 @@ from torch import Tensor
 
 Space = Literal["auto", "box", "unbounded"]
 INWARD = 0.9
-"""Share of cameras that must have the focus in their picture for it to be what they look at."""
+"""Fraction of cameras that must have the focus in their picture for it to be what they look at."""
 MARGIN = 1.05
 """Of a box around what the cameras see."""
 OUTSIDE = 0.5
-"""Half side of a box that cameras stand outside of, as a share of the nearest one's distance; 0.58 would touch it."""
+"""Half side of a box that cameras stand outside of, as a fraction of the nearest one's distance; 0.58 touches it."""
 
 
 @dataclass(frozen=True)

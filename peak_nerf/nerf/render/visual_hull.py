@@ -19,7 +19,7 @@ from torch import Tensor
 from peak_nerf.nerf.cameras import mask_border, project
 
 COARSE = 64
-"""Cells per side at which cameras are asked; coarser cells are carved more cautiously."""
+"""Cells per side at which cameras are tested; coarser cells are carved more cautiously."""
 
 
 def carve_occupancy(
@@ -68,8 +68,8 @@ def carve_occupancy(
         mask = F.max_pool2d(mask, (1, 2 * window + 1), 1, (0, window))[0, 0]
         if not bool(mask_border(silhouettes[i]).any()):
             empty |= ~in_image & (depth > nearest)
-        asked = (u >= window) & (u < width - window) & (v >= window) & (v < height - window) & (depth > nearest)
-        rows, columns = v[asked].long(), u[asked].long()
-        empty[asked] |= mask[rows, columns] == 0
+        inner = (u >= window) & (u < width - window) & (v >= window) & (v < height - window) & (depth > nearest)
+        rows, columns = v[inner].long(), u[inner].long()
+        empty[inner] |= mask[rows, columns] == 0
     possible = (seen & ~empty).reshape(1, 1, n, n, n).float()
     return F.interpolate(possible, size=(resolution,) * 3, mode="nearest")[0, 0] > 0

@@ -1,4 +1,4 @@
-"""nerfstudio's trainer with checkpoints that survive anything, runs that resume to their end, and clear last words."""
+"""nerfstudio's trainer with checkpoints that survive anything, runs that resume to their end, and clean exits."""
 
 import copy
 import math
