@@ -94,7 +94,8 @@ def test_scenes_are_thinned_and_the_zip_is_gone(server: Server, tmp_path: Path, 
     assert counts == {"train": 3, "val": 2, "test": 2}
     frames = json.loads((lego / "transforms_test.json").read_text())["frames"]
     assert [frame["file_path"] for frame in frames] == ["./test/r_0", "./test/r_8"]
-    assert Image.open(lego / "test" / "r_8.png").size == (4, 4)
+    with Image.open(lego / "test" / "r_8.png") as picture:
+        assert picture.size == (4, 4)
     source = json.loads((tmp_path / "nerf_synthetic" / "SOURCE.json").read_text())
     assert f"sha256 {source['sha256']} (unverified" in capsys.readouterr().out
     assert sorted(p.name for p in (tmp_path / "nerf_synthetic").iterdir()) == ["SOURCE.json", "lego", "mic"]

@@ -132,7 +132,8 @@ def test_force_replaces_and_a_stale_partial_is_cleared(settings, tmp_path):
     (tmp_path / "scene.partial" / "junk").touch()
     assert script.make_scene(tiny)
     assert script.make_scene(replace(tiny, size=9, force=True))
-    assert Image.open(tiny.out / "train" / "r_0.png").size == (9, 9)
+    with Image.open(tiny.out / "train" / "r_0.png") as picture:
+        assert picture.size == (9, 9)
     assert not list(tmp_path.rglob("junk"))
 
 

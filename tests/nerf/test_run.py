@@ -52,7 +52,8 @@ def test_a_run_leaves_its_record_and_pictures_and_no_checkpoint(scene: Path, tmp
     assert seen[-1].psnr == metrics["history"][-1]["psnr"]
     assert seen[-1].step == 30
     assert seen[-1].fraction == 1.0
-    assert Image.open(out / "comparison.png").size == (4 * 32 + 3 * 4, 3 * 32 + 2 * 4)
+    with Image.open(out / "comparison.png") as picture:
+        assert picture.size == (4 * 32 + 3 * 4, 3 * 32 + 2 * 4)
     again = run_nerf(options, tmp_path / "again")
     assert again["psnr"] == metrics["psnr"]  # who watches changes nothing
 

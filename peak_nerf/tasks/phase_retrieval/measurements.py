@@ -241,11 +241,11 @@ def _load(path: Path) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise PeakError(f"{path}: no such file; give a .npz file with problem, size and magnitudes")
     try:
-        file = np.load(path, allow_pickle=False)
-        if isinstance(file, np.ndarray):
-            raise PeakError(f"{path}: holds a single array; save problem, size and magnitudes with numpy.savez")
-        with file:
-            return {name: file[name] for name in file.files}
+        with path.open("rb") as file:  # numpy leaves it open where the archive is broken
+            arrays = np.load(file, allow_pickle=False)
+            if isinstance(arrays, np.ndarray):
+                raise PeakError(f"{path}: holds a single array; save problem, size and magnitudes with numpy.savez")
+            return {name: arrays[name] for name in arrays.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise PeakError(f"{path}: cannot be read ({str(error).splitlines()[0]}); save it with numpy.savez") from error
 

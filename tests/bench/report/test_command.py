@@ -127,7 +127,7 @@ def test_markdown_and_csv(write: Write, tmp_path: Path, capsys: pytest.CaptureFi
     assert "| peak | peak-no-kar | +2.00 |  | +2.00 | +2.00 | 1 of 1 |" in text
     assert "RuntimeError: \\<b>\\| broken" in text
     assert "size 256" in text
-    rows = list(csv.DictReader((tmp_path / "out" / "mine.csv").open()))
+    rows = list(csv.DictReader((tmp_path / "out" / "mine.csv").read_text().splitlines()))
     assert len(rows) == 4
     assert (rows[0]["psnr"], rows[0]["paper"], rows[0]["n_seeds"], rows[0]["seconds"]) == ("22.0", "21.0", "2", "2.0")
     assert float(rows[0]["std"]) == pytest.approx(2**0.5, abs=1e-12)

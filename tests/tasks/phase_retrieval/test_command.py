@@ -48,12 +48,14 @@ def test_a_field_leaves_everything(image: Path, tmp_path: Path, capsys: pytest.C
     assert metrics["settings"]["fit"]["kar"]["weight"] > 0
     files = {"metrics.json", "reconstruction.png", "comparison.png", "relative_residual.png", "field.safetensors"}
     assert {path.name for path in out.iterdir()} == files
-    assert Image.open(out / "reconstruction.png").size == (16, 16)
+    with Image.open(out / "reconstruction.png") as picture:
+        assert picture.size == (16, 16)
     assert "dB aligned" in capsys.readouterr().out
     assert (
         main(["render-image", str(out / "field.safetensors"), "--size", "40", "--out", str(tmp_path / "big.png")]) == 0
     )
-    assert Image.open(tmp_path / "big.png").size == (40, 40)
+    with Image.open(tmp_path / "big.png") as picture:
+        assert picture.size == (40, 40)
 
 
 def test_a_saved_field_holds_the_refined_picture(image: Path, tmp_path: Path) -> None:
