@@ -325,9 +325,9 @@ class _Run:
                     f"{path}: was written with other settings ({state['settings']}); resume with the same, or start"
                     " anew without --resume"
                 )
-            if state["fingerprint"] != self.fingerprint:
+            if state.get("fingerprint") != self.fingerprint:
                 raise PeakError(
-                    f"{path}: belongs to other data, another method or another seed; resume with the same, or start"
+                    f"{path}: belongs to other data, another method, seed or version; resume with the same, or start"
                     " anew without --resume"
                 )
             self.module.load_state_dict(state["module"])

@@ -25,6 +25,8 @@ WEIGHTS = (
 """Options that are at least 0."""
 RENAMED = {"kar_rank": "kar_n_features", "far_samples": "background_samples", "unseen_rays": "virtual_rays"}
 """Options by their names of before version 0.2, in saved configurations and in suites."""
+KAR_FORMS = ("auto", "point", "unobserved")
+"""What `kar_form` may be; its type also lists the words of before, which are accepted or refused by name."""
 FORMER_FORMS = {"free-space": "unobserved", "rays": "point", "planes": "point"}
 """`kar_form` of saved configurations; of the forms that went, the viewer showed the point form's residual."""
 
@@ -198,7 +200,9 @@ def resolve_defaults(options: Options, n_views: int, unbounded: bool) -> Options
     form, weight = options.kar_form, options.kar_weight
     levels, distortion = options.sh_levels, options.distortion_weight
     if form == "rays" or form == "planes":
-        raise PeakError(f"--pipeline.model.kar-form {form}: is gone, it gained nothing; take point or unobserved")
+        raise PeakError(
+            f"--pipeline.model.kar-form {form}: was removed in 0.2, it gained nothing; use point or unobserved"
+        )
     if form == "auto":
         form = "point"
         weight = 0.0 if weight is None and not few else weight

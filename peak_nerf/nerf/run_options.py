@@ -9,7 +9,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from peak_nerf.nerf.options import RENAMED, ModelOptions, renamed
+from peak_nerf.nerf.options import KAR_FORMS, RENAMED, ModelOptions
 
 METHODS: Mapping[str, Mapping[str, Any]] = {
     "peak": {},
@@ -54,13 +54,17 @@ def _is_plain(hint: Any) -> bool:
     return hint in (bool, int, float, str, NoneType) or get_origin(hint) is Literal
 
 
-def _option(hint: Any, default: Any = None) -> tuple[Any, Any]:
-    """Type and field of an option that is None unless a suite sets it."""
-    words = get_args(hint) if get_origin(hint) is Literal else None
+def _option(name: str, hint: Any) -> tuple[Any, Any]:
+    """Type and field of an option that is None unless a suite sets it; old names and words are accepted."""
+    metadata: dict[str, Any] = {"aliases": tuple(old for old, new in RENAMED.items() if new == name)}
+    if get_origin(hint) is Literal:
+        metadata["choices"] = KAR_FORMS if name == "kar_form" else get_args(hint)
+    if name == "kar_form":
+        metadata["value_aliases"] = {"free-space": "unobserved"}
     takes_none = NoneType in get_args(hint)
     return (
         Union[hint, Literal["none"], None] if takes_none else Union[hint, None],  # noqa: UP007 - hints are values here
-        field(default=default, metadata={} if words is None else {"choices": words}),
+        field(default=None, metadata=metadata),
     )
 
 
@@ -68,14 +72,12 @@ def options_of(config: type[Any], without: tuple[str, ...] = ()) -> list[tuple[s
     """The fields of a configuration that a suite can set: name, type and field, as `make_dataclass` takes them."""
     hints = get_type_hints(config)
     names = [f.name for f in dataclasses.fields(config) if not f.name.startswith("_") and f.name not in without]
-    return [(name, *_option(hints[name])) for name in names if _is_plain(hints[name])]
+    return [(name, *_option(name, hints[name])) for name in names if _is_plain(hints[name])]
 
 
 def _with_model_options() -> type[NerfSettings]:
     own = tuple(f.name for f in dataclasses.fields(NerfSettings))
     options = options_of(ModelOptions, without=own)
-    types = {name: (hint, option) for name, hint, option in options}
-    options += [(old, *types[new]) for old, new in RENAMED.items() if new in types]
     return dataclasses.make_dataclass("NerfOptions", options, bases=(NerfSettings,), namespace={"__module__": __name__})
 
 
@@ -89,5 +91,5 @@ def model_changes(options: NerfSettings) -> dict[str, Any]:
     """What the method and the options change in the preset's model, by name; options come last."""
     own = {f.name for f in dataclasses.fields(NerfSettings)}
     names = [f.name for f in dataclasses.fields(options) if f.name not in own]
-    given = renamed({name: getattr(options, name) for name in names if getattr(options, name) is not None})
+    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
     return {**METHODS[options.method], **{k: None if v == NONE else v for k, v in given.items()}}

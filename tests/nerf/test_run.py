@@ -110,6 +110,16 @@ def test_errors(options: dict[str, object], said: str, scene: Path, tmp_path: Pa
         run_nerf(NerfOptions(scene, **options), tmp_path / "out")
 
 
+def test_old_names_and_forms_of_kar_are_those_of_today() -> None:
+    types = option_types(TASKS["nerf"])
+    given = types.convert_all({"kar_rank": 20, "far_samples": 4, "kar_form": "free-space"})
+    assert given == {"kar_n_features": 20, "background_samples": 4, "kar_form": "unobserved"}
+    assert types.convert_all(given) == given
+    assert model_changes(NerfOptions(Path(), **given)) == given
+    with pytest.raises(ValueError, match="'rays' is not known; there are auto, point, unobserved"):
+        types.convert("kar_form", "rays")
+
+
 def test_every_plain_option_of_the_model_can_be_set() -> None:
     types = option_types(TASKS["nerf"])
     for name in ("kar_weight", "polynomial_degree", "density_bias", "cull_cells", "loss"):

@@ -14,7 +14,7 @@ from peak_nerf.system.choices import did_you_mean
 
 Value = StrictBool | StrictInt | StrictFloat | str
 """A setting, or a value on an axis."""
-LOWER_IS_BETTER = frozenset({"seconds", "n_parameters", "lpips"})
+LOWER_IS_BETTER = frozenset({"seconds", "n_parameters", "lpips", "relative_residual"})
 LONGEST_NAME = 200
 """Of a cell's folder, in bytes; file systems take 255, and a suffix comes on top."""
 

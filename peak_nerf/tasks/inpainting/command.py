@@ -31,7 +31,7 @@ PICTURES = ("input.png", "reconstruction.png", "comparison.png", "residual.png",
 METRICS, CHECKPOINT, FIELD = "metrics.json", "checkpoint.pt", "field.safetensors"
 
 METHODS: tuple[str, ...] = get_args(Method)
-SIMILARITIES = ("cosine", "dot", "softmax")
+SIMILARITIES = ("cosine", "dot")
 """The last is what `dot` was called before; understood for one version."""
 AtLeastOne = Annotated[int | None, Field(ge=1)]
 AboveZero = Annotated[float | None, Field(gt=0)]
@@ -79,7 +79,8 @@ class KarOptions:
     )
     """Features r of g."""
     kar_similarity: Annotated[str | None, tyro.conf.arg(aliases=["--kar-activation"])] = field(
-        default=None, metadata={"choices": SIMILARITIES, "aliases": ("kar_activation",)}
+        default=None,
+        metadata={"choices": SIMILARITIES, "aliases": ("kar_activation",), "value_aliases": {"softmax": "dot"}},
     )
     """How features are compared: cosine (unit length, learned temperature) or dot (the paper's: of softmax outputs)."""
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from peak_nerf.core.field import FieldConfig, HashGridConfig
 from peak_nerf.errors import PeakError
+from peak_nerf.system.choices import flag
 from peak_nerf.tasks.image_field import ImageFieldSettings, KarSettings
 from peak_nerf.tasks.inpainting import classical
 
@@ -102,13 +103,11 @@ def with_overrides(settings: InpaintSettings, **changes: Any) -> InpaintSettings
     given = {name: value for name, value in changes.items() if value is not None}
     for name in [n for n in given if n.startswith("kar_")]:
         if settings.kar is None:
-            raise PeakError(f"{name.replace('_', '-')}: this method has no KAR; use method 'peak' or 'peak-siren'")
+            raise PeakError(f"{flag(name)}: this method has no KAR; use method 'peak' or 'peak-siren'")
         settings = replace(settings, kar=replace(settings.kar, **{name.removeprefix("kar_"): given.pop(name)}))
     for name in ("polynomial_degree", "polynomial_cross_terms"):
         if name in given and settings.field.polynomial_degree is None:
-            raise PeakError(
-                f"{name.replace('_', '-')}: this method has no polynomial encoding; use method 'peak' or 'peak-siren'"
-            )
+            raise PeakError(f"{flag(name)}: this method has no polynomial encoding; use method 'peak' or 'peak-siren'")
     if "grid_resolution" in given:
         grid, finest = settings.field.hash_grid, given.pop("grid_resolution")
         if grid is None:

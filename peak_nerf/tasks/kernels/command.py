@@ -53,7 +53,7 @@ class Spectrum:
     points: Annotated[int, Field(ge=4, le=8192)] = 1024
     """About this many points, on a regular grid over the picture; the kernel has points x points entries."""
     chunk_size: Annotated[int, Field(ge=1)] = 512
-    """Points at a time; less of them need less memory."""
+    """Points at a time; fewer need less memory."""
 
 
 @dataclass

@@ -107,10 +107,10 @@ def _save(path: Path, search: Search, run: SearchRun, fingerprint: str) -> None:
 def _load(path: Path, search: Search, fingerprint: str) -> SearchRun:
     try:
         state = torch.load(path, weights_only=True)
-        if state["fingerprint"] != fingerprint:
+        of = state.get("fingerprint", "version 0.1")
+        if of != fingerprint:
             raise PeakError(
-                f"{path}: is of another run ({state['fingerprint']}); resume with the same options, or start anew"
-                " without --resume"
+                f"{path}: is of another run ({of}); resume with the same options, or start anew without --resume"
             )
         search.restore(state["search"])
         history = [Point(**point) for point in state["run"]["history"]]

@@ -42,7 +42,7 @@ def test_values_that_inpainting_takes(name: str, given: object, taken: object) -
         ("metod", "peak", "the task has no option 'metod'; did you mean 'method'"),
         ("method", "peek", "'peek' is not known; did you mean 'peak'"),
         ("method", "zzz", "'zzz' is not known; there are peak, peak-siren"),
-        ("kar_similarity", "relu", "'relu' is not known; there are cosine, dot, softmax"),
+        ("kar_similarity", "relu", "'relu' is not known; there are cosine, dot"),
         ("steps", 2.5, "2.5 will not do"),
         ("steps", True, "True will not do"),
         ("missing", "half", "'half' will not do"),

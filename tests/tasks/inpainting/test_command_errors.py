@@ -41,7 +41,7 @@ from tests.tasks.inpainting.runs import H, W, names, peak, refused, size_of, wri
         (["--kar-weight", "inf"], "--kar-weight: must be at least 0 and finite"),
         (
             ["--kar-similarity", "cosin"],
-            "--kar-similarity: must be one of cosine, dot, softmax, got cosin; did you mean 'cos",
+            "--kar-similarity: must be one of cosine, dot, got cosin; did you mean 'cos",
         ),
         (["--method", "siren", "--kar-weight", "1"], "kar-weight: this method has no KAR"),
         (["--method", "hash", "--polynomial-degree", "1"], "this method has no polynomial encoding"),
