@@ -32,7 +32,7 @@ METRICS, CHECKPOINT, FIELD = "metrics.json", "checkpoint.pt", "field.safetensors
 
 METHODS: tuple[str, ...] = get_args(Method)
 SIMILARITIES = ("cosine", "dot")
-"""The last is what `dot` was called before; understood for one version."""
+"""`softmax`, what `dot` was called before version 0.2, is understood for one version."""
 AtLeastOne = Annotated[int | None, Field(ge=1)]
 AboveZero = Annotated[float | None, Field(gt=0)]
 
