@@ -155,7 +155,7 @@ def test_a_bad_option_ends_in_one_line(tmp_path, capsys: pytest.CaptureFixture[s
     with pytest.raises(SystemExit) as stopped:
         start(tiny_config(tmp_path, kar_form="planes"))
     assert stopped.value.code == 2
-    assert "kar-form planes: is gone" in capsys.readouterr().err
+    assert "kar-form planes: was removed in 0.2" in capsys.readouterr().err
 
 
 def test_seed_makes_a_run_repeatable(tmp_path) -> None:

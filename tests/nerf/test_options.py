@@ -51,8 +51,8 @@ def test_harmonics_and_distortion_by_views_and_space(
         ("level_annealing", math.inf, "--pipeline.model.level-annealing inf: give 0 "),
         ("kar_interval", 0, "--pipeline.model.kar-interval 0: give 1 or more"),
         ("render_substeps", 0, "--pipeline.model.render-substeps 0: give 1 or more"),
-        ("kar_form", "rays", "--pipeline.model.kar-form rays: is gone, it gained nothing"),
-        ("kar_form", "planes", "--pipeline.model.kar-form planes: is gone, it gained nothing"),
+        ("kar_form", "rays", "--pipeline.model.kar-form rays: was removed in 0.2, it gained nothing"),
+        ("kar_form", "planes", "--pipeline.model.kar-form planes: was removed in 0.2, it gained nothing"),
     ],
 )
 def test_what_no_model_can_have_is_refused(name: str, value: object, said: str) -> None:
