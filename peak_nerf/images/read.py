@@ -10,21 +10,28 @@ import io
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from peak_nerf.errors import PeakError
+from peak_nerf.images.decode import (
+    FORMATS,
+    ORIENTATION,
+    TIFF,
+    decode_tiff,
+    decode_with_opencv,
+    first_line,
+    is_deep_colour,
+    read_bytes,
+    upright,
+)
 from peak_nerf.system.files import write_atomically
 
 MAX_PIXELS = 12_000_000
 MIN_SIDE = 8
 
 _NPY = b"\x93NUMPY"
-_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-_FORMATS = "PNG, JPEG, TIFF, BMP, WebP or .npy"
-_ORIENTATION = 274  # TIFF and EXIF tag
 # Floats this far outside [0, 1] are rounding, not another range.
 _ROUNDING = 1e-5
 
@@ -66,7 +73,7 @@ def read_picture(path: str | Path) -> Picture:
         space than grey or RGB, or values out of range, or is smaller than `MIN_SIDE` or larger than `MAX_PIXELS`.
     """
     path = Path(path)
-    data = _read_bytes(path)
+    data = read_bytes(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's, on large or odd files: what matters is checked below
@@ -74,9 +81,8 @@ def read_picture(path: str | Path) -> Picture:
     except PeakError:
         raise
     except Exception as error:  # decoders raise anything on a damaged file
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise PeakError(
-            f"{path}: cannot be read ({reason}); the file is damaged or cut short, copy it again"
+            f"{path}: cannot be read ({first_line(error)}); the file is damaged or cut short, copy it again"
         ) from error
     return _to_picture(path, array, transparent)
 
@@ -100,20 +106,6 @@ def write_png(path: str | Path, values: np.ndarray) -> None:
 # ------------------------------------------------------------------------------------------------------ decoding
 
 
-def _read_bytes(path: Path) -> bytes:
-    if path.is_dir():
-        raise PeakError(f"{path}: is a folder; name one picture in it")
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise PeakError(f"{path}: no such file; name a picture ({_FORMATS})") from None
-    except OSError as error:
-        raise PeakError(f"{path}: cannot be read ({error.strerror}); check its permissions and its disk") from error
-    if not data:
-        raise PeakError(f"{path}: is empty (0 bytes); copy it again")
-    return data
-
-
 def _decode(path: Path, data: bytes) -> tuple[np.ndarray, np.ndarray | None]:
     """(h, w) or (h, w, c) numbers as the file has them, and which pixels a colour key makes transparent."""
     if data.startswith(_NPY):
@@ -123,9 +115,9 @@ def _decode(path: Path, data: bytes) -> tuple[np.ndarray, np.ndarray | None]:
     except Image.DecompressionBombError:
         raise PeakError(_too_large(path, "")) from None
     except UnidentifiedImageError:
-        if data.startswith(_TIFF):  # floats in colour, float64: Pillow does not know them
-            return _decode_tiff(path, data), None
-        raise PeakError(f"{path}: not a picture that can be read; convert it to {_FORMATS}") from None
+        if data.startswith(TIFF):  # floats in colour, float64: Pillow does not know them
+            return decode_tiff(path, data, _check_size, single=True), None
+        raise PeakError(f"{path}: not a picture that can be read; convert it to {FORMATS}") from None
     with image:
         _check_size(path, image.height, image.width)
         n_frames = getattr(image, "n_frames", 1)
@@ -134,13 +126,13 @@ def _decode(path: Path, data: bytes) -> tuple[np.ndarray, np.ndarray | None]:
         if image.mode in ("CMYK", "LAB", "HSV", "I"):
             what = "32-bit integers, whose range nobody knows" if image.mode == "I" else f"{image.mode} colours"
             raise PeakError(f"{path}: holds {what}; convert it to 8- or 16-bit grey or RGB first")
-        deep = image.mode in ("RGB", "RGBA", "RGBX", "LA", "RGBa") and _has_16_bits(image)
-        orientation = image.getexif().get(_ORIENTATION, 1)
+        deep = is_deep_colour(image)
+        orientation = image.getexif().get(ORIENTATION, 1)
         if deep and image.format == "TIFF":
-            return _decode_tiff(path, data), None
+            return decode_tiff(path, data, _check_size, single=True), None
         image.load()  # also finds a file cut short, which OpenCV would let pass
         if deep:
-            return _upright(_opencv(data), orientation), None
+            return upright(decode_with_opencv(data), orientation), None
         return _pillow_array(ImageOps.exif_transpose(image))
 
 
@@ -168,64 +160,11 @@ def _pillow_array(image: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
     ), None
 
 
-def _has_16_bits(image: Image.Image) -> bool:
-    """Whether Pillow would halve the depth of a colour picture: it has no mode for 16 bits a channel."""
-    if image.format == "TIFF":
-        return max(image.tag_v2.get(258, (8,))) > 8  # type: ignore[attr-defined]
-    return any(";16" in str(tile[3]) for tile in getattr(image, "tile", []))
-
-
-def _opencv(data: bytes) -> np.ndarray:
-    import cv2
-
-    array = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    if array is None:
-        raise OSError("OpenCV cannot decode it")
-    array = np.asarray(array)
-    if array.ndim == 3:  # OpenCV's order is BGR(A)
-        array = array[..., [2, 1, 0, 3][: array.shape[2]]]
-    return array
-
-
-def _decode_tiff(path: Path, data: bytes) -> np.ndarray:
-    """TIFFs that Pillow cannot read, or not exactly."""
-    import tifffile
-
-    with tifffile.TiffFile(io.BytesIO(data)) as file:
-        if len(file.pages) > 1:
-            raise PeakError(f"{path}: holds {len(file.pages)} pictures; save the one you mean in a file of its own")
-        page: Any = file.pages.first
-        _check_size(path, page.imagelength, page.imagewidth)
-        if page.photometric not in (tifffile.PHOTOMETRIC.MINISBLACK, tifffile.PHOTOMETRIC.RGB):
-            raise PeakError(
-                f"{path}: holds {page.photometric.name} values; convert it to 8- or 16-bit grey or RGB first"
-            )
-        orientation = page.tags.valueof(_ORIENTATION, 1)
-        try:
-            array = page.asarray()
-            if array.ndim == 3 and page.axes.startswith("S"):  # channels stored one after the other
-                array = np.moveaxis(array, 0, -1)
-        except ValueError as error:
-            if "imagecodecs" not in str(error):
-                raise
-            array = _opencv(data)  # has the compressions that tifffile leaves to another package
-    return _upright(array, orientation)
-
-
 def _decode_npy(path: Path, data: bytes) -> np.ndarray:
     array = np.load(io.BytesIO(data), allow_pickle=False)
     if array.ndim not in (2, 3) or (array.ndim == 3 and not 1 <= array.shape[2] <= 4):
         raise PeakError(f"{path}: has shape {array.shape}; a picture is (h, w) or (h, w, c) with c from 1 to 4")
     return array
-
-
-def _upright(array: np.ndarray, orientation: int) -> np.ndarray:
-    """Undo the EXIF orientation: 2 mirrored, 3 turned by 180 degrees, 6 to be turned clockwise, ..."""
-    if orientation in (5, 6, 7, 8):
-        array = array.swapaxes(0, 1)
-    rows = slice(None, None, -1 if orientation in (3, 4, 7, 8) else 1)
-    columns = slice(None, None, -1 if orientation in (2, 3, 6, 7) else 1)
-    return array[rows, columns]
 
 
 def _check_size(path: Path, h: int, w: int) -> None:
