@@ -1,7 +1,8 @@
-"""Small pictures for the tests of the tasks."""
+"""Small pictures for tests."""
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 
 
@@ -15,3 +16,13 @@ def smooth_picture(h: int, w: int, n_channels: int = 1) -> np.ndarray:
 def some_missing(h: int, w: int, missing: float = 0.4) -> np.ndarray:
     """(h, w) bool, the same every time."""
     return np.random.RandomState(1).rand(h, w) > missing
+
+
+def scenery(seed: int = 0, h: int = 360, w: int = 480) -> np.ndarray:
+    """(h, w, 3) uint8: noise at all scales, as photographs have."""
+    random = np.random.default_rng(seed)
+    total = np.zeros((h, w, 3))
+    for size in (4, 8, 16, 32, 64, 128, 256, w):
+        coarse = random.normal(size=(max(1, size * h // w), size, 3)).astype(np.float32)
+        total += cv2.resize(coarse, (w, h), interpolation=cv2.INTER_CUBIC) / size**0.5
+    return np.clip(128 + 110 * total, 0, 255).astype(np.uint8)
