@@ -24,7 +24,7 @@ def is_hdr(transfer: int) -> bool:
 
 
 def hdr_to_srgb(signal: np.ndarray, transfer: int) -> np.ndarray:
-    """(h, w, 3) uint16 of BT.2020 in PQ or HLG to uint8 sRGB; diffuse white becomes nearly white, lights fade into it."""
+    """(h, w, 3) uint16, BT.2020 in PQ or HLG, to uint8 sRGB: diffuse white becomes 243, the rest fades to 255."""
     linear = _linear_table(transfer)[signal] @ _TO_BT709.T
     # Up to the knee as it is; above, the range up to infinity falls into what is left, without a kink.
     above = np.maximum(linear - _KNEE, 0)

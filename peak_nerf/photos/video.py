@@ -248,7 +248,7 @@ def _still(seconds: float, frame: Any, number: int) -> StillFrame:
 
 
 def _turn(frame: Any) -> Callable[[np.ndarray], np.ndarray] | None:
-    for data in frame.side_data.values():
+    for data in (frame.side_data[i] for i in range(len(frame.side_data))):  # its `values` fails in PyAV 18
         if data.type.name == "DISPLAYMATRIX":
             return display_turn(bytes(data))
     return None
