@@ -26,15 +26,20 @@ LONGER_SIDE = (500, 1000)
 FORWARD = 0.5
 """Cameras face forward when their mean optical axis is at least this long: within some 60 degrees of each other."""
 ROTATION_TOLERANCE = 1e-2
-UNREADABLE = {"Object arrays": "it holds Python objects", "Cannot load file containing pickled": "it is no .npy file"}
+UNREADABLE = {
+    "Object arrays": "it holds Python objects",
+    "the magic string": "it is no .npy file",
+    "EOF": "it is truncated",
+    "cannot reshape": "it is truncated",
+}
 """What numpy's refusals mean, by how they begin."""
 
 
 def picture_folder(folder: Path, factor: int | None, say: Callable[[str], None]) -> Path:
     """The folder of the pictures that are read: `images`, or `images_N` for a factor of N.
 
-    factor: None takes the folder whose pictures' longer side is nearest, in ratio, to `LONGER_SIDE`; of several, the
-        one with the largest pictures; says which.
+    factor: None takes the folder whose pictures' longer side is nearest, in ratio, to `LONGER_SIDE`; of several, that of the
+        smallest factor; says which.
     Raises: PeakError when there are no pictures, or none by that factor.
     """
     found = _picture_folders(folder)
@@ -50,7 +55,7 @@ def picture_folder(folder: Path, factor: int | None, say: Callable[[str], None])
         return found[factor]
     sizes = {n: _size(pictures(path)[0]) for n, path in found.items()}
     low, high = LONGER_SIDE
-    factor = min(sizes, key=lambda n: (max(low / max(sizes[n]), max(sizes[n]) / high, 1.0), -max(sizes[n])))
+    factor = min(sizes, key=lambda n: max(low / max(sizes[n]), max(sizes[n]) / high, 1.0))
     width, height = sizes[factor]
     say(f"{folder}: LLFF scene, pictures of {found[factor].name}, {width}x{height} (--downscale-factor {factor})")
     return found[factor]
@@ -68,17 +73,18 @@ def read_poses_bounds(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     Raises: PeakError when the file is no such array.
     """
     try:
-        rows = np.load(path, allow_pickle=False)
-    except (OSError, EOFError, ValueError) as error:
-        reason = (str(error).splitlines() or ["empty"])[0]
-        for start, meaning in UNREADABLE.items():
-            reason = meaning if reason.startswith(start) else reason
+        with path.open("rb") as file:
+            rows = np.lib.format.read_array(file, allow_pickle=False)
+    except Exception as error:  # numpy raises anything on a header that it cannot parse
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = next((meaning for start, meaning in UNREADABLE.items() if reason.startswith(start)), reason)
         raise PeakError(
             f"{path}: cannot be read ({reason}); copy it again, or write it by np.save as float64"
         ) from error
-    if not isinstance(rows, np.ndarray) or rows.dtype.kind not in "fiu" or rows.ndim != 2 or rows.shape[1] != 17:
-        what = f"shape {rows.shape} of {rows.dtype}" if isinstance(rows, np.ndarray) else "an archive of arrays"
-        raise PeakError(f"{path}: is {what}; LLFF's has 17 numbers for each picture, shape (n, 17)")
+    if rows.dtype.kind not in "fiu" or rows.ndim != 2 or rows.shape[1] != 17:
+        raise PeakError(
+            f"{path}: has shape {rows.shape} of {rows.dtype}; LLFF's has 17 numbers for each picture, shape (n, 17)"
+        )
     if len(rows) == 0:
         raise PeakError(f"{path}: has no rows; it needs one for each picture")
     rows = rows.astype(np.float64)

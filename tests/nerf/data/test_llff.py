@@ -236,17 +236,22 @@ def _mirror(rows: np.ndarray) -> np.ndarray:
 
 
 FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
-    "truncated": (_truncate, r"poses_bounds.npy: cannot be read \(.*\); copy it again"),
-    "empty": (lambda d: (d / "poses_bounds.npy").write_bytes(b""), r"poses_bounds.npy: cannot be read \(.*\); copy it"),
-    "text": (lambda d: (d / "poses_bounds.npy").write_text("1 2 3"), r"cannot be read \(it is no .npy file\); copy"),
-    "objects": (_save(lambda rows: rows.astype(object)), r"cannot be read \(it holds Python objects\); .*by np.save"),
-    "archive": (
-        _archive,
-        r"poses_bounds.npy: is an archive of arrays; LLFF's has 17",
+    "truncated": (_truncate, r"poses_bounds.npy: cannot be read \(it is truncated\); copy it again"),
+    "truncated header": (lambda d: (d / "poses_bounds.npy").write_bytes(b"\x93NUMPY\x01\x00v"), r"\(it is truncated\)"),
+    "broken header": (
+        lambda d: (d / "poses_bounds.npy").write_bytes(b"\x93NUMPY\x01\x00\x04\x00{'(\n"),
+        r"poses_bounds.npy: cannot be read \(.*\); copy it again",
     ),
-    "15 columns": (_save(lambda rows: rows[:, :15]), r"is shape \(20, 15\) of float64; LLFF's has 17 numbers for each"),
-    "one row": (_save(lambda rows: rows[0]), r"is shape \(17,\) of float64"),
-    "complex": (_save(lambda rows: rows.astype(complex)), r"is shape \(20, 17\) of complex128"),
+    "empty": (lambda d: (d / "poses_bounds.npy").write_bytes(b""), r"cannot be read \(it is truncated\); copy it"),
+    "text": (lambda d: (d / "poses_bounds.npy").write_text("1 2 3 4 5"), r"\(it is no .npy file\); copy it"),
+    "objects": (_save(lambda rows: rows.astype(object)), r"cannot be read \(it holds Python objects\); .*by np.save"),
+    "archive": (_archive, r"poses_bounds.npy: cannot be read \(it is no .npy file\)"),
+    "15 columns": (
+        _save(lambda rows: rows[:, :15]),
+        r"has shape \(20, 15\) of float64; LLFF's has 17 numbers for each",
+    ),
+    "one row": (_save(lambda rows: rows[0]), r"has shape \(17,\) of float64"),
+    "complex": (_save(lambda rows: rows.astype(complex)), r"has shape \(20, 17\) of complex128"),
     "no rows": (_save(lambda rows: rows[:0]), r"has no rows; it needs one for each picture"),
     "NaN": (_set((3, 4), math.nan), r"row 3 \(counted from 0\) has NaN or infinity; remove"),
     "infinite far": (_set((2, 16), math.inf), r"row 2 .* has NaN or infinity"),
