@@ -38,8 +38,8 @@ UNREADABLE = {
 def picture_folder(folder: Path, factor: int | None, say: Callable[[str], None]) -> Path:
     """The folder of the pictures that are read: `images`, or `images_N` for a factor of N.
 
-    factor: None takes the folder whose pictures' longer side is nearest, in ratio, to `LONGER_SIDE`; of several, that of the
-        smallest factor; says which.
+    factor: None takes the folder whose pictures' longer side is nearest, in ratio, to `LONGER_SIDE`; of several, that
+        of the smallest factor; says which.
     Raises: PeakError when there are no pictures, or none by that factor.
     """
     found = _picture_folders(folder)
