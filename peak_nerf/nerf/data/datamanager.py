@@ -27,7 +27,7 @@ class PeakDataManagerConfig(VanillaDataManagerConfig):
     _target: type = field(default_factory=lambda: PeakDataManager)
     """target class to instantiate"""
     dataparser: AnnotatedDataParserUnion = field(default_factory=PeakDataParserConfig)
-    """Reads the scene: `peak-data` recognises Blender, nerfstudio and instant-ngp folders."""
+    """Reads the scene: `peak-data` recognises Blender, nerfstudio, instant-ngp and LLFF folders."""
     train_num_rays_per_batch: int = 4096
     """Rays of the first step; later steps take as many as give the model's `target_samples`."""
     virtual_rays: Annotated[int, tyro.conf.arg(aliases=["--pipeline.datamanager.unseen-rays"])] = 128

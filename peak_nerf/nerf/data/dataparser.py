@@ -1,4 +1,4 @@
-"""The `peak-data` data parser: Blender, nerfstudio and instant-ngp scenes, with few-view subsets of the train split."""
+"""The `peak-data` data parser: Blender, nerfstudio, instant-ngp and LLFF scenes, with few-view training subsets."""
 
 # No `from __future__ import annotations`: tyro reads this module's dataclass fields as types.
 import math
@@ -36,50 +36,61 @@ def say_once(line: str) -> None:
 
 @dataclass
 class PeakDataParserConfig(DataParserConfig):
-    """Blender, nerfstudio and instant-ngp scenes, with few-view training subsets."""
+    """Blender, nerfstudio, instant-ngp and LLFF scenes, with few-view training subsets."""
 
     _target: type = field(default_factory=lambda: PeakDataParser)
     """The data parser to set up."""
     data: Path = Path()
-    """Folder of the scene, or its transforms .json file."""
+    """Folder of the scene, or its transforms .json file, or its poses_bounds.npy (LLFF)."""
     num_views: int | None = None
     """Train on this many views, evenly spaced over the train split; 1 takes the middle one, None all."""
     view_indices: tuple[int, ...] | None = None
-    """Train on these views of the train split, counted from 0 (transforms.json: in order of file name)."""
+    """Train on these views of the train split, counted from 0 (transforms.json, LLFF: in order of file name)."""
     background: Literal["white", "black", "random"] = "white"
     """What the model puts behind images that have an alpha channel."""
     downscale_factor: int | None = None
-    """Read the images shrunk by this factor, from images_2/, images_4/, ...; None reads the full size."""
+    """Read the images shrunk by this factor, from images_2/, images_4/, ...; None reads the full size, and of an LLFF
+    scene the images whose longer side is nearest to 500 to 1000 pixels, and says which."""
     eval_interval: int = 8
-    """Every so many frames one is for evaluation, when a transforms.json has no lists of its splits."""
+    """Every so many frames one is for evaluation, from the first on: of LLFF scenes, and when a transforms.json has no
+    lists of its splits."""
     orientation_method: Literal["pca", "up", "vertical", "none"] = "up"
-    """How to turn the poses of a transforms.json. Files with aabb_scale, and Blender scenes, keep their own axes."""
+    """How to turn the poses of a transforms.json or an LLFF scene. Files with aabb_scale, and Blender scenes, keep
+    their own axes."""
     center_method: Literal["poses", "focus", "none"] = "poses"
-    """How to centre the poses of a transforms.json. Files with aabb_scale, and Blender scenes, keep their origin."""
+    """How to centre the poses of a transforms.json or an LLFF scene. Files with aabb_scale, and Blender scenes, keep
+    their origin."""
     auto_scale_poses: bool = True
-    """Scale the cameras of a transforms.json into [-1, 1]. Files with aabb_scale, and Blender scenes, keep theirs."""
+    """Scale the cameras of a transforms.json or an LLFF scene into [-1, 1]. Files with aabb_scale, and Blender scenes,
+    keep theirs."""
     space: Space = "auto"
-    """What a transforms.json shows: a scene that fits its box, or an unbounded one, contracted beyond its box; auto
-    takes pictures with alpha for the first and photos for the second, and says so."""
+    """What a transforms.json or an LLFF scene shows: a scene that fits its box, or an unbounded one, contracted beyond
+    its box; auto takes pictures with alpha for the first and photos for the second, and says so."""
     scene_scale: float = 1.0
-    """Factor on the scene box of a transforms.json."""
+    """Factor on the scene box of a transforms.json or an LLFF scene."""
     chosen_views: tyro.conf.Suppress[tuple[int, ...]] = ()
     """The train views in use: filled in by `resolve_views` and by the parser, never read."""
 
     def resolve_views(self, data: Path | None = None) -> tuple[int, ...]:
-        """Fill `chosen_views` from the scene's JSON alone, so that a config saved before training names its views.
+        """Fill `chosen_views` from the scene's files alone, so that a config saved before training names its views.
 
         data: read this scene instead of `self.data`; `ns-train --data` leaves its path with the data manager.
         """
         scene = scene_files.find_scene(self.data if data is None else data, say_once)
-        scene_file, indices = scene_files.split_of_scene(scene, "train", self.eval_interval, say_once)
+        scene_file, indices = scene_files.split_of_scene(
+            scene, "train", self.eval_interval, say_once, self.downscale_factor
+        )
         indices = scene_files.without_missing(scene, scene_file, indices, self.downscale_factor or 1, say_once)
         self.chosen_views = choose_views(len(indices), self.num_views, self.view_indices, scene_file.path)
         return self.chosen_views
 
 
 class PeakDataParser(DataParser):
-    """Turns a scene's files into cameras and image paths; see `PeakDataParserConfig`."""
+    """Turns a scene's files into cameras and image paths; see `PeakDataParserConfig`.
+
+    The outputs' metadata: `background`, `kind` (blender, nerfstudio or llff), `has_alpha`, `unbounded`; of LLFF scenes
+    `bounds`, (n, 2) float32: depths near and far that each of the split's views sees, in units of its cameras.
+    """
 
     config: PeakDataParserConfig
 
@@ -91,7 +102,9 @@ class PeakDataParser(DataParser):
         if not (config.scene_scale > 0 and math.isfinite(config.scene_scale)):
             raise PeakError(f"--scene-scale is {config.scene_scale}; give a positive number")
         scene = scene_files.find_scene(config.data, say_once)
-        scene_file, indices = scene_files.split_of_scene(scene, split, config.eval_interval, say_once)
+        scene_file, indices = scene_files.split_of_scene(
+            scene, split, config.eval_interval, say_once, config.downscale_factor
+        )
         indices = scene_files.without_missing(scene, scene_file, indices, downscale, say_once)
         if split == "train":
             views = choose_views(len(indices), config.num_views, config.view_indices, scene_file.path)
@@ -107,19 +120,25 @@ class PeakDataParser(DataParser):
             scene_files.check_one_size(image_filenames, sizes, scene_file.path)
 
         poses, transform, scale, aabb_scale = _placed(scene, scene_file, config)
-        space = _space(scene, scene_file, config, poses, aabb_scale, sizes[0], n_channels == 4)
+        bounds = _bounds(scene_file, scale) if scene.kind == "llff" else None
+        space = _space(scene, scene_file, config, poses, bounds, aabb_scale, sizes[0], n_channels == 4)
+        metadata: dict[str, Any] = {
+            "background": config.background,
+            "kind": scene.kind,
+            "has_alpha": n_channels == 4,
+            "unbounded": space.unbounded,
+        }
+        if bounds is not None:
+            metadata["bounds"] = bounds[indices]
         return DataparserOutputs(
             image_filenames=image_filenames,
-            cameras=cameras_of(scene_file, frames, image_filenames, sizes, downscale, poses[indices]),
+            cameras=cameras_of(
+                scene_file, frames, image_filenames, sizes, None if scene.kind == "llff" else downscale, poses[indices]
+            ),
             alpha_color=None,  # so that the dataset yields RGBA: the model composites, on `metadata["background"]`
             scene_box=SceneBox(aabb=torch.stack((space.centre - space.half, space.centre + space.half))),
             mask_filenames=_mask_filenames(scene, scene_file, frames, sizes, downscale),
-            metadata={
-                "background": config.background,
-                "kind": scene.kind,
-                "has_alpha": n_channels == 4,
-                "unbounded": space.unbounded,
-            },
+            metadata=metadata,
             dataparser_transform=transform,
             dataparser_scale=scale,
         )
@@ -195,11 +214,17 @@ def _placed(
     return poses, transform, scale * (1.0 if applied_scale is None else applied_scale), None
 
 
+def _bounds(scene_file: SceneFile, scale: float) -> Tensor:
+    """Depths near and far of all frames, (n_frames, 2), in units of the poses where they are used."""
+    return scale * torch.tensor([[frame.values["near"], frame.values["far"]] for frame in scene_file.frames])
+
+
 def _space(
     scene: Scene,
     scene_file: SceneFile,
     config: PeakDataParserConfig,
     poses: Tensor,
+    bounds: Tensor | None,
     aabb_scale: float | None,
     size: tuple[int, int],
     has_alpha: bool,
@@ -214,7 +239,7 @@ def _space(
         space = SceneSpace(torch.zeros(3), half, unbounded, f"{scene_file.path.name} has aabb_scale {aabb_scale:g}")
     else:
         half_fov = half_angle(scene_file, size)
-        chosen = choose_space(config.space, poses, half_fov, has_alpha, 1.0)
+        chosen = choose_space(config.space, poses, half_fov, has_alpha, 1.0, bounds)
         space = replace(chosen, half=chosen.half * config.scene_scale)
     say_once(space.line())
     return space
@@ -238,5 +263,5 @@ def _mask_filenames(
 
 peak_dataparser = DataParserSpecification(
     config=PeakDataParserConfig(),
-    description="Blender, nerfstudio and instant-ngp scenes, with few-view subsets (--num-views, --view-indices).",
+    description="Blender, nerfstudio, instant-ngp and LLFF scenes, few-view subsets (--num-views, --view-indices).",
 )

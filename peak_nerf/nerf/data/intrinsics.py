@@ -23,15 +23,25 @@ def cameras_of(
     frames: list[Frame],
     paths: list[Path],
     sizes: list[tuple[int, int]],
-    downscale: int,
+    downscale: int | None,
     poses: Tensor,
 ) -> Cameras:
-    """Cameras of the images as they are read, each with its own intrinsics."""
+    """Cameras of the images as they are read, each with its own intrinsics.
+
+    downscale: how many times smaller than what the file says the images are; None for any number of times.
+    """
     focal, centre, distortion, types = [], [], [], []
     for frame, path, size in zip(frames, paths, sizes, strict=True):
-        full = [number(scene_file, frame, key, low=0.0) or n * downscale for key, n in zip("wh", size, strict=True)]
+        factor = downscale or 1
+        full = [number(scene_file, frame, key, low=0.0) or n * factor for key, n in zip("wh", size, strict=True)]
         # Shrunken images may be rounded either way.
-        if any(abs(n_full / downscale - n) > (downscale > 1) for n_full, n in zip(full, size, strict=True)):
+        if downscale is None:
+            if abs(full[0] * size[1] - full[1] * size[0]) > full[0] + full[1]:
+                raise PeakError(
+                    f"{path} is {size[0]}x{size[1]}, another shape than the {full[0]:g}x{full[1]:g} of "
+                    f"{scene_file.path}; use the images that the poses were computed from, not turned, not cropped"
+                )
+        elif any(abs(n_full / downscale - n) > (downscale > 1) for n_full, n in zip(full, size, strict=True)):
             raise PeakError(
                 f"{path} is {size[0]}x{size[1]} but {scene_file.path} says {full[0]:g}x{full[1]:g} over "
                 f"{downscale}; correct w, h and the focal length there, or use another --downscale-factor"

@@ -1,9 +1,10 @@
-"""A scene's files: which JSON describes which split, its frames, and the images they name.
+"""A scene's files: which file describes which split, its frames, and the images they name.
 
 What a user can get wrong in a data folder is caught here and raised as a one-line `PeakError`.
 """
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,8 +16,10 @@ import numpy as np
 from PIL import Image
 
 from peak_nerf.errors import PeakError
+from peak_nerf.nerf.data import llff
 
 SPLITS = ("train", "val", "test")
+NAMES = ("transforms_train.json", "transforms.json", llff.NAME)
 EXTENSIONS = ("", ".png", ".jpg", ".jpeg", ".PNG", ".JPG", ".JPEG")
 IMAGE_MODES = ("L", "RGB", "RGBA")  # 8 bits a channel: the only ones nerfstudio's dataset reads as they are meant
 DECODE_LIMIT = 200_000_000  # pixels: up to here every image is decoded in full, beyond it only its structure is checked
@@ -37,7 +40,7 @@ class Frame:
 
 @dataclass(frozen=True)
 class SceneFile:
-    """A transforms file: its values and its frames."""
+    """A transforms file, or LLFF's poses in its terms: its values and its frames."""
 
     path: Path
     values: Mapping[str, Any]
@@ -46,23 +49,30 @@ class SceneFile:
 
 @dataclass(frozen=True)
 class Scene:
-    """A data folder and the JSON file of each split; nerfstudio scenes name the same file three times."""
+    """A data folder and the file of each split; nerfstudio and LLFF scenes name the same file three times."""
 
-    kind: Literal["blender", "nerfstudio"]
+    kind: Literal["blender", "nerfstudio", "llff"]
     folder: Path
     files: Mapping[str, Path]
 
 
 def find_scene(data: Path, say: Say = print) -> Scene:
-    """The scene at `data`, a folder or one of its JSON files."""
+    """The scene at `data`: a folder, one of its JSON files, or its poses_bounds.npy."""
     if not data.exists():
         raise PeakError(f"{data}: no such file or folder; pass --data the folder that holds the scene's transforms")
-    if data.is_file() and data.suffix.lower() != ".json":
-        raise PeakError(f"{data}: not a JSON file; pass --data a scene's folder or its transforms .json file")
+    if data.is_file() and data.suffix.lower() not in (".json", ".npy"):
+        raise PeakError(
+            f"{data}: not a JSON file; pass --data a scene's folder, its transforms .json file or its {llff.NAME}"
+        )
     folder = data.parent if data.is_file() else data
+    if data.is_file() and data.suffix.lower() == ".npy":
+        return Scene("llff", folder, dict.fromkeys(SPLITS, data))
     by_split = {split: folder / f"transforms_{split}.json" for split in SPLITS}
     blender = {split: path for split, path in by_split.items() if path.is_file()}
     single = folder / "transforms.json"
+    poses_bounds = folder / llff.NAME
+    if data.is_dir() and poses_bounds.is_file() and (blender or single.is_file()):
+        say(f"{folder} holds a transforms file and {llff.NAME}: using the first; pass a file to choose")
     if data.is_file() and data not in by_split.values():
         return Scene("nerfstudio", folder, dict.fromkeys(SPLITS, data))
     if blender and (data.is_file() or "train" in blender or not single.is_file()):
@@ -71,15 +81,26 @@ def find_scene(data: Path, say: Say = print) -> Scene:
         return Scene("blender", folder, blender)
     if single.is_file():
         return Scene("nerfstudio", folder, dict.fromkeys(SPLITS, single))
-    nested = sorted(
-        path.parent for name in ("transforms_train.json", "transforms.json") for path in data.glob("*/" + name)
-    )
-    remedy = f"did you mean {nested[0]}?" if nested else "pass --data a Blender or nerfstudio scene"
-    raise PeakError(f"{folder}: no transforms file (looked for transforms_train.json and transforms.json); {remedy}")
+    if poses_bounds.is_file():
+        return Scene("llff", folder, dict.fromkeys(SPLITS, poses_bounds))
+    looked_for = f"{', '.join(NAMES[:-1])} and {NAMES[-1]}"
+    raise PeakError(f"{folder}: no transforms file (looked for {looked_for}); {_remedy(folder)}")
 
 
-def split_of_scene(scene: Scene, split: str, eval_interval: int = 8, say: Say = print) -> tuple[SceneFile, list[int]]:
-    """The file that describes `split`, and which of its frames belong to it."""
+def _remedy(folder: Path) -> str:
+    """What to do where `folder` holds no scene: the folder above does, or one below, or neither."""
+    above = folder.resolve().parent
+    if any((above / name).is_file() for name in NAMES):
+        factor = re.fullmatch(r"images_(\d+)", folder.resolve().name)
+        return f"did you mean {above}" + (f", with peak-data --downscale-factor {factor[1]}?" if factor else "?")
+    nested = sorted(path.parent for name in NAMES for path in folder.glob("*/" + name))
+    return f"did you mean {nested[0]}?" if nested else "pass --data a Blender, nerfstudio or LLFF scene"
+
+
+def split_of_scene(
+    scene: Scene, split: str, eval_interval: int = 8, say: Say = print, factor: int | None = None
+) -> tuple[SceneFile, list[int]]:
+    """The file of `split`, and which of its frames belong to it; `factor` chooses an LLFF scene's images."""
     if split not in SPLITS:
         raise ValueError(f"split must be one of {SPLITS}, got {split!r}")
     stand_in = {"train": "train", "val": "test", "test": "val"}[split]
@@ -93,14 +114,18 @@ def split_of_scene(scene: Scene, split: str, eval_interval: int = 8, say: Say = 
         scene_file = read_scene_file(scene.files[found])
         return scene_file, list(range(len(scene_file.frames)))
 
-    scene_file = read_scene_file(scene.files[split], sort=True)
+    if scene.kind == "llff":
+        scene_file = read_llff_scene(scene.files[split], llff.picture_folder(scene.folder, factor, say))
+    else:
+        scene_file = read_scene_file(scene.files[split], sort=True)
     lists = {name: _listed_frames(scene_file, name) for name in SPLITS if scene_file.values.get(f"{name}_filenames")}
     n_frames = len(scene_file.frames)
     if not lists:
         if eval_interval < 2 or n_frames < 2:
             raise PeakError(
                 f"{scene_file.path}: {n_frames} frames with every {eval_interval}th for evaluation leave nothing to "
-                f"train on; use at least 2 frames and --eval-interval 2 or more, or add train_filenames to the file"
+                f"train on; use at least 2 frames and --eval-interval 2 or more"
+                f"{'' if scene.kind == 'llff' else ', or add train_filenames to the file'}"
             )
         return scene_file, [i for i in range(n_frames) if (i % eval_interval == 0) == (split != "train")]
     if split in lists:
@@ -174,6 +199,12 @@ def read_scene_file(path: Path, sort: bool = False) -> SceneFile:
     return SceneFile(path, values, sorted(frames, key=lambda frame: PurePosixPath(frame.name)) if sort else frames)
 
 
+def read_llff_scene(path: Path, folder: Path) -> SceneFile:
+    """The poses_bounds.npy at `path` for the images in `folder`, as if a transforms file said it."""
+    values = llff.transforms(path, folder)
+    return SceneFile(path, values, [_read_frame(path, i, entry) for i, entry in enumerate(values["frames"])])
+
+
 def _read_frame(path: Path, index: int, entry: Any) -> Frame:
     name = entry.get("file_path") if isinstance(entry, dict) else None
     if not isinstance(name, str) or not PurePosixPath(name).name:
@@ -205,9 +236,10 @@ def image_path(scene: Scene, name: str, downscale: int, folder_name: str = "imag
     """Where the image `name` is, at `1 / downscale` of its size; the extension may be left out, as Blender does.
 
     Smaller copies are in `images_2/` for nerfstudio scenes and beside the split's folder, `train_2/`, for Blender's.
+    Of an LLFF scene, `name` already is that of the smaller copy.
     """
     path = scene.folder / name
-    if downscale > 1:
+    if downscale > 1 and scene.kind != "llff":
         folder = path.parent.parent / f"{path.parent.name}_{downscale}"
         if scene.kind == "nerfstudio":
             folder = scene.folder / f"{folder_name}_{downscale}"

@@ -69,6 +69,69 @@ def test_cameras_that_look_about_keep_their_cube() -> None:
     assert "do not look at one point" in chosen.line()
 
 
+def forward_facing(forward: tuple[float, float, float] = (0.0, 1.0, 0.0)) -> torch.Tensor:
+    """Four parallel cameras 1 apart, to the right of the origin."""
+    ahead = torch.tensor(forward) / math.hypot(*forward)
+    up = torch.tensor([0.0, 0.0, 1.0])
+    right = torch.linalg.cross(ahead, up)
+    steps = torch.arange(4.0)[:, None] * right
+    return torch.cat([torch.stack([right, up, -ahead], 1).expand(4, 3, 3), steps[:, :, None]], 2)
+
+
+BOUNDS = torch.tensor([[2.0, 10.0]]).repeat(4, 1)
+
+
+def test_parallel_cameras_get_a_box_ahead_of_them() -> None:
+    """It begins at 0.9 of the near depth; its half side is that depth."""
+    chosen = choose_space("auto", forward_facing(), math.atan(0.25), False, 1.0, BOUNDS)
+    assert chosen.unbounded
+    assert chosen.half == pytest.approx(2.0)
+    torch.testing.assert_close(chosen.centre, torch.tensor([1.5, 3.8, 0.0]))
+    assert "photos without alpha, the cameras face forward and their near depth is known" in chosen.line()
+
+
+def test_a_bounded_box_ahead_holds_all_that_is_seen() -> None:
+    """Across: 1.5 between the cameras and 10 / 4 of their view, 4; in depth: 1.8 to 10, 4.1, the larger; plus 5 %."""
+    chosen = choose_space("box", forward_facing(), math.atan(0.25), False, 1.0, BOUNDS)
+    assert not chosen.unbounded
+    assert chosen.half == pytest.approx(1.05 * 4.1)
+    torch.testing.assert_close(chosen.centre, torch.tensor([1.5, 1.8 + 1.05 * 4.1, 0.0]))
+
+
+@pytest.mark.parametrize("forward", [(1.0, 1.0, 0.0), (-2.0, 1.0, 0.0)])
+def test_no_corner_of_the_box_ahead_is_nearer_than_its_front(forward: tuple[float, float, float]) -> None:
+    chosen = choose_space("auto", forward_facing(forward), 0.3, False, 1.0, BOUNDS)
+    corners = chosen.centre + chosen.half * torch.cartesian_prod(*[torch.tensor([-1.0, 1.0])] * 3)
+    nearest = (corners @ torch.tensor(forward) / math.hypot(*forward)).min()
+    assert float(nearest) == pytest.approx(1.8, abs=1e-5)
+
+
+def test_no_camera_stands_in_the_box_ahead() -> None:
+    """One camera has walked forward, past what the last one sees first."""
+    poses = forward_facing()
+    poses[3, 1, 3] = 3.0
+    chosen = choose_space("auto", poses, 0.3, False, 1.0, BOUNDS)
+    assert float(chosen.centre[1]) - chosen.half == pytest.approx(3.0)
+
+
+def test_a_box_ahead_is_around_what_converging_cameras_look_at() -> None:
+    """Its centre is the mean of the points where the optical axes pass the depth of the centre."""
+    turned, straight = forward_facing((1.0, 1.0, 0.0))[:1], forward_facing()[3:]
+    poses = torch.cat([turned, straight])
+    chosen = choose_space("auto", poses, 0.3, False, 1.0, torch.tensor([[2.0, 10.0], [2.0, 10.0]]))
+    camera, axis = poses[:, :, 3], -poses[:, :, 2]
+    forward = axis.mean(0) / axis.mean(0).norm()
+    hits = camera + axis * ((chosen.centre @ forward - camera @ forward) / (axis @ forward))[:, None]
+    torch.testing.assert_close(hits.mean(0), chosen.centre)
+
+
+def test_cameras_around_an_object_keep_its_box_whatever_the_bounds() -> None:
+    bounds = torch.tensor([[2.0, 10.0]]).repeat(8, 1)
+    with_bounds, without = (choose_space("auto", ring(), 0.3, False, 4.0, b) for b in (bounds, None))
+    assert (with_bounds.half, with_bounds.reason) == (without.half, without.reason)
+    torch.testing.assert_close(with_bounds.centre, without.centre)
+
+
 def test_the_parser_says_what_it_chose_in_one_line(tmp_path: Path, capsys, monkeypatch) -> None:
     monkeypatch.setattr(dataparser, "_said", set())
     photos = PeakDataParserConfig(data=write_nerfstudio_scene(tmp_path / "photos"))

@@ -31,7 +31,7 @@ BLENDER_FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "no train": (lambda d: (d / "transforms_train.json").unlink(), r"transforms_train.json missing.*add the file"),
     "no transforms": (
         lambda d: [(d / f"transforms_{s}.json").unlink() for s in ("train", "val", "test")],
-        r"ball: no transforms file \(looked for transforms_train.json and transforms.json\); pass --data",
+        r"ball: no transforms file \(looked for transforms_train.json, transforms.json and poses.*npy\); pass --data",
     ),
     "empty json": (lambda d: (d / "transforms_train.json").write_text(" \n"), r"train.json: the file is empty; copy"),
     "bad json": (lambda d: (d / "transforms_train.json").write_text('{\n"a": 1,\n}'), r"line 3 is not valid JSON"),
