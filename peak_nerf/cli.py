@@ -25,6 +25,7 @@ class Command(NamedTuple):
 
 # Modules are imported only when their command runs, so that `peak --help` stays instant.
 COMMANDS = {
+    "photos": Command("peak_nerf.photos.command", "photos_command", "from photos or a video to a scene for ns-train"),
     "inpaint": Command(
         "peak_nerf.tasks.inpainting.command", "inpaint_command", "reconstruct a picture from part of its pixels"
     ),

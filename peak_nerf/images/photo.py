@@ -71,7 +71,7 @@ class PhotoFile:
     """Width and height of the upright picture in the file; that of `rgb` unless it was decoded smaller."""
 
 
-def read_photo(path: str | Path, at_least: int | None = None) -> PhotoFile:
+def read_photo(path: str | Path, at_least: int | None = None, as_stored: bool = False) -> PhotoFile:
     """The picture in a file, by its content whatever its name: JPEG, PNG, WebP, TIFF, BMP, GIF, HEIC, AVIF, MPO.
 
     Grey, palettes, 16 bits (v / 257, rounded), floats in [0, 1], CMYK and LAB are read; embedded colour profiles are
@@ -81,6 +81,7 @@ def read_photo(path: str | Path, at_least: int | None = None) -> PhotoFile:
         path: the file.
         at_least: a longer side in pixels that will do: a JPEG more than twice as large is decoded at 1/2, 1/4 or 1/8
             of its size, not below this, which saves time and memory.
+        as_stored: leave the picture as it lies in the file, whatever its EXIF orientation.
 
     Raises: PhotoError when it cannot be read whole, is not a picture, or has more than `MAX_PIXELS`; PeakError when
         HEIC needs a package that is not installed.
@@ -90,7 +91,7 @@ def read_photo(path: str | Path, at_least: int | None = None) -> PhotoFile:
         data = read_bytes(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's, on large or odd files
-            return _decode(path, data, at_least)
+            return _decode(path, data, at_least, as_stored)
     except (PhotoError, MissingPackage, MemoryError):
         raise
     except PeakError as error:
@@ -151,7 +152,7 @@ def _is_hidden(name: str) -> bool:
 # ------------------------------------------------------------------------------------------------------ decoding
 
 
-def _decode(path: Path, data: bytes, at_least: int | None) -> PhotoFile:
+def _decode(path: Path, data: bytes, at_least: int | None, as_stored: bool) -> PhotoFile:
     try:
         image = _open(path, data)
     except UnidentifiedImageError:
@@ -182,7 +183,9 @@ def _decode(path: Path, data: bytes, at_least: int | None) -> PhotoFile:
             photo = _from_array(_numbers(path, image), notes, profile, path)
         else:
             photo = _from_image(image, notes, profile)
-        if image.format == "TIFF":  # turned by Pillow, or by `decode_tiff`, already
+        if as_stored:
+            orientation = 1
+        elif image.format == "TIFF":  # turned by Pillow, or by `decode_tiff`, already
             orientation = image.getexif().get(ORIENTATION, 1) if not deep else 1
         alpha = None if photo.alpha is None else np.ascontiguousarray(upright(photo.alpha, orientation))
         rgb = np.ascontiguousarray(upright(photo.rgb, orientation))

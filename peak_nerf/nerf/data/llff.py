@@ -42,7 +42,7 @@ def picture_folder(folder: Path, factor: int | None, say: Callable[[str], None])
         of the smallest factor; says which.
     Raises: PeakError when there are no pictures, or none by that factor.
     """
-    found = _picture_folders(folder)
+    found = picture_folders(folder)
     if not found:
         raise PeakError(f"{folder}: {NAME} has no pictures beside it; put them into images, or images_4, images_8, ...")
     if factor is not None:
@@ -143,7 +143,7 @@ def mean_axes(poses: np.ndarray) -> np.ndarray:
     return np.stack([right, np.cross(back, right), back], axis=1)
 
 
-def _picture_folders(folder: Path) -> dict[int, Path]:
+def picture_folders(folder: Path) -> dict[int, Path]:
     """By factor; a name such as images_1008x756 is none of them."""
     found = {}
     for path in folder.iterdir():

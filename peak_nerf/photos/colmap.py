@@ -1,0 +1,284 @@
+"""pycolmap from afar: features, matches and tracks as calls that report progress, stop on Ctrl-C and repeat exactly.
+
+One database holds what was found so far; what is in it is not computed again, so an interrupted run goes on where it
+stopped. Images have their ids by the digest of their pixels: the same photos give the same poses in whatever order
+and under whatever names they come. Everything runs on one core or, where the sum does not depend on it, on all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from peak_nerf.errors import PeakError
+from peak_nerf.photos.model import Photo
+
+SEED = 0
+POLL_SECONDS = 0.1
+PAIRS_AT_ONCE = 40
+OnProgress = Callable[[int, int], None]
+Pair = tuple[int, int]
+"""Ids of two images, the smaller one first."""
+
+
+@dataclass(frozen=True)
+class Search:
+    """How features are found and compared."""
+
+    max_features: int = 8192
+    peak_threshold: float = 0.0067
+    """Contrast that a feature must have."""
+    max_ratio: float = 0.8
+    """Of distances to the nearest and the second nearest descriptor, for a match."""
+    guided: bool = False
+    """Whether matches are searched for once more along epipolar lines."""
+    ignore_static: bool = False
+    """Leave out matches that do not move between pictures: the background of a turntable."""
+
+
+def load() -> Any:
+    """The package pycolmap, silent. Raises: PeakError when it is not installed or does not load."""
+    try:
+        import pycolmap
+    except ImportError as error:
+        raise PeakError(f"peak photos needs pycolmap ({error}); pip install 'pycolmap>=4.2'") from None
+    pycolmap.logging.minloglevel = pycolmap.logging.Level.FATAL.value
+    pycolmap.logging.alsologtostderr = False
+    pycolmap.logging.logtostderr = False
+    pycolmap.logging.stderrthreshold = pycolmap.logging.Level.FATAL.value
+    pycolmap.set_random_seed(SEED)
+    return pycolmap
+
+
+def run(function: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    """Call a function of pycolmap in a thread of its own, so that Ctrl-C is heard, and cancels it.
+
+    Raises: PeakError when it fails, as it does on a full disk.
+    """
+    token = load().CancellationToken()
+    answer: list[Any] = []
+    failure: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            answer.append(function(*args, **options, cancellation_token=token))
+        except BaseException as error:  # raised again below, in the thread that called
+            failure.append(error)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    try:
+        while thread.is_alive():
+            thread.join(POLL_SECONDS)
+    except KeyboardInterrupt:
+        token.cancel()
+        thread.join()
+        raise
+    if failure:
+        reason = (str(failure[0]).strip().splitlines() or [type(failure[0]).__name__])[0]
+        raise PeakError(f"structure from motion stopped: {reason}; free disk space or memory and add --resume")
+    return answer[0]
+
+
+class Workspace:
+    """The database of one capture, next to the copies of its pictures."""
+
+    def __init__(self, scene: Path, photos: Sequence[Photo], search: Search, name: str = "database") -> None:
+        """Open the database `scene/NAME.db`, or begin it: photos that have a copy, each with its camera.
+
+        A prior focal length comes from a copy's EXIF data.
+        """
+        self.colmap = load()
+        self.images = scene / "images"
+        self.masks = scene / f"{name}_masks"
+        self.path = scene / f"{name}.db"
+        self.search = search
+        self.photos = sorted((photo for photo in photos if photo.state == "used" and photo.file), key=_by_content)
+        self.ids = {image_name(photo): i for i, photo in enumerate(self.photos, start=1)}
+        self.names = {i: name for name, i in self.ids.items()}
+        with self.open() as database:
+            if database.num_images() == 0:
+                self._begin(database)
+
+    @contextlib.contextmanager
+    def open(self) -> Iterator[Any]:
+        """The database itself; closed afterwards, whatever happens."""
+        database = self.colmap.Database.open(self.path)
+        try:
+            yield database
+        finally:
+            database.close()
+
+    def _begin(self, database: Any) -> None:
+        cameras: dict[str, int] = {}
+        for photo in self.photos:
+            if photo.camera not in cameras:
+                cameras[photo.camera] = database.write_camera(self._camera(photo))
+            image = self.colmap.Image(name=image_name(photo), camera_id=cameras[photo.camera])
+            database.write_image(image)
+
+    def _camera(self, photo: Photo) -> Any:
+        options = self.colmap.ImageReaderOptions()
+        options.camera_model = "SIMPLE_RADIAL"
+        return self.colmap.infer_camera_from_image(self.images / image_name(photo), options)
+
+    # ---------------------------------------------------------------------------------------------------- features
+
+    def find_features(self, on_progress: OnProgress) -> None:
+        """Features of all images that have none yet."""
+        options = self.colmap.FeatureExtractionOptions()
+        options.sift.max_num_features = self.search.max_features
+        options.sift.peak_threshold = self.search.peak_threshold
+        reader = self.colmap.ImageReaderOptions()
+        if self._link_masks():
+            reader.mask_path = self.masks
+        with self.open() as database:
+            todo = [name for name, i in self.ids.items() if not database.exists_keypoints(i)]
+        done, at_once = len(self.ids) - len(todo), os.cpu_count() or 1
+        on_progress(done, len(self.ids))
+        for begin in range(0, len(todo), at_once):
+            batch = todo[begin : begin + at_once]
+            run(
+                self.colmap.extract_features,
+                self.path,
+                self.images,
+                image_names=batch,
+                reader_options=reader,
+                extraction_options=options,
+            )
+            on_progress(done + begin + len(batch), len(self.ids))
+
+    def _link_masks(self) -> bool:
+        """Lay the masks where COLMAP looks for them: a folder of NAME.png for the image NAME."""
+        masked = [photo for photo in self.photos if photo.mask]
+        for photo in masked:
+            target = self.masks / f"{image_name(photo)}.png"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(self.images.parent / str(photo.mask), target)
+        return bool(masked)
+
+    def descriptors(self, i: int) -> Any:
+        """Of image i, (n, 128) uint8."""
+        with self.open() as database:
+            return database.read_descriptors(i).data
+
+    # ----------------------------------------------------------------------------------------------------- matches
+
+    def match(self, pairs: Sequence[Pair], on_progress: OnProgress) -> None:
+        """Match and verify those of the pairs that were not yet."""
+        options = self.colmap.FeatureMatchingOptions()
+        options.guided_matching = self.search.guided
+        options.sift.max_ratio = self.search.max_ratio
+        geometry = self.colmap.TwoViewGeometryOptions()
+        geometry.ransac.random_seed = SEED
+        geometry.filter_stationary_matches = self.search.ignore_static
+        with self.open() as database:
+            todo = [pair for pair in pairs if not database.exists_two_view_geometry(*pair)]
+        done, listed = len(pairs) - len(todo), self.path.with_suffix(".pairs")
+        on_progress(done, len(pairs))
+        for begin in range(0, len(todo), PAIRS_AT_ONCE):
+            batch = todo[begin : begin + PAIRS_AT_ONCE]
+            listed.write_text("".join(f"{self.names[a]} {self.names[b]}\n" for a, b in batch), encoding="utf-8")
+            pairing = self.colmap.ImportedPairingOptions()
+            pairing.match_list_path = listed
+            run(
+                self.colmap.match_image_pairs,
+                self.path,
+                matching_options=options,
+                pairing_options=pairing,
+                verification_options=geometry,
+            )
+            on_progress(done + begin + len(batch), len(pairs))
+        listed.unlink(missing_ok=True)
+
+    def verified_pairs(self) -> dict[Pair, Any]:
+        """The two-view geometries with enough inliers to count, by pair."""
+        with self.open() as database:
+            ids, geometries = database.read_two_view_geometries()
+        found = {}
+        for pair_id, geometry in zip(ids, geometries, strict=True):
+            a, b = self.colmap.pair_id_to_image_pair(pair_id)
+            if len(geometry.inlier_matches):
+                found[min(a, b), max(a, b)] = geometry
+        return found
+
+    # ----------------------------------------------------------------------------------------------------- mapping
+
+    def map(self, settings: Mapping[str, Any], out: Path, on_progress: OnProgress) -> list[Any]:
+        """Incremental mapping; the models it gives, the one with most images first.
+
+        settings: options of the mapper by their dotted names, such as {"mapper.init_min_tri_angle": 4.0}.
+        """
+        options = self.colmap.IncrementalPipelineOptions()
+        options.min_model_size = 3
+        options.num_threads = 1  # the sums of several threads differ from run to run
+        options.random_seed = options.mapper.random_seed = options.triangulation.random_seed = SEED
+        options.image_path = self.images
+        for name, value in settings.items():
+            *parents, last = name.split(".")
+            target = options
+            for parent in parents:
+                target = getattr(target, parent)
+            setattr(target, last, value)
+        registered = 0
+
+        def one_more(n: int = 1) -> None:
+            nonlocal registered
+            registered = min(registered + n, len(self.ids))
+            on_progress(registered, len(self.ids))
+
+        on_progress(0, len(self.ids))
+        with _emptied(out):
+            models = run(
+                self.colmap.incremental_mapping,
+                self.path,
+                self.images,
+                out,
+                options=options,
+                initial_image_pair_callback=lambda: one_more(2),
+                next_image_callback=one_more,
+            )
+        return _largest_first(models)
+
+    def map_globally(self, out: Path) -> list[Any]:
+        """Global mapping (GLOMAP); the models it gives, the one with most images first."""
+        options = self.colmap.GlobalPipelineOptions()
+        options.num_threads, options.random_seed = 1, SEED
+        options.image_path = self.images
+
+        def work(cancellation_token: Any, **options: Any) -> Any:  # it cannot be cancelled: Ctrl-C waits for its end
+            return self.colmap.global_mapping(self.path, self.images, out, **options)
+
+        with _emptied(out):
+            models = run(work, options=options)
+        return _largest_first(models)
+
+
+def image_name(photo: Photo) -> str:
+    """A copy's name within images/, which is what COLMAP calls it."""
+    return str(photo.file).removeprefix("images/")
+
+
+def _by_content(photo: Photo) -> tuple[str, str]:
+    return photo.digest, photo.name
+
+
+@contextlib.contextmanager
+def _emptied(folder: Path) -> Iterator[None]:
+    """A folder for what COLMAP writes and nobody reads."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    try:
+        yield
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _largest_first(models: Mapping[int, Any]) -> list[Any]:
+    return sorted(models.values(), key=lambda model: (-model.num_reg_images(), -model.num_points3D()))

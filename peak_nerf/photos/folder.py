@@ -1,0 +1,133 @@
+"""The folder in which a scene comes about: OUT.partial until it is whole, then OUT in one move.
+
+Each finished stage leaves its result there, which is what `--resume` goes on from.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+
+from peak_nerf.errors import PeakError
+from peak_nerf.photos.model import Photo
+from peak_nerf.photos.options import PhotosOptions
+from peak_nerf.system.choices import flag
+from peak_nerf.system.record import plain, write_json
+
+RECORD = "photos.json"
+DECIDES = ("source", "video_frames", "max_size", "masks", "matching", "camera")
+"""Options that a resumed run must share with the one it goes on with."""
+SCRATCH = ("database*", "dense*", "static*", "mapping")
+"""What a finished scene does not need."""
+
+
+class Record(BaseModel):
+    """What photos.json says: the options, what became of each photo, and how the poses came about."""
+
+    model_config = ConfigDict(extra="forbid")
+    version: Literal[1] = 1
+    options: dict[str, Any]
+    kind: Literal["photos", "video", "colmap", "llff"] = "photos"
+    photos: list[Photo] | None = None
+    """None until the pictures were read."""
+    how: list[str] | None = None
+    """None until there are poses."""
+    notes: list[str] = []
+    finished: bool = False
+
+
+class SceneFolder:
+    """OUT, and OUT.partial next to it."""
+
+    def __init__(self, options: PhotosOptions) -> None:
+        """Find what is there already. Raises: PeakError where --resume is missing, or does not fit what is there."""
+        self.out = options.out
+        self.partial = self.out.with_name(self.out.name + ".partial")
+        self.record = Record(options=_deciding(options))
+        self.was_finished = False
+        if not self.out.name:
+            raise PeakError(f"--out {self.out}: name the scene's folder")
+        if self.out.exists() and not self.out.is_dir():
+            raise PeakError(f"{self.out}: is a file; name another folder with --out")
+        if self.out.is_dir() and any(self.out.iterdir()):
+            self._adopt(self.out, options, "exists already")
+            self.was_finished = True
+        elif self.partial.exists():
+            self._adopt(self.partial, options, "was left by an interrupted run")
+
+    def _adopt(self, folder: Path, options: PhotosOptions, what: str) -> None:
+        if not options.resume:
+            remedy = "add --resume to go on with it, or " if (folder / RECORD).is_file() else ""
+            delete = f", or delete {folder}" if folder == self.partial else ""
+            raise PeakError(f"{folder}: {what}; {remedy}name another folder with --out{delete}")
+        found = _read(folder / RECORD)
+        for name, value in _deciding(options).items():
+            if found.options.get(name) != value:
+                before = found.options.get(name)
+                raise PeakError(
+                    f"{folder}: was begun with {flag(name)} {before}, not {value}; give the same with --resume"
+                )
+        self.record = found
+
+    @property
+    def path(self) -> Path:
+        """Where the files are now."""
+        return self.out if self.was_finished else self.partial
+
+    def begin(self) -> None:
+        """Make the folder, and write down what it is for."""
+        try:
+            self.partial.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise PeakError(
+                f"{self.partial}: cannot be made ({error.strerror}); name another folder with --out"
+            ) from None
+        self.save()
+
+    def save(self) -> None:
+        """Write photos.json."""
+        write_json(self.path / RECORD, {**plain(self.record.model_dump(exclude={"photos"})), "photos": self._photos()})
+
+    def _photos(self) -> list[dict[str, Any]] | None:
+        return None if self.record.photos is None else [plain(asdict(photo)) for photo in self.record.photos]
+
+    def finish(self) -> None:
+        """Delete what only the way here needed, and give the scene its name."""
+        for pattern in SCRATCH:
+            for path in self.partial.glob(pattern):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        self.record.finished = True
+        self.save()
+        try:
+            if self.out.exists():
+                self.out.rmdir()  # an empty one
+            self.partial.rename(self.out)
+        except OSError as error:
+            raise PeakError(f"{self.out}: cannot be written ({error.strerror}); add --resume once it can") from None
+        self.was_finished = True
+
+    def discard(self) -> None:
+        """Leave nothing half-written: these photos cannot become a scene."""
+        shutil.rmtree(self.partial, ignore_errors=True)
+
+
+def _deciding(options: PhotosOptions) -> dict[str, Any]:
+    values = {name: getattr(options, name) for name in DECIDES}
+    paths = {name: str(value.resolve()) for name, value in values.items() if isinstance(value, Path)}
+    return {**values, **paths}
+
+
+def _read(path: Path) -> Record:
+    try:
+        return TypeAdapter(Record).validate_json(path.read_bytes())
+    except FileNotFoundError:
+        raise PeakError(
+            f"{path}: no such file, so there is nothing to resume; name another folder with --out"
+        ) from None
+    except (OSError, ValidationError) as error:
+        reason = str(error).splitlines()[0]
+        raise PeakError(f"{path}: cannot be read ({reason}); begin again with another --out") from None

@@ -1,0 +1,57 @@
+"""The options of `peak photos`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from pydantic import Field
+
+from peak_nerf.photos.pairs import Matching
+
+
+@dataclass
+class SourceOptions:
+    """What the poses are for."""
+
+    source: Annotated[Path, tyro.conf.Positional]
+    """A folder of photos, at any depth, or a video; or what others posed: a COLMAP model (a folder with sparse/0) or an
+    LLFF folder (poses_bounds.npy)."""
+    out: Path
+    """The scene's folder. It must not exist yet, or be empty."""
+    video_frames: Annotated[int, Field(ge=3)] = 60
+    """Of a video, so many frames: the sharpest of as many equal intervals."""
+    max_size: Annotated[int, Field(ge=64)] = 1600
+    """Longer side of the copies in pixels; larger pictures are shrunk."""
+    masks: Path | None = None
+    """A folder of masks named as the photos: white is used, black is not."""
+
+
+@dataclass
+class PoseOptions:
+    """How the poses are found."""
+
+    matching: Matching = "auto"
+    """Which pictures are compared: every pair (exhaustive), each with those before it in time (sequential), or by
+    their number and kind (auto)."""
+    camera: Literal["auto", "single", "per-image"] = "auto"
+    """Which pictures share a lens: those of one size, camera and focal length (auto), all (single) or none."""
+
+
+@dataclass
+class TrainOptions:
+    """Going on to a radiance field."""
+
+    train: bool = False
+    """Also train peak-lite, evaluate it on held-out photos and render a moving picture along the cameras' path."""
+    train_seconds: Annotated[float | None, Field(gt=0)] = None
+    """Length of the training; by default the method's own number of steps."""
+    resume: bool = False
+    """Go on with an interrupted run of the same command, or train a scene that is finished."""
+
+
+@dataclass
+class PhotosOptions(TrainOptions, PoseOptions, SourceOptions):
+    """All options of `peak photos`."""
