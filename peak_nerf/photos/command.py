@@ -234,4 +234,3 @@ def _say_end(folder: SceneFolder, summary: TrainingSummary | None, display: Disp
         display.say(f"{summary.psnr:.2f} dB on {summary.n_test} held-out photos; {folder.out / summary.gif}")
     else:
         display.say(f"Train: ns-train peak-lite --data {shlex.quote(str(folder.out))}")
-
