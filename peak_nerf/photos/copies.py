@@ -145,7 +145,7 @@ def write_picture(path: Path, array: np.ndarray, exif: bytes = b"") -> None:
     if path.suffix == ".jpg":
         Image.fromarray(array).save(buffer, "JPEG", quality=95, subsampling=0, **options)
     else:
-        Image.fromarray(array).save(buffer, "PNG", compress_level=3, **options)
+        Image.fromarray(array).save(buffer, "PNG", compress_level=1, **options)
     write_atomically(path, lambda file: file.write(buffer.getvalue()))
 
 
