@@ -117,18 +117,19 @@ def list_pictures(folder: Path, skip: Collection[Path] = ()) -> list[Path]:
     Raises: PeakError when the folder cannot be read.
     """
     found: list[Path] = []
-    seen = {path.resolve() for path in skip}
+    seen = {path.resolve() for path in skip} - {folder.resolve()}
 
     def refuse(error: OSError) -> None:
         raise PeakError(f"{error.filename}: cannot be read ({error.strerror}); check its permissions") from error
 
     for name, folders, files in os.walk(folder, followlinks=True, onerror=refuse):
         here = Path(name)
-        seen.add(here.resolve())
+        if (real := here.resolve()) in seen:
+            folders.clear()
+            continue
+        seen.add(real)
         folders[:] = sorted(
-            child
-            for child in folders
-            if not _is_hidden(child) and child.lower() not in _SKIPPED_FOLDERS and (here / child).resolve() not in seen
+            child for child in folders if not _is_hidden(child) and child.lower() not in _SKIPPED_FOLDERS
         )
         found += [here / file for file in files if not _is_hidden(file) and is_picture_name(file)]
     return sorted(found, key=lambda path: natural_key(path.relative_to(folder)))
@@ -162,6 +163,7 @@ def _decode(path: Path, data: bytes, at_least: int | None, as_stored: bool) -> P
     with image:
         _check_size(path, image.height, image.width)
         is_jpeg, (w, h) = image.format in ("JPEG", "MPO"), image.size
+        deep = is_deep_colour(image)  # before EXIF, for which Pillow decodes a PNG and forgets how it was stored
         exif, orientation, notes = _read_exif(image)
         if max(orientation, image.info.get("original_orientation") or 1) > 1:  # of HEIC, whose decoder turns it
             notes.append("rotated by EXIF")
@@ -169,9 +171,8 @@ def _decode(path: Path, data: bytes, at_least: int | None, as_stored: bool) -> P
             notes.append(f"first of {n_frames} pictures")
         profile = image.info.get("icc_profile")
         if is_jpeg and at_least:
-            factor = max(1, max(w, h) // at_least)
-            image.draft(None, (w // factor, h // factor))
-        deep = is_deep_colour(image)
+            factor = min(max(1, max(w, h) // at_least), 8)
+            image.draft(None, (max(1, w // factor), max(1, h // factor)))
         image.load()  # also finds a file cut short, which OpenCV would let pass
         if deep:
             if image.format == "TIFF":
