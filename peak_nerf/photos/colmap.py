@@ -12,9 +12,11 @@ import os
 import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from peak_nerf.errors import PeakError
 from peak_nerf.photos.model import Photo
@@ -22,6 +24,10 @@ from peak_nerf.photos.model import Photo
 SEED = 0
 POLL_SECONDS = 0.1
 PAIRS_AT_ONCE = 40
+STILL = 4.0
+"""Pixels by which a match must move to have moved."""
+STATIC = 0.25
+"""Fraction of a pair's matches; where so many stand still, a camera stood still before a turntable."""
 OnProgress = Callable[[int, int], None]
 Pair = tuple[int, int]
 """Ids of two images, the smaller one first."""
@@ -207,6 +213,30 @@ class Workspace:
             if len(geometry.inlier_matches):
                 found[min(a, b), max(a, b)] = geometry
         return found
+
+    def static_pairs(self) -> float:
+        """Fraction of the verified pairs in which much does not move: at least `STATIC` of the matches."""
+        with self.open() as database:
+            places = {i: np.asarray(database.read_keypoints(i))[:, :2] for i in self.names}
+        static = []
+        for (a, b), geometry in self.verified_pairs().items():
+            matches = np.asarray(geometry.inlier_matches)
+            moved = np.linalg.norm(places[a][matches[:, 0]] - places[b][matches[:, 1]], axis=1)
+            static.append((moved < STILL).mean() > STATIC)
+        return float(np.mean(static)) if static else 0.0
+
+    def without_static(self, on_progress: OnProgress) -> Workspace:
+        """The same features and matches in a database of its own, verified again without what does not move."""
+        copy = self.path.with_name("static.db")
+        if not copy.exists():
+            shutil.copyfile(self.path, copy)
+            database = self.colmap.Database.open(copy)
+            database.clear_two_view_geometries()
+            database.close()
+        pairs = sorted(self.verified_pairs())
+        moving = Workspace(self.images.parent, self.photos, replace(self.search, ignore_static=True), "static")
+        moving.match(pairs, on_progress)
+        return moving
 
     # ----------------------------------------------------------------------------------------------------- mapping
 

@@ -16,7 +16,7 @@ from peak_nerf.photos.convert import Z_UP, sparse_model
 from peak_nerf.photos.display import Display
 from peak_nerf.photos.folder import SceneFolder
 from peak_nerf.photos.imported import Imported, import_colmap, import_llff, kind_of
-from peak_nerf.photos.mapping import Mapped, Mapper, registered_names
+from peak_nerf.photos.mapping import Mapped, Mapper, NoPoses, registered_names
 from peak_nerf.photos.model import Photo, SparseModel
 from peak_nerf.photos.options import PhotosOptions, PoseOptions, SourceOptions, TrainOptions
 from peak_nerf.photos.page import write_page
@@ -143,8 +143,8 @@ def _find_poses(options: PhotosOptions, folder: SceneFolder, display: Display) -
     with display.stage("poses"):
         try:
             mapped = Mapper(work, folder.partial, pairs, display.on_progress).map(display.say)
-        except PeakError as error:
-            raise _unless_of_the_machine(error) from None
+        except NoPoses as error:
+            raise Hopeless(f"{options.source}: {error}") from None
     mapped.how.insert(0, f"{len(pairs)} pairs of pictures compared: {how}")
     return mapped
 
@@ -181,7 +181,7 @@ def _note_states(photos: list[Photo], mapped: Mapped) -> None:
 
 def _notes(mapped: Mapped, photos: list[Photo]) -> list[str]:
     names = {image_name(photo): photo.name for photo in photos if photo.file}
-    return [
+    return [*mapped.notes] + [
         f"Another scene of {len(others)} pictures is in the same folder: {', '.join(names.get(n, n) for n in others)}. "
         f"Put them into a folder of their own to pose them."
         for others in mapped.others

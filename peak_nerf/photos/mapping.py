@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +32,18 @@ LOOSE = {
 }
 """For pictures with little overlap or little texture."""
 DENSE = Search(max_features=12_000, peak_threshold=0.002, max_ratio=0.85, guided=True)
-STATIC = Search(ignore_static=True)
+TURNTABLE = 0.5
+"""Fraction of pairs with a background that stands still, above which it is left out."""
 GAIN = 0.005
 """A lens with more parameters must make the reprojection error smaller by this fraction."""
-ONE_SPOT = 0.004
+ONE_SPOT = 0.01
 """Of the median distance to the points: cameras that lie closer together than this have seen no parallax."""
+FEWEST_POINTS = 12
+"""A picture that sees fewer points than this has no pose to speak of."""
+
+
+class NoPoses(PeakError):
+    """The pictures do not say where they were taken from; the message says why, without naming their folder."""
 
 
 @dataclass
@@ -47,6 +54,8 @@ class Mapped:
     """pycolmap's Reconstruction."""
     how: list[str] = field(default_factory=list)
     """What was done, in words."""
+    notes: list[str] = field(default_factory=list)
+    """What the user should know."""
     others: list[list[str]] = field(default_factory=list)
     """Names of the images of other scenes in the same folder, each with at least three."""
 
@@ -72,20 +81,33 @@ class Mapper:
         self.tracks = tracks_settings(self.longer_side)
         self.best: Mapped | None = None
         self.how: list[str] = []
+        self.notes: list[str] = []
 
     def map(self, say: Callable[[str], None]) -> Mapped:
-        """The best model. Raises: PeakError where there is none, saying why."""
+        """The best model. Raises: NoPoses where there is none, saying why."""
+        self._ignore_static_background(say)
         self._try("incremental mapping", self.work, {}, say)
+        if self.best is None and self._only_turned():
+            raise NoPoses(ALL_FROM_ONE_SPOT)  # looser settings would find depth where there is none
         if self._missing() and self._connected(self.work):
             self._try("incremental mapping with looser settings", self.work, LOOSE, say)
         if self._missing():
             self._more_features(say)
         if self.best is None:
-            raise PeakError(self._why_not())
+            raise NoPoses(self._why_not())
         if is_one_spot(self.best.model):
-            raise PeakError(ALL_FROM_ONE_SPOT)
+            raise NoPoses(ALL_FROM_ONE_SPOT)
         self._refine(self.best, say)
         return self.best
+
+    def _ignore_static_background(self, say: Callable[[str], None]) -> None:
+        if self.work.static_pairs() > TURNTABLE:
+            self.work = self.work.without_static(self.on_progress)
+            self.notes.append(
+                "The background does not move with the subject, as on a turntable. Poses are of the subject; give "
+                "--masks, or pictures with a transparent background, so that training leaves the background out."
+            )
+            say("the background stands still, as on a turntable: only what moves counts")
 
     def _refine(self, best: Mapped, say: Callable[[str], None]) -> None:
         colmap = load()
@@ -96,14 +118,18 @@ class Mapper:
             say(self.how[-1])
         best.model, lens = refine_lens(model)
         say(lens)
-        best.how = [*self.how, lens]
+        best.how, best.notes = [*self.how, lens], self.notes
 
     def _more_features(self, say: Callable[[str], None]) -> None:
         """Once more with fainter features and matches along epipolar lines; where that does not help, globally."""
         say(f"{self._missing()} of {len(self.work.ids)} pictures have no pose yet: looking for fainter features")
-        dense = Workspace(self.scene, self.work.photos, DENSE, "dense")
+        search = replace(DENSE, ignore_static=self.work.search.ignore_static)
+        dense = Workspace(self.scene, self.work.photos, search, "dense")
         dense.find_features(self.on_progress)
-        dense.match(self.pairs, self.on_progress)
+        posed = self._posed()
+        verified = self.work.verified_pairs()
+        pairs = [(a, b) for a, b in self.pairs if (a, b) in verified or not {a, b} <= posed]
+        dense.match(pairs, self.on_progress)
         self._try("fainter features and guided matching", dense, LOOSE, say)
         if self._missing() and self._connected(dense):
             self._consider("global mapping", dense.map_globally(self.scene / "mapping"), say)
@@ -113,6 +139,7 @@ class Mapper:
         self._consider(how, models, say)
 
     def _consider(self, how: str, models: list[Any], say: Callable[[str], None]) -> None:
+        models = [model for model in map(without_weak, models) if model.num_reg_images() >= 3]
         n = models[0].num_reg_images() if models else 0
         self.how.append(f"{how}: {n} of {len(self.work.ids)} pictures have a pose")
         say(self.how[-1])
@@ -126,23 +153,30 @@ class Mapper:
 
     def _connected(self, work: Workspace) -> bool:
         """Whether a picture without a pose shares matches with one that has one; or, without any model, at all."""
-        posed = {work.ids[name] for name in registered_names(self.best.model)} if self.best else set(work.ids.values())
-        return any((a in posed) != (b in posed) or self.best is None for a, b in work.verified_pairs())
+        posed = self._posed()
+        return any((a in posed) != (b in posed) or not posed for a, b in work.verified_pairs())
+
+    def _posed(self) -> set[int]:
+        """Ids of the images that have a pose in the best model so far."""
+        return {self.work.ids[name] for name in registered_names(self.best.model)} if self.best else set()
+
+    def _only_turned(self) -> bool:
+        """Whether most pairs fit a camera that stood still, as those of pictures of one plane do, too."""
+        kinds = self.work.colmap.TwoViewGeometryConfiguration
+        flat = {int(kind) for kind in (kinds.PANORAMIC, kinds.PLANAR_OR_PANORAMIC)}
+        geometries = self.work.verified_pairs().values()
+        return sum(int(geometry.config) in flat for geometry in geometries) > 0.5 * max(len(geometries), 1)
 
     def _why_not(self) -> str:
         geometries = self.work.verified_pairs()
-        n, name = len(self.work.ids), self.work.images.parent
+        n = len(self.work.ids)
         if not geometries:
             return (
-                f"{name}: none of the {n} pictures shows what another one shows; take pictures that overlap by two "
+                f"none of the {n} pictures shows what another one shows; take pictures that overlap by two "
                 f"thirds, of something with texture"
             )
-        kinds = self.work.colmap.TwoViewGeometryConfiguration
-        turned = sum(g.config in (kinds.PANORAMIC, kinds.PLANAR_OR_PANORAMIC) for g in geometries.values())
-        if turned > 0.5 * len(geometries):
-            return ALL_FROM_ONE_SPOT
         return (
-            f"{name}: {len(geometries)} of {n * (n - 1) // 2} pairs of pictures overlap, too few or too little for "
+            f"{len(geometries)} of {n * (n - 1) // 2} pairs of pictures overlap, too few or too little for "
             f"poses; take more pictures in between, a step apart"
         )
 
@@ -156,6 +190,14 @@ ALL_FROM_ONE_SPOT = (
 def registered_names(model: Any) -> list[str]:
     """Names of the images that have a pose."""
     return [model.image(i).name for i in model.reg_image_ids()]
+
+
+def without_weak(model: Any) -> Any:
+    """The model without the pictures that see fewer than `FEWEST_POINTS` points."""
+    for i in list(model.reg_image_ids()):
+        if model.image(i).num_points3D < FEWEST_POINTS:
+            model.deregister_frame(model.image(i).frame_id)
+    return model
 
 
 def is_one_spot(model: Any) -> bool:
