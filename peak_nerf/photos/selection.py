@@ -39,8 +39,7 @@ class Prepared:
 def judge(prepared: Sequence[Prepared], single_camera: bool) -> None:
     """Leave out, of those still used: other resolutions where there is but one camera, then blurred ones, then copies.
 
-    Sets `state` and `reason`. Of several copies the largest is kept, of equal ones the first. At most half of the
-    pictures are left out as blurred.
+    Sets `state` and `reason`. Of several copies the largest is kept, of equal ones the first.
     """
     if single_camera:
         _leave_other_sizes(_used(prepared))
@@ -82,11 +81,10 @@ def _leave_other_sizes(used: Sequence[Prepared]) -> None:
 
 def _leave_blurred(used: Sequence[Prepared]) -> None:
     values = np.array([one.photo.sharpness for one in used])
-    blurriest = np.argsort(values, kind="stable")[: len(used) // 2]
-    for i in blurriest:
-        median = float(np.median(np.delete(values, i)))
-        if values[i] < _BLURRED * median:
-            _leave_out(used[i], f"too blurred (sharpness {values[i]:.1f}, median {median:.1f})")
+    for i, (one, value) in enumerate(zip(used, values, strict=True)):
+        median = float(np.median(np.delete(values, i))) if len(values) > 1 else 0.0
+        if value < _BLURRED * median:  # never true of more than half
+            _leave_out(one, f"too blurred (sharpness {value:.1f}, median {median:.1f})")
 
 
 def _leave_copies(used: Sequence[Prepared]) -> None:
