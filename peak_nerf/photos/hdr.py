@@ -37,7 +37,7 @@ def _linear_table(transfer: int) -> np.ndarray:
     """(65536,) float32: linear light of a 16-bit signal, diffuse white is 1."""
     signal = np.linspace(0, 1, 65536)
     if transfer == HLG:
-        return (_hlg(signal) / _hlg(np.array(_WHITE_HLG))).astype(np.float32)
+        return (_hlg(signal) / _hlg(np.array([_WHITE_HLG]))).astype(np.float32)
     m_1, m_2, c_1, c_2, c_3 = 2610 / 16384, 2523 / 32, 3424 / 4096, 2413 / 128, 2392 / 128
     power = signal ** (1 / m_2)
     return (10000 / _WHITE_PQ * (np.maximum(power - c_1, 0) / (c_2 - c_3 * power)) ** (1 / m_1)).astype(np.float32)

@@ -17,6 +17,7 @@ MIN_PICTURES = 3
 # Of the median sharpness. Out of focus by a Gaussian of 0.2 % of the longer side (standard deviation) pictures have
 # 0.16 to 0.27, shaken by 1 to 2 % of it 0.09 to 0.3; in four captures in focus none has less than 0.7.
 _BLURRED = 0.25
+_PLURALS = {"duplicate": "duplicates", "mirror image": "mirror images"}
 
 
 @dataclass
@@ -38,8 +39,7 @@ class Prepared:
 def judge(prepared: Sequence[Prepared], single_camera: bool) -> None:
     """Leave out, of those still used: other resolutions where there is but one camera, then blurred ones, then copies.
 
-    Sets `state` and `reason`. Of several copies the largest is kept, of equal ones the first. At most half of the
-    pictures are left out as blurred.
+    Sets `state` and `reason`. Of several copies the largest is kept, of equal ones the first.
     """
     if single_camera:
         _leave_other_sizes(_used(prepared))
@@ -51,9 +51,10 @@ def too_few(source: Path, photos: Sequence[Photo]) -> PeakError:
     """Says why fewer than `MIN_PICTURES` of `photos` are used."""
     n_used = sum(photo.state == "used" for photo in photos)
     kinds = Counter(_kind(photo.reason) for photo in photos if photo.state == "left out")
-    why = ", ".join(f"{n} {kind}" for kind, n in kinds.most_common())
-    if len(kinds) == 1 and n_used:
-        why = f"all others are {next(iter(kinds))}"
+    why = ", ".join(f"{n} {_PLURALS.get(kind, kind) if n > 1 else kind}" for kind, n in kinds.most_common())
+    if len(kinds) == 1 and n_used and sum(kinds.values()) > 1:
+        (kind,) = kinds
+        why = f"all others are {_PLURALS.get(kind, kind)}"
     counted = f"{n_used or 'none'} of {len(photos)} pictures can be used"
     remedy = f"take at least {MIN_PICTURES} sharp ones, from different places"
     return PeakError(f"{source}: {counted}{f' ({why})' if why else ''}; {remedy}")
@@ -80,11 +81,10 @@ def _leave_other_sizes(used: Sequence[Prepared]) -> None:
 
 def _leave_blurred(used: Sequence[Prepared]) -> None:
     values = np.array([one.photo.sharpness for one in used])
-    blurriest = np.argsort(values, kind="stable")[: len(used) // 2]
-    for i in blurriest:
-        median = float(np.median(np.delete(values, i)))
-        if values[i] < _BLURRED * median:
-            _leave_out(used[i], f"too blurred (sharpness {values[i]:.1f}, median {median:.1f})")
+    for i, (one, value) in enumerate(zip(used, values, strict=True)):
+        median = float(np.median(np.delete(values, i))) if len(values) > 1 else 0.0
+        if value < _BLURRED * median:  # never true of more than half
+            _leave_out(one, f"too blurred (sharpness {value:.1f}, median {median:.1f})")
 
 
 def _leave_copies(used: Sequence[Prepared]) -> None:
@@ -106,7 +106,7 @@ def _kind(reason: str) -> str:
     """A reason without its particulars, as several have it."""
     if reason.startswith("broken"):
         return "broken"
-    for start, many in (("duplicate of", "duplicates"), ("mirror image of", "mirror images")):
-        if reason.startswith(start):
-            return many
+    for kind in _PLURALS:
+        if reason.startswith(f"{kind} of"):
+            return kind
     return "of another resolution" if reason.startswith("other resolution") else reason.split(" (")[0]

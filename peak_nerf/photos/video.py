@@ -55,11 +55,7 @@ def is_video(path: Path) -> bool:
     try:
         with av.open(str(path)) as container:
             stream = _video_stream(container)
-            still = any(word in container.format.name for word in ("image2", "_pipe"))
-            if stream is None or still:
-                return False
-            times = _packet_times(container, stream)
-            return len(times) > 1
+            return stream is not None and len(_packet_times(container, stream)) > 1
     except (av.FFmpegError, OSError):
         return False
 
@@ -145,7 +141,7 @@ def _packet_times(container: InputContainer, stream: VideoStream) -> np.ndarray:
         if not times:
             raise
     known = [time for time in times if time is not None]
-    if len(known) < len(times) or len(set(known)) < len(known) / 2:
+    if len(known) < len(times):
         return np.arange(len(times)) / _frame_rate(stream)
     return np.sort(known)
 

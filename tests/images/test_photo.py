@@ -16,6 +16,7 @@ from PIL import Image, ImageCms
 from peak_nerf.errors import PeakError
 from peak_nerf.images import photo as module
 from peak_nerf.images.photo import MissingPackage, PhotoError, PhotoFile, list_pictures, read_photo
+from tests.images.pictures import camera_exif
 
 random = np.random.default_rng(0)
 # Tiles of one colour each, so that JPEG and its like stay close.
@@ -201,15 +202,6 @@ def test_a_profile_of_srgb_changes_nothing_and_a_broken_one_does_no_harm(tmp_pat
         assert photo.converted == words
     Image.fromarray(GREY).save(tmp_path / "c.png", icc_profile=profile)  # of three colours, on a grey picture
     assert far(read_photo(tmp_path / "c.png"), on_three(GREY)) == 0
-
-
-def camera_exif(orientation: int = 1) -> Image.Exif:
-    exif = Image.Exif()
-    exif[0x112], exif[0x10F], exif[0x110] = orientation, "Canon\0", " EOS  5D "
-    exif[0x132] = "2020:01:01 00:00:00"
-    exif[0x8769] = {0x920A: 24.5, 0xA405: 39, 0xA434: "EF 24-70", 0xA002: 4000, 0x9003: "2020:01:01 00:00:00"}
-    exif[0x8825] = {1: "N", 2: (48.0, 8.0, 0.0)}
-    return exif
 
 
 # Upright = this turn of what is stored: EXIF 2.32, section 4.6.4.

@@ -107,15 +107,17 @@ def test_ten_bits(transfer: int, words: str, tmp_path: Path) -> None:
     assert np.median(np.abs(frame.rgb - expected.astype(int))) <= 4
 
 
-@pytest.mark.parametrize(("transfer", "white"), [(PQ, 0.58069), (HLG, 0.75)])
-def test_hdr_white_grey_and_black(transfer: int, white: float) -> None:
-    signal = np.zeros((1, 3, 3), np.uint16)
+@pytest.mark.parametrize(("transfer", "white", "half"), [(PQ, 0.58069, 179.6), (HLG, 0.75, 136.8)])
+def test_hdr_black_white_and_half_the_signal(transfer: int, white: float, half: float) -> None:
+    signal = np.zeros((1, 4, 3), np.uint16)
     signal[0, 1] = round(65535 * white)  # 203 cd/m2; 75 %
     signal[0, 2] = 65535
-    black, diffuse, brightest = hdr_to_srgb(signal, transfer)[0]
+    signal[0, 3] = 32768  # PQ: 92.2 of 203 cd/m2; HLG: ((1 / 12) / 0.265) ** 1.2
+    black, diffuse, brightest, middle = hdr_to_srgb(signal, transfer)[0].astype(int)
     # 1.0 lies 0.2 above the knee: 0.8 + 0.2 / 2 = 0.9 in linear light, 243.4 encoded.
     assert black.tolist() == [0, 0, 0]
-    assert np.abs(diffuse.astype(int) - 243).max() <= 1
+    assert np.abs(diffuse - 243).max() <= 1
+    assert np.abs(middle - half).max() <= 1
     assert brightest.min() >= 251
 
 
