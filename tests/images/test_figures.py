@@ -10,7 +10,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from peak_nerf.images.figures import MISSING, as_rgb, input_picture, write_comparison, write_residual
+from peak_nerf.images.figures import (
+    MISSING,
+    as_rgb,
+    compare,
+    compose_grid,
+    depth_picture,
+    input_picture,
+    on_white,
+    save_gif,
+    save_grid,
+    write_comparison,
+    write_residual,
+)
 from tests.images.pictures import smooth_picture, some_missing
 
 
@@ -63,3 +75,66 @@ def test_pictures_do_without_torch_and_matplotlib() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_depth_picture_is_white_where_nothing_is_and_brighter_when_nearer():
+    depth, accumulation = np.array([[2.0, 4.0, 6.0, 9.0]]), np.array([[1.0, 1.0, 1.0, 0.0]])
+    picture = depth_picture(depth, accumulation)
+    np.testing.assert_array_equal(picture[0, 3], 1)
+    brightness = picture[0, :3].sum(-1)
+    assert brightness[0] > brightness[1] > brightness[2]
+    np.testing.assert_allclose(picture[0, 1], np.array([33, 145, 140]) / 255, atol=0.01)  # in the middle
+    assert depth_picture(depth, 0 * accumulation).min() == 1
+
+
+def test_depth_before_a_far_background_keeps_its_colours():
+    """Halfway between 1 and 1000 by inverse depth is 2."""
+    depth = np.array([[1.0] * 10 + [2.0] * 10 + [1000.0] * 10])
+    picture = depth_picture(depth, np.ones_like(depth))
+    np.testing.assert_allclose(picture[0, [0, 15, 29]] * 255, [[253, 231, 37], [33, 145, 140], [48, 18, 59]], atol=1)
+
+
+def test_on_white_by_hand():
+    rgba = np.array([[[1.0, 0.0, 0.0, 0.25]]])
+    np.testing.assert_allclose(on_white(rgba), [[[1.0, 0.75, 0.75]]])
+    np.testing.assert_array_equal(on_white(rgba[..., :3]), rgba[..., :3])
+
+
+def test_grid_places_every_picture_and_amplifies_the_difference():
+    truth, rendering = np.full((10, 12, 3), 0.5), np.full((10, 12, 3), 0.6)
+    row = compare(truth, rendering, np.zeros((10, 12, 3)))
+    sheet = np.asarray(compose_grid([row, row, row], ["a", "b", "c", "d"], gap=2, band=14))
+    assert sheet.shape == (14 + 3 * 12 - 2, 4 * 14 - 2, 3)
+    for i in range(3):
+        centres = [sheet[14 + 12 * i + 5, 14 * j + 6, 0] for j in range(4)]
+        assert centres == [128, 153, 102, 0]
+    assert (sheet[:14] < 255).any()  # the captions
+
+
+def test_rows_of_a_grid_may_differ_in_size(tmp_path: Path) -> None:
+    wide, tall = [np.full((4, 8, 3), 0.2)] * 2, [np.full((6, 4, 3), 0.6)] * 2
+    save_grid(tmp_path / "grid.png", [wide, tall], ["a", "b"])
+    sheet = np.asarray(Image.open(tmp_path / "grid.png"))
+    assert sheet.shape == (20 + 4 + 4 + 6, 2 * 8 + 4, 3)
+    np.testing.assert_array_equal(sheet[20:24, 12:], 51)
+    np.testing.assert_array_equal(sheet[28:, 14:18], 153)  # in the middle of its column
+    np.testing.assert_array_equal(sheet[28:, 12:14], 255)
+
+
+def test_gif_loops_over_all_frames(tmp_path):
+    frames = [np.full((8, 8, 3), level) for level in (0.1, 0.5, 0.9)]
+    save_gif(frames, tmp_path / "orbit.gif")
+    with Image.open(tmp_path / "orbit.gif") as gif:
+        assert gif.n_frames == 3
+        assert gif.info["loop"] == 0
+        for i, frame in enumerate(frames):
+            gif.seek(i)
+            np.testing.assert_allclose(np.asarray(gif.convert("RGB")) / 255, frame, atol=0.02)
+
+
+def test_gif_keeps_a_white_background_pure(tmp_path):
+    rng = np.random.default_rng(0)
+    frames = [np.where(np.arange(24)[:, None, None] < 12, 1.0, rng.random((24, 24, 3))) for _ in range(3)]
+    save_gif(frames, tmp_path / "orbit.gif")
+    with Image.open(tmp_path / "orbit.gif") as gif:
+        assert np.asarray(gif.convert("RGB"))[:10].min() == 255

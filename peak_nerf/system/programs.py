@@ -1,0 +1,66 @@
+"""Other programs of this environment, run as steps of a command."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from peak_nerf.errors import PeakError
+
+PATIENCE = 10.0
+"""Seconds after a Ctrl-C in which a program may notice by itself; a terminal tells it as well as us."""
+INTERRUPTED = 130
+"""Exit code of a program that Ctrl-C has ended, as shells have it."""
+
+
+def run_program(command: Sequence[str], say: Callable[[str], None] | None = None) -> float:
+    """Run a program that lies next to this Python, its output passed through; returns the seconds it took.
+
+    `say` is handed the command first; without it the command is printed.
+
+    Ctrl-C leaves it the time to save what it has: `ns-train` writes a checkpoint. A second one kills it.
+
+    Raises: PeakError when it is not installed, and when it fails: one line with the command. KeyboardInterrupt when
+        Ctrl-C has ended it, or us.
+    """
+    program = shutil.which(command[0], path=str(Path(sys.executable).parent))
+    if program is None:
+        raise PeakError(f"{command[0]}: not found next to {sys.executable}; install with `pip install -e .`")
+    (say or _print)("$ " + shlex.join(command))
+    start = time.perf_counter()
+    process = subprocess.Popen([program, *command[1:]])
+    try:
+        code = process.wait()
+    except KeyboardInterrupt:
+        _end(process)
+        raise
+    if code in (INTERRUPTED, -signal.SIGINT):
+        raise KeyboardInterrupt
+    if code != 0:
+        raise PeakError(
+            f"{command[0]}: ended with exit code {code}, see its output above; the command was: {shlex.join(command)}"
+        )
+    return time.perf_counter() - start
+
+
+def _print(line: str) -> None:
+    print(line, flush=True)  # before the program's own output, into a pipe as well
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Let an interrupted program end by itself; tell it when nobody has; kill it when Ctrl-C comes again."""
+    try:
+        try:
+            process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGINT)
+            process.wait()
+    except KeyboardInterrupt:
+        process.kill()
+        process.wait()
