@@ -9,13 +9,16 @@ DEMO := $(VENV)/.demo
 DEV := $(VENV)/.dev
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-cluster lint format speed clean distclean
+.PHONY: help demo demo-photos test test-cluster lint format speed clean distclean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/ /' | awk '{n = $$1; $$1 = ""; printf "make %-14s%s\n", n, $$0}'
 
 demo: $(DEMO)  ## render a scene, train on 25 views, evaluate, leave pictures in outputs/demo
 	$(PY) data_scripts/demo.py --out outputs/demo
+
+demo-photos: $(DEMO)  ## photos of that scene without poses, to a flight through it, by `peak photos --train`
+	$(PY) data_scripts/demo_photos.py --out outputs/demo-photos
 
 test: lint  ## lint, then the test suite
 	$(PY) -m pytest -n auto --maxprocesses 4

@@ -19,6 +19,7 @@ import multiprocessing
 import os
 import shutil
 import sys
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,8 @@ from demo_scene.vectors import Array
 from demo_scene.village import village
 
 from peak_nerf.errors import PeakError, exit_on_peak_error
+
+Job = tuple[Path, Array]  # a picture's path and its camera-to-world
 
 
 @dataclass(frozen=True)
@@ -77,9 +80,9 @@ class Settings:
         return {"settings": settings, "code": code_hash()}
 
 
-def code_hash() -> str:
-    """Hash of this script and of all modules behind it."""
-    sources = [Path(__file__), *sorted((Path(__file__).parent / "demo_scene").glob("*.py"))]
+def code_hash(*scripts: Path) -> str:
+    """Hash of this script and of all modules behind it, and of other scripts."""
+    sources = [*scripts, Path(__file__), *sorted((Path(__file__).parent / "demo_scene").glob("*.py"))]
     return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:16]
 
 
@@ -89,13 +92,13 @@ def scene_of(seed: int) -> Scene:
     return Scene(village(seed))
 
 
-def _render_view(job: tuple[Path, Array], settings: Settings) -> None:
+def _render_view(job: Job, settings: Settings) -> None:
     from PIL import Image
 
     path, pose = job
     scene = scene_of(settings.seed)
     if settings.photos:
-        picture = photo(scene, pose, *settings.photo_size, settings.supersample)
+        picture = photo(scene, pose, intrinsics(*settings.photo_size), settings.supersample)
     else:
         picture = render(scene, pose, settings.size, settings.supersample)
     Image.fromarray(picture).save(path, format="PNG")
@@ -133,18 +136,22 @@ def write_photos(settings: Settings, folder: Path) -> None:
     _write_json(folder / "scene.json", settings.stamp())
 
 
-def _run_jobs(jobs: list[tuple[Path, Array]], settings: Settings) -> None:
+def _run_jobs(jobs: list[Job], settings: Settings) -> None:
+    n_rays = len(jobs) * (settings.size * settings.supersample) ** 2
+    run_jobs(functools.partial(_render_view, settings=settings), jobs, n_rays, settings.workers)
+
+
+def run_jobs(render_view: Callable[[Job], None], jobs: list[Job], n_rays: int, workers: int) -> None:
+    """Render all views behind a bar, by several processes where there are rays enough."""
     from rich.console import Console
     from rich.progress import track
 
-    render_view = functools.partial(_render_view, settings=settings)
     progress = functools.partial(track, description="Rendering", total=len(jobs), console=Console(stderr=True))
-    # A process start and the baking cost seconds: not worth it for a small job.
-    n_rays = len(jobs) * (settings.size * settings.supersample) ** 2
     with contextlib.ExitStack() as stack:
         run: Any = map
-        if settings.workers > 1 and n_rays > 2_000_000:
-            run = stack.enter_context(multiprocessing.get_context("spawn").Pool(settings.workers)).imap_unordered
+        # A process start and the baking cost seconds: not worth it for a small job.
+        if workers > 1 and n_rays > 2_000_000:
+            run = stack.enter_context(multiprocessing.get_context("spawn").Pool(workers)).imap_unordered
         for _ in progress(run(render_view, jobs)):
             pass
 
@@ -176,7 +183,7 @@ def make_scene(settings: Settings) -> bool:
         if stamp.get("settings") != settings.stamp()["settings"]:
             raise PeakError(f"{out}: holds a scene with other settings; add --force to replace it, or change --out.")
         print(f"{out}: made by another version of this script; rendering it again.", file=sys.stderr, flush=True)
-    _warn_without_embree()
+    require_trimesh()
     partial = out.with_name(out.name + ".partial")
     try:
         if partial.exists():
@@ -191,7 +198,8 @@ def make_scene(settings: Settings) -> bool:
     return True
 
 
-def _warn_without_embree() -> None:
+def require_trimesh() -> None:
+    """Warn without embree, which makes it fast. Raises: PeakError without trimesh."""
     try:
         import trimesh
     except ImportError as error:
