@@ -69,6 +69,21 @@ def test_photos_are_jpegs_of_a_phone_without_poses(settings: Any) -> None:
     assert sorted(path.name for path in settings.out.iterdir()) == ["photos", "truth.json"]
 
 
+def test_the_lens_is_hardly_off_the_middle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lenses = []
+
+    def fake(scene: Any, pose: Any, lens: Any, supersample: int) -> Any:
+        lenses.append(lens)
+        return np.zeros((lens["h"], lens["w"], 3), np.uint8)
+
+    monkeypatch.setattr(demo, "photo", fake)
+    demo.take_photos(demo.Settings(out=tmp_path, photos=3, size=400, supersample=1, workers=1))
+    assert [(lens["w"], lens["h"]) for lens in lenses] == [(400, 300)] * 3
+    assert lenses[0]["cx"] == pytest.approx(200.8)
+    assert lenses[0]["cy"] == pytest.approx(149.55)
+    assert lenses[0]["k1"] == -0.08
+
+
 def test_photos_are_taken_once_for_their_settings(settings: Any) -> None:
     photo = settings.out / "photos" / "IMG_0001.jpg"
     before = photo.stat().st_mtime_ns
