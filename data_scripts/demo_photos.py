@@ -14,6 +14,8 @@ import json
 import math
 import shutil
 import sys
+import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,7 +25,7 @@ import tyro
 from demo_scene.cameras import look_at_origin
 from demo_scene.photos import intrinsics, photo
 from demo_scene.vectors import Array
-from make_demo_scene import code_hash, require_trimesh, run_jobs, scene_of
+from make_demo_scene import Job, code_hash, require_trimesh, run_jobs, scene_of
 from pydantic import Field
 
 from peak_nerf.errors import PeakError, exit_on_peak_error
@@ -32,10 +34,15 @@ from peak_nerf.system.choices import check_options
 from peak_nerf.system.programs import INTERRUPTED, run_program
 from peak_nerf.system.record import write_json
 
-SENSOR_WIDTH = 36.0
-"""mm, of the film format to which EXIF converts focal lengths."""
+FILM_WIDTH = 36.0
+"""mm, of the film for which EXIF converts focal lengths."""
 CROP = 7.0
 """How many times smaller the pretended phone's sensor is."""
+
+
+OFF_CENTRE = (0.002, -0.0015)
+"""Where the optical axis meets the picture, from its middle, as fractions of its sides. Structure from motion takes
+the middle for it and turns the cameras a little instead, which no radiance field notices."""
 
 
 @dataclass(frozen=True)
@@ -101,11 +108,11 @@ def _turn(axis: int, angle: float) -> Array:
     return rotation
 
 
-def exif(width: int, height: int) -> Any:
+def exif(lens: Mapping[str, Any]) -> Any:
     """What a phone writes of itself: its make, its model, and its focal length, own and of 35 mm film."""
     from PIL import ExifTags, Image
 
-    focal = intrinsics(width, height)["fl_x"] / width * SENSOR_WIDTH
+    focal = lens["fl_x"] / lens["w"] * FILM_WIDTH
     tags = Image.Exif()
     tags[ExifTags.Base.Make], tags[ExifTags.Base.Model] = "peak_nerf", "demo camera"
     details = tags.get_ifd(ExifTags.IFD.Exif)
@@ -114,12 +121,13 @@ def exif(width: int, height: int) -> Any:
     return tags
 
 
-def _take(job: tuple[Path, Array], size: tuple[int, int], supersample: int) -> None:
+def _take(job: Job, settings: Settings) -> None:
     from PIL import Image
 
     path, pose = job
-    picture = Image.fromarray(photo(scene_of(0), pose, *size, supersample))
-    picture.save(path, format="JPEG", quality=92, exif=exif(*size))
+    lens = intrinsics(*settings.photo_size, OFF_CENTRE)
+    picture = Image.fromarray(photo(scene_of(0), pose, lens, settings.supersample))
+    picture.save(path, format="JPEG", quality=92, exif=exif(lens))
 
 
 def take_photos(settings: Settings) -> bool:
@@ -128,11 +136,7 @@ def take_photos(settings: Settings) -> bool:
     Raises: PeakError when the folder cannot be written, or trimesh is missing.
     """
     folder, truth = settings.out / "photos", settings.out / "truth.json"
-    if (
-        truth.is_file()
-        and folder.is_dir()
-        and json.loads(truth.read_text(encoding="utf8"))["stamp"] == settings.stamp()
-    ):
+    if folder.is_dir() and _read_stamp(truth) == settings.stamp():
         return False
     require_trimesh()
     partial = folder.with_name("photos.partial")
@@ -143,15 +147,22 @@ def take_photos(settings: Settings) -> bool:
                 shutil.rmtree(old)
         partial.mkdir(parents=True)
         poses = {f"IMG_{i:04d}.jpg": pose for i, pose in enumerate(walk_poses(settings.photos), start=1)}
-        take = functools.partial(_take, size=settings.photo_size, supersample=settings.supersample)
-        n_rays = len(poses) * math.prod(settings.photo_size) * settings.supersample**2
-        run_jobs(take, [(partial / name, pose) for name, pose in poses.items()], n_rays, settings.workers)
+        jobs = [(partial / name, pose) for name, pose in poses.items()]
+        n_rays = len(jobs) * math.prod(settings.photo_size) * settings.supersample**2
+        run_jobs(functools.partial(_take, settings=settings), jobs, n_rays, settings.workers)
         partial.rename(folder)
         written = {name: pose.tolist() for name, pose in poses.items()}
         write_json(truth, {"stamp": settings.stamp(), "poses": written})
     except OSError as error:
         raise PeakError(f"{error.filename or folder}: cannot be written ({error.strerror}); change --out") from error
     return True
+
+
+def _read_stamp(truth: Path) -> Any:
+    try:
+        return json.loads(truth.read_text(encoding="utf8"))["stamp"]
+    except (OSError, ValueError, KeyError, TypeError):  # rendered again
+        return None
 
 
 # ------------------------------------------------------------------------------------------------------ measuring
@@ -238,8 +249,6 @@ def print_summary(settings: Settings, errors: PoseErrors, summary: TrainingSumma
 
 def run_demo(settings: Settings) -> None:
     """All steps. Raises: PeakError on what a user can mend, and when a step fails."""
-    import time
-
     check_options(settings)
     begin = time.perf_counter()
     taken = take_photos(settings)
@@ -258,16 +267,8 @@ def run_demo(settings: Settings) -> None:
         "pictures": summary.seconds_pictures,
     }
     seconds = {"rendering": rendering, "poses": whole - sum(after.values()), **after}
-    write_json(
-        settings.out / "metrics.json",
-        {
-            "photos": settings.photos,
-            **asdict(errors),
-            **asdict(summary),
-            "seconds": seconds,
-            "settings": settings.stamp(),
-        },
-    )
+    record = {"photos": settings.photos, **asdict(errors), **asdict(summary), "settings": settings.stamp()}
+    write_json(settings.out / "metrics.json", {**record, "seconds": seconds})
     print_summary(settings, errors, summary, seconds)
 
 

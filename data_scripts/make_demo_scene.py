@@ -98,7 +98,7 @@ def _render_view(job: Job, settings: Settings) -> None:
     path, pose = job
     scene = scene_of(settings.seed)
     if settings.photos:
-        picture = photo(scene, pose, *settings.photo_size, settings.supersample)
+        picture = photo(scene, pose, intrinsics(*settings.photo_size), settings.supersample)
     else:
         picture = render(scene, pose, settings.size, settings.supersample)
     Image.fromarray(picture).save(path, format="PNG")

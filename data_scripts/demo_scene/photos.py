@@ -8,6 +8,7 @@ Symbols:
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -22,10 +23,13 @@ FIELD_HEIGHT = -0.6  # of the fields around the plate, which lies a little above
 HORIZON = 60.0  # where the fields end
 
 
-def intrinsics(width: int, height: int) -> dict[str, Any]:
-    """As ns-process-data writes them: a camera whose principal point is a little off the middle."""
+def intrinsics(width: int, height: int, off: tuple[float, float] = (0.01, -0.008)) -> dict[str, Any]:
+    """As ns-process-data writes them: a camera whose principal point is a little off the middle.
+
+    off: by how much, x as a fraction of the width, y of the height.
+    """
     focal = 0.5 * width / math.tan(0.5 * CAMERA_ANGLE_X * 1.25)
-    centre = {"cx": width / 2 + 0.01 * width, "cy": height / 2 - 0.008 * height}
+    centre = {"cx": width / 2 + off[0] * width, "cy": height / 2 + off[1] * height}
     return {"camera_model": "OPENCV", "fl_x": focal, "fl_y": focal, **centre, "w": width, "h": height, **LENS}
 
 
@@ -69,9 +73,9 @@ def landscape(o: Array, d: Array) -> Array:
     return colour
 
 
-def photo(scene: Scene, pose: Array, width: int, height: int, supersample: int) -> npt.NDArray[np.uint8]:
-    """RGB picture (height, width, 3) from a camera-to-world pose (4, 4)."""
-    lens = intrinsics(width, height)
+def photo(scene: Scene, pose: Array, lens: Mapping[str, Any], supersample: int) -> npt.NDArray[np.uint8]:
+    """RGB picture (height, width, 3) from a camera-to-world pose (4, 4) through a lens of `intrinsics`."""
+    width, height = lens["w"], lens["h"]
     total = np.zeros((width * height, 3))
     for k in range(supersample**2):
         dx, dy = (k % supersample + 0.5) / supersample, (k // supersample + 0.5) / supersample

@@ -26,7 +26,7 @@ RESULTS = Path("training")
 """What is made of the run, relative to the scene's folder: training.json, eval.json, flythrough.gif and so on."""
 FRAMES = 40
 """Of the GIF."""
-FRAME_WIDTH = 320
+FRAME_WIDTH = 280
 """Longer side of the GIF's frames in pixels; the CPU renders some 30 thousand pixels a second."""
 
 Say = Callable[[str], None]

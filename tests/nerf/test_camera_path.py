@@ -147,6 +147,22 @@ def test_a_walk_stays_with_the_cameras_and_is_smooth(cameras: np.ndarray) -> Non
     assert turns(path.poses).max() < math.radians(12)
 
 
+def test_a_walk_takes_its_time_from_the_way_not_from_the_cameras() -> None:
+    """Cameras at 0, 1, 2, 3 and 9: a quarter of the frames in, half of the way there, since cos(pi / 2) = 0."""
+    places = np.array([0.0, 1.0, 2.0, 3.0, 9.0])[:, None] * np.array([1.0, 0.0, 0.0])
+    cameras = np.stack([look_at(place, place + np.array([1.0, 0.0, 0.0]), UP) for place in places])
+    position = camera_path(cameras, 24, HALF_FOV).poses[:, 0, 3]
+    np.testing.assert_allclose(position[[0, 4, 6, 12]], [0, 9 / 4, 9 / 2, 9], atol=0.02)
+
+
+def test_opposite_cameras_have_a_middle_that_is_a_rotation() -> None:
+    """Half turns about x, y and z average to -1/3, which is a reflection."""
+    cameras = np.zeros((3, 3, 4))
+    for i in range(3):
+        cameras[i, :, :3] = 2 * np.diag(np.eye(3)[i]) - np.eye(3)
+    check_rotations(mean_pose(cameras)[None])
+
+
 def test_a_walk_in_no_order_goes_from_neighbour_to_neighbour() -> None:
     cameras = walk(12)
     shuffled = cameras[np.random.default_rng(1).permutation(12)]

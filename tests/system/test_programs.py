@@ -74,6 +74,7 @@ programs.PATIENCE = {30 if told_both else 0.3}
 try:
     programs.run_program([sys.executable.rpartition("/")[2], "-c", '''
 import pathlib, time
+print("of the program")
 try:
     pathlib.Path("ready").touch()
     time.sleep(30)
@@ -86,7 +87,12 @@ except KeyboardInterrupt:
     print("interrupted")
 """
     process = subprocess.Popen(
-        [sys.executable, "-c", ours], cwd=tmp_path, stdout=subprocess.PIPE, text=True, start_new_session=True
+        [sys.executable, "-c", ours],
+        cwd=tmp_path,
+        env={name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"},
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
     try:
         limit = time.monotonic() + 30
@@ -101,5 +107,7 @@ except KeyboardInterrupt:
         out, _ = process.communicate(timeout=20)
     finally:
         process.kill()
-    assert out.splitlines()[-1] == "interrupted"
+    lines = out.splitlines()
+    assert lines[0].startswith("$ python")  # into a pipe as well, the command is before what it prints
+    assert lines[-2:] == ["of the program", "interrupted"]
     assert (tmp_path / "saved").exists()
