@@ -12,7 +12,6 @@ import os
 import platform
 import re
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
@@ -24,6 +23,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from peak_nerf import __version__
+from peak_nerf.system.programs import last_line, probe
 from peak_nerf.system.record import memory_total
 
 Status = Literal["ok", "missing", "broken"]
@@ -76,29 +76,8 @@ print(json.dumps({
 }))
 """
 NUMBA_PROBE = "import json, numba; print(json.dumps({'version': numba.__version__}))"
+PYCOLMAP_PROBE = "import json, pycolmap; print(json.dumps({'version': pycolmap.__version__}))"
 TCNN_PROBE = "import json, tinycudann; print(json.dumps({}))"
-
-
-def probe(code: str, timeout: float = 60.0) -> dict[str, Any]:
-    """The JSON that `code` prints last in a Python of its own, or {"error": why there is none}."""
-    try:
-        child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=timeout)
-    except subprocess.TimeoutExpired:
-        return {"error": f"no answer in {timeout:.0f} s"}
-    if child.returncode < 0:
-        return {"error": f"killed by {signal.Signals(-child.returncode).name}"}
-    if child.returncode > 0:
-        return {"error": _last_line(child.stderr) or f"exit code {child.returncode}"}
-    try:
-        answer = json_.loads(_last_line(child.stdout))
-    except ValueError:
-        answer = None
-    return answer if isinstance(answer, dict) else {"error": "no answer from the import"}
-
-
-def _last_line(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1] if lines else ""
 
 
 def check_python(version: tuple[int, ...] = sys.version_info[:3]) -> Check:
@@ -112,13 +91,15 @@ def check_python(version: tuple[int, ...] = sys.version_info[:3]) -> Check:
     return Check("Python", "broken", value, cost, "python3.11 -m venv .venv", required=True)
 
 
-def check_package(name: str, probed: dict[str, Any], remark: str, cost: str, packages: str) -> Check:
-    """torch or numba, from its probe; `packages` is what pip installs where it is missing."""
+def check_package(
+    name: str, probed: dict[str, Any], remark: str, cost: str, packages: str, required: bool = True
+) -> Check:
+    """torch, numba or pycolmap, from its probe; `packages` is what pip installs where it is missing."""
     if "error" not in probed:
-        return Check(name, "ok", probed["version"] + remark, required=True)
+        return Check(name, "ok", probed["version"] + remark, required=required)
     here = find_spec(name) is not None
     remedy = f"pip install --force-reinstall {packages} 'numpy<2'" if here else f"pip install {packages}"
-    return Check(name, "broken" if here else "missing", probed["error"], cost, remedy, required=True)
+    return Check(name, "broken" if here else "missing", probed["error"], cost, remedy, required=required)
 
 
 def check_torch(torch: dict[str, Any]) -> Check:
@@ -197,6 +178,12 @@ def check_methods() -> Check:
     return Check("methods", status, "; ".join(problems), cost, "pip install -e .", required=True)
 
 
+def check_pycolmap(pycolmap: dict[str, Any]) -> Check:
+    """pycolmap, from its probe."""
+    cost = "peak photos finds no poses; scenes that have poses train without it"
+    return check_package("pycolmap", pycolmap, "", cost, "'pycolmap>=4.2'", required=False)
+
+
 def check_ffmpeg() -> Check:
     """The ffmpeg program, by running it."""
     cost = "ns-render writes no videos, and its camera-path does not start"
@@ -209,7 +196,7 @@ def check_ffmpeg() -> Check:
     except (OSError, subprocess.TimeoutExpired) as error:
         return Check("ffmpeg", "broken", str(error), cost, remedy)
     if child.returncode != 0:
-        return Check("ffmpeg", "broken", _last_line(child.stderr) or f"exit code {child.returncode}", cost, remedy)
+        return Check("ffmpeg", "broken", last_line(child.stderr) or f"exit code {child.returncode}", cost, remedy)
     version = re.match(r"ffmpeg version (\S+)", child.stdout)
     return Check("ffmpeg", "ok", version[1] if version else program)
 
@@ -286,6 +273,7 @@ def run_checks() -> list[Check]:
     """All checks, in the order in which they are shown."""
     with ThreadPoolExecutor() as pool:
         torch_answer, numba_answer = pool.submit(probe, TORCH_PROBE), pool.submit(probe, NUMBA_PROBE)
+        pycolmap_answer = pool.submit(probe, PYCOLMAP_PROBE)
         machine = [check_ffmpeg(), check_libusb(), check_disk(Path.cwd()), check_memory(), check_cpu()]
         plugin = [check_nerfstudio(), check_methods()]
         torch, numba = torch_answer.result(), numba_answer.result()
@@ -296,6 +284,7 @@ def run_checks() -> list[Check]:
         check_tcnn(torch.get("cuda", False)),
         check_numba(numba, torch.get("threads")),
         *plugin,
+        check_pycolmap(pycolmap_answer.result()),
         *machine[:2],
         check_lpips(Path(torch["hub"]) / "checkpoints" if "hub" in torch else None),
         *machine[2:],

@@ -174,6 +174,17 @@ def test_numba_broken_or_missing_is_required(monkeypatch: pytest.MonkeyPatch) ->
     assert missing.remedy == "pip install numba"
 
 
+def test_pycolmap_is_missed_but_not_required(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert doctor.check_pycolmap({"version": "4.2.1"}) == Check("pycolmap", "ok", "4.2.1")
+    broken = doctor.check_pycolmap({"error": "killed by SIGILL"})
+    hide("pycolmap", monkeypatch)
+    missing = doctor.check_pycolmap({"error": "ModuleNotFoundError: No module named 'pycolmap'"})
+    assert (broken.status, missing.status) == ("broken", "missing")
+    assert not (broken.required or missing.required)
+    assert missing.remedy == "pip install 'pycolmap>=4.2'"
+    assert "peak photos" in missing.cost
+
+
 def test_nerfstudio_must_be_the_pinned_version(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metadata, "requires", lambda _: ["numpy<2", "nerfstudio==1.1.5", "nerfstudio-extra==9"])
     monkeypatch.setattr(doctor, "find_spec", lambda _: object())
@@ -319,6 +330,7 @@ def test_screen_of_a_bare_cpu_machine_fits(
     width: int, height: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     answers = {doctor.TORCH_PROBE: TORCH, doctor.NUMBA_PROBE: {"version": "0.68.1"}}
+    answers[doctor.PYCOLMAP_PROBE] = {"version": "4.2.1"}
     monkeypatch.setattr(doctor, "probe", lambda code: answers[code])
     monkeypatch.setattr(ctypes.util, "find_library", lambda _: None)
     monkeypatch.setenv("PATH", str(tmp_path))

@@ -24,6 +24,8 @@ from peak_nerf.photos.model import Photo
 SEED = 0
 POLL_SECONDS = 0.1
 PAIRS_AT_ONCE = 40
+SMALL = 1000
+"""Longer side in pixels of small pictures, in which half a pixel, by which SIFT errs, is much."""
 STILL = 4.0
 """Pixels by which a match must move to have moved."""
 STATIC = 0.25
@@ -42,6 +44,8 @@ class Search:
     """Contrast that a feature must have."""
     max_ratio: float = 0.8
     """Of distances to the nearest and the second nearest descriptor, for a match."""
+    upsampled: bool | None = None
+    """Whether pictures are doubled first, for finer features at four times the cost; None doubles small ones."""
     guided: bool = False
     """Whether matches are searched for once more along epipolar lines."""
     ignore_static: bool = False
@@ -87,9 +91,13 @@ def run(function: Callable[..., Any], *args: Any, **options: Any) -> Any:
         thread.join()
         raise
     if failure:
-        reason = (str(failure[0]).strip().splitlines() or [type(failure[0]).__name__])[0]
-        raise PeakError(f"structure from motion stopped: {reason}; free disk space or memory and add --resume")
+        raise _stopped(failure[0]) from failure[0]
     return answer[0]
+
+
+def _stopped(error: BaseException) -> PeakError:
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return PeakError(f"structure from motion stopped ({reason}); free disk space or memory and add --resume")
 
 
 class Workspace:
@@ -115,9 +123,14 @@ class Workspace:
     @contextlib.contextmanager
     def open(self) -> Iterator[Any]:
         """The database itself; closed afterwards, whatever happens."""
-        database = self.colmap.Database.open(self.path)
+        try:
+            database = self.colmap.Database.open(self.path)
+        except Exception as error:  # SQLite's errors, as pycolmap raises them
+            raise _stopped(error) from error
         try:
             yield database
+        except (ValueError, RuntimeError) as error:
+            raise _stopped(error) from error
         finally:
             database.close()
 
@@ -141,6 +154,11 @@ class Workspace:
         options = self.colmap.FeatureExtractionOptions()
         options.sift.max_num_features = self.search.max_features
         options.sift.peak_threshold = self.search.peak_threshold
+        if self.search.upsampled is None:
+            upsampled = sorted(max(photo.size) for photo in self.photos)[len(self.photos) // 2] < SMALL
+        else:
+            upsampled = self.search.upsampled
+        options.sift.first_octave = -1 if upsampled else 0
         reader = self.colmap.ImageReaderOptions()
         if self._link_masks():
             reader.mask_path = self.masks

@@ -57,7 +57,7 @@ def photos_command(
         summary = None
         if options.train:
             summary = train_scene(
-                folder.out, seconds=options.train_seconds, seed=SEED, say=display.say, resume=options.resume
+                folder.out.resolve(), seconds=options.train_seconds, seed=SEED, say=display.say, resume=options.resume
             )
             model = _model_of(folder)
             _write_page(folder, folder.out, model, options, summary)

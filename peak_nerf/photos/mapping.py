@@ -12,14 +12,12 @@ from typing import Any
 import numpy as np
 
 from peak_nerf.errors import PeakError
-from peak_nerf.photos.colmap import OnProgress, Pair, Search, Workspace, load
+from peak_nerf.photos.colmap import SMALL, OnProgress, Pair, Search, Workspace, load
 from peak_nerf.photos.keypoints import refine_keypoints
 
 REFERENCE_SIDE = 1600.0
 """Longer side in pixels at which COLMAP's threshold of 4 px for a track is right; smaller ones have less."""
 LEAST_ERROR = 2.0
-SMALL = 1000
-"""Longer side in pixels below which half a pixel, by which SIFT errs, is too much."""
 FAR = 0.5
 """Degrees between the rays to a point: far points, which COLMAP leaves out below 1.5, hold the rotations."""
 LOOSE = {
@@ -31,7 +29,7 @@ LOOSE = {
     "mapper.max_reg_trials": 5,
 }
 """For pictures with little overlap or little texture."""
-DENSE = Search(max_features=12_000, peak_threshold=0.002, max_ratio=0.85, guided=True)
+DENSE = Search(max_features=12_000, peak_threshold=0.002, max_ratio=0.85, upsampled=True, guided=True)
 TURNTABLE = 0.5
 """Fraction of pairs with a background that stands still, above which it is left out."""
 GAIN = 0.005

@@ -1,7 +1,8 @@
-"""Other programs of this environment, run as steps of a command."""
+"""Other programs: of this environment, as steps of a command; and imports tried out in a Python of their own."""
 
 from __future__ import annotations
 
+import json
 import shlex
 import shutil
 import signal
@@ -10,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from peak_nerf.errors import PeakError
 
@@ -64,3 +66,26 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     except KeyboardInterrupt:
         process.kill()
         process.wait()
+
+
+def probe(code: str, timeout: float = 60.0) -> dict[str, Any]:
+    """The JSON that `code` prints last in a Python of its own, or {"error": why there is none}."""
+    try:
+        child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=timeout)
+    except subprocess.TimeoutExpired:
+        return {"error": f"no answer in {timeout:.0f} s"}
+    if child.returncode < 0:
+        return {"error": f"killed by {signal.Signals(-child.returncode).name}"}
+    if child.returncode > 0:
+        return {"error": last_line(child.stderr) or f"exit code {child.returncode}"}
+    try:
+        answer = json.loads(last_line(child.stdout))
+    except ValueError:
+        answer = None
+    return answer if isinstance(answer, dict) else {"error": "no answer from the import"}
+
+
+def last_line(text: str) -> str:
+    """The last line that is not blank, or nothing."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1] if lines else ""
