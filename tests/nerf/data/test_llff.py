@@ -103,7 +103,7 @@ def test_sizes_may_be_rounded_either_way(scene: Path):
 
 
 def test_inward_cameras_keep_the_files_axes():
-    ring = np.stack([ring_pose(2 * math.pi * i / 6) for i in range(6)])
+    ring = np.stack([ring_pose(2 * math.pi * i / 6) for i in range(5)])  # of 6: the mean axis is short, not 0
     assert llff.mean_axes(ring).tolist() == np.eye(3).tolist()
 
 
