@@ -25,8 +25,8 @@ OUTSIDE = 0.5
 """Half side of a box that cameras stand outside of, as a fraction of the nearest one's distance; 0.58 touches it."""
 FRONT = 0.9
 """Where the box ahead of cameras that face forward begins, as a fraction of the nearest depth, as LLFF has it."""
-DEPTH = 1.0
-"""Half side of that box in near depths: sharp where parallax is, and small enough for its cells to be fine."""
+DEPTH = 2.0
+"""Half side of that box in near depths: most of what has parallax, and cells that are still fine."""
 
 
 @dataclass(frozen=True)

@@ -82,20 +82,21 @@ BOUNDS = torch.tensor([[2.0, 10.0]]).repeat(4, 1)
 
 
 def test_parallel_cameras_get_a_box_ahead_of_them() -> None:
-    """It begins at 0.9 of the near depth; its half side is that depth."""
+    """It begins at 0.9 of the near depth; its half side is twice that depth."""
     chosen = choose_space("auto", forward_facing(), math.atan(0.25), False, 1.0, BOUNDS)
     assert chosen.unbounded
-    assert chosen.half == pytest.approx(2.0)
-    torch.testing.assert_close(chosen.centre, torch.tensor([1.5, 3.8, 0.0]))
+    assert chosen.half == pytest.approx(4.0)
+    torch.testing.assert_close(chosen.centre, torch.tensor([1.5, 5.8, 0.0]))
     assert "photos without alpha, the cameras face forward and their near depth is known" in chosen.line()
 
 
-def test_a_bounded_box_ahead_holds_all_that_is_seen() -> None:
-    """Across: 1.5 between the cameras and 10 / 4 of their view, 4; in depth: 1.8 to 10, 4.1, the larger; plus 5 %."""
-    chosen = choose_space("box", forward_facing(), math.atan(0.25), False, 1.0, BOUNDS)
+@pytest.mark.parametrize(("tan_half_fov", "half"), [(0.25, 4.1), (0.5, 6.5)])
+def test_a_bounded_box_ahead_holds_all_that_is_seen(tan_half_fov: float, half: float) -> None:
+    """In depth 1.8 to 10, that is 4.1; across 1.5 between the cameras and 10 tan of their view; plus 5 %."""
+    chosen = choose_space("box", forward_facing(), math.atan(tan_half_fov), False, 1.0, BOUNDS)
     assert not chosen.unbounded
-    assert chosen.half == pytest.approx(1.05 * 4.1)
-    torch.testing.assert_close(chosen.centre, torch.tensor([1.5, 1.8 + 1.05 * 4.1, 0.0]))
+    assert chosen.half == pytest.approx(1.05 * half)
+    torch.testing.assert_close(chosen.centre, torch.tensor([1.5, 1.8 + 1.05 * half, 0.0]))
 
 
 @pytest.mark.parametrize("forward", [(1.0, 1.0, 0.0), (-2.0, 1.0, 0.0)])
