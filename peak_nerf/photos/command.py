@@ -212,6 +212,7 @@ def _write_page(
         scene,
         record.photos or [],
         model,
+        name=folder.out.resolve().name,
         source_name=str(options.source),
         how=record.how or [],
         notes=record.notes,

@@ -111,6 +111,7 @@ def write_page(
     photos: Sequence[Photo],
     model: SparseModel,
     *,
+    name: str,
     source_name: str,
     how: Sequence[str] = (),
     notes: Sequence[str] = (),
@@ -123,6 +124,7 @@ def write_page(
         folder: the scene; thumbnails are made of the photos' copies in it.
         photos: all, in the order in which they are numbered; those of `model` among them.
         model: has at least one picture, and may be without points.
+        name: the scene's.
         source_name: the folder or video that was given.
         how: what was done, a line each.
         notes: warnings beyond those that the page finds itself.
@@ -144,7 +146,7 @@ def write_page(
     found = review(model)
     viewer = [] if training is None else [_viewer(folder, training)]
     text = environment.from_string(template).render(
-        scene=folder.resolve().name,
+        scene=name,
         source=source_name,
         version=__version__,
         n_photos=len(photos),

@@ -24,6 +24,9 @@ RUN = Path("runs", "photos", METHOD, "run")
 """nerfstudio's folder of the run, relative to the scene's."""
 RESULTS = Path("training")
 """What is made of the run, relative to the scene's folder: training.json, eval.json, flythrough.gif and so on."""
+LONGEST_SIDE = 1000
+"""Of the copies that are trained on, in pixels, where the scene has copies so small: the CPU renders some 30 thousand
+pixels a second, and each held-out photo is rendered whole."""
 FRAMES = 40
 """Of the GIF."""
 FRAME_WIDTH = 280
@@ -159,7 +162,23 @@ def train_command(scene: Path, seconds: float | None, seed: int) -> list[str]:
     end = [] if seconds is None else ["--max-seconds", f"{seconds:g}"]
     models = scene / RUN / "nerfstudio_models"
     begin = ["--load-dir", str(models)] if _checkpoints(scene / RUN) else []
-    return ["ns-train", METHOD, *where, *name, *plain, *end, *begin]
+    size = ["peak-data", "--downscale-factor", str(factor)] if (factor := _factor(scene)) > 1 else []
+    return ["ns-train", METHOD, *where, *name, *plain, *end, *begin, *size]
+
+
+def _factor(scene: Path) -> int:
+    """By which the copies are smaller that are trained on: the first whose longer side is at most `LONGEST_SIDE`."""
+    from PIL import Image
+
+    factor = 1
+    for factor, folder in ((1, "images"), (2, "images_2"), (4, "images_4")):
+        picture = next(iter(sorted((scene / folder).glob("*.*"))), None)
+        if picture is None:
+            return max(factor // 2, 1)
+        with Image.open(picture) as image:
+            if max(image.size) <= LONGEST_SIDE:
+                return factor
+    return factor
 
 
 def flythrough_command(config: str, out: Path) -> list[str]:

@@ -74,7 +74,7 @@ class Reader(HTMLParser):
 
 def written(folder: Path, photos: list[Photo], model: SparseModel | None = None, **options: object) -> str:
     model = models.model() if model is None else model
-    write_page(folder, photos, model, **{"source_name": "photos", **options})  # type: ignore[arg-type]
+    write_page(folder, photos, model, **{"name": "fern", "source_name": "photos", **options})  # type: ignore[arg-type]
     return (folder / "index.html").read_text()
 
 
