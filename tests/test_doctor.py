@@ -180,7 +180,8 @@ def test_pycolmap_is_missed_but_not_required(monkeypatch: pytest.MonkeyPatch) ->
     hide("pycolmap", monkeypatch)
     missing = doctor.check_pycolmap({"error": "ModuleNotFoundError: No module named 'pycolmap'"})
     assert (broken.status, missing.status) == ("broken", "missing")
-    assert not (broken.required or missing.required)
+    assert not broken.required
+    assert not missing.required
     assert missing.remedy == "pip install 'pycolmap>=4.2'"
     assert "peak photos" in missing.cost
 

@@ -49,7 +49,10 @@ def kind_of(source: Path) -> Kind:
         return "llff"
     scene = next((name for name in SCENES if (source / name).is_file()), None)
     if scene is not None:
-        raise PeakError(f"{source}: has poses already ({scene}); train with ns-train peak-lite --data {source}")
+        raise PeakError(
+            f"{source}: has poses already ({scene}): ns-train peak-lite --data {source}; to find them anew, name the "
+            f"folder of its pictures"
+        )
     return "photos"
 
 

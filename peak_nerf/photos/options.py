@@ -17,15 +17,14 @@ class SourceOptions:
     """What the poses are for."""
 
     source: Annotated[Path, tyro.conf.Positional]
-    """A folder of photos, at any depth, or a video; or what others posed: a COLMAP model (a folder with sparse/0) or an
-    LLFF folder (poses_bounds.npy)."""
+    """A folder of photos, at any depth, or a video; or poses of others: a COLMAP model (sparse/0), poses_bounds.npy."""
     out: Path
     """The scene's folder. It must not exist yet, or be empty."""
     video_frames: Annotated[int, Field(ge=3)] = 60
     """Of a video, so many frames: the sharpest of as many equal intervals."""
     max_size: Annotated[int, Field(ge=64)] = 1600
     """Longer side of the copies in pixels; larger pictures are shrunk."""
-    masks: Path | None = None
+    masks: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="(default: none)")] = None
     """A folder of masks named as the photos: white is used, black is not."""
 
 
@@ -44,11 +43,15 @@ class PoseOptions:
 class TrainOptions:
     """Going on to a radiance field."""
 
-    train: bool = False
+    train: tyro.conf.FlagCreatePairsOff[bool] = False
     """Also train peak-lite, evaluate it on held-out photos and render a moving picture along the cameras' path."""
-    train_seconds: Annotated[float | None, Field(gt=0)] = None
-    """Length of the training; by default the method's own number of steps."""
-    resume: bool = False
+    train_seconds: Annotated[
+        float | None,
+        Field(gt=0),
+        tyro.conf.arg(metavar="SECONDS", help_behavior_hint="(default: the method's own steps)"),
+    ] = None
+    """Length of the training."""
+    resume: tyro.conf.FlagCreatePairsOff[bool] = False
     """Go on with an interrupted run of the same command, or train a scene that is finished."""
 
 
