@@ -58,6 +58,8 @@ def load() -> Any:
         import pycolmap
     except ImportError as error:
         raise PeakError(f"peak photos needs pycolmap ({error}); pip install 'pycolmap>=4.2'") from None
+    if not hasattr(pycolmap, "CancellationToken"):
+        raise PeakError(f"peak photos needs a newer pycolmap than {pycolmap.__version__}; pip install 'pycolmap>=4.2'")
     pycolmap.logging.minloglevel = pycolmap.logging.Level.FATAL.value
     pycolmap.logging.alsologtostderr = False
     pycolmap.logging.logtostderr = False
@@ -117,7 +119,7 @@ class Workspace:
         self.ids = {image_name(photo): i for i, photo in enumerate(self.photos, start=1)}
         self.names = {i: name for name, i in self.ids.items()}
         with self.open() as database:
-            if database.num_images() == 0:
+            if database.num_images() != len(self.ids):  # new, or interrupted while it was begun
                 self._begin(database)
 
     @contextlib.contextmanager
@@ -136,11 +138,13 @@ class Workspace:
 
     def _begin(self, database: Any) -> None:
         cameras: dict[str, int] = {}
+        database.clear_all_tables()
         for photo in self.photos:
             if photo.camera not in cameras:
                 cameras[photo.camera] = database.write_camera(self._camera(photo))
-            image = self.colmap.Image(name=image_name(photo), camera_id=cameras[photo.camera])
-            database.write_image(image)
+            name = image_name(photo)
+            image = self.colmap.Image(name=name, camera_id=cameras[photo.camera], image_id=self.ids[name])
+            database.write_image(image, use_image_id=True)
 
     def _camera(self, photo: Photo) -> Any:
         options = self.colmap.ImageReaderOptions()
@@ -247,10 +251,12 @@ class Workspace:
         """The same features and matches in a database of its own, verified again without what does not move."""
         copy = self.path.with_name("static.db")
         if not copy.exists():
-            shutil.copyfile(self.path, copy)
-            database = self.colmap.Database.open(copy)
+            unfinished = self.path.with_name("static_unfinished.db")
+            shutil.copyfile(self.path, unfinished)
+            database = self.colmap.Database.open(unfinished)
             database.clear_two_view_geometries()
             database.close()
+            unfinished.rename(copy)
         pairs = sorted(self.verified_pairs())
         moving = Workspace(self.images.parent, self.photos, replace(self.search, ignore_static=True), "static")
         moving.match(pairs, on_progress)

@@ -51,7 +51,12 @@ def photos_command(
     folder = SceneFolder(options)
     try:
         if not folder.record.finished:
-            _make_scene(options, folder, display)
+            try:
+                _make_scene(options, folder, display)
+            except OSError as error:  # of what is not written by write_atomically: folders, lists, copies of a database
+                raise PeakError(f"{folder.path}: cannot be written ({error}); free space and add --resume") from error
+        elif not folder.was_finished:
+            folder.finish()  # whole, but OUT could not be written
         elif not options.train:
             display.say(f"{folder.out} is finished; add --train to train on it")
         summary = None
@@ -72,33 +77,48 @@ def _make_scene(options: PhotosOptions, folder: SceneFolder, display: Display) -
     """All stages, without those that a former run has finished."""
     load()
     kind = kind_of(options.source)
+    if kind in ("colmap", "llff") and options.masks is not None:
+        raise PeakError(
+            f"--masks {options.masks}: are for photos without poses, and {options.source} has poses; omit it"
+        )
     folder.record.kind = kind
     folder.begin()
-    try:
-        if kind in ("colmap", "llff"):
-            if options.masks is not None:
-                raise PeakError(f"--masks: are for photos without poses; {options.source} has poses")
-            mapped = _imported(options, folder, kind, display)
-        else:
-            _read_pictures(options, folder, display)
-            mapped = _find_poses(options, folder, display)
-    except Hopeless:
-        folder.discard()
-        raise
-    scene, photos = folder.partial, folder.record.photos or []
-    _note_states(photos, mapped)
-    folder.record.how, folder.record.notes = mapped.how, _notes(mapped, photos)
-    sparse = scene / "sparse" / "0"
+    if folder.record.how is None:
+        try:
+            if kind in ("colmap", "llff"):
+                mapped = _imported(options, folder, kind, display)
+            else:
+                _read_pictures(options, folder, display)
+                mapped = _find_poses(options, folder, display)
+        except Hopeless:
+            folder.discard()
+            raise
+        _keep(mapped, folder)
+    else:
+        display.say("poses: were found before")
+    model = _model_of(folder)
+    write_scene(folder.partial, model, folder.record.photos or [], Z_UP)
+    _write_page(folder, folder.partial, model, options, None)
+    folder.finish()
+
+
+def _keep(mapped: Mapped, folder: SceneFolder) -> None:
+    """Write sparse/0 and what became of each photo, from which `--resume` goes on."""
+    sparse, model = folder.partial / "sparse" / "0", mapped.model
     sparse.mkdir(parents=True, exist_ok=True)
     try:
-        mapped.model.write_binary(sparse)
-    except Exception as error:  # a full disk, as COLMAP says it
-        raise PeakError(f"{sparse}: cannot be written ({error}); free space and add --resume") from error
-    model = _model_of(folder)
-    write_scene(scene, model, photos, Z_UP)
+        model.write_binary(sparse)
+        written = load().Reconstruction(sparse)  # COLMAP does not say when a disk is full
+        whole = (written.num_reg_images(), written.num_points3D()) == (model.num_reg_images(), model.num_points3D())
+        reason = "" if whole else "part of it is missing"
+    except Exception as error:  # whatever COLMAP raises on what it cannot open, or on half a file
+        reason = str(error).strip().splitlines()[0]
+    if reason:
+        raise PeakError(f"{sparse}: cannot be written ({reason}); free space and add --resume")
+    photos = folder.record.photos or []
+    _note_states(photos, mapped)
+    folder.record.how, folder.record.notes = mapped.how, _notes(mapped, photos)
     folder.save()
-    _write_page(folder, scene, model, options, None)
-    folder.finish()
 
 
 # ---------------------------------------------------------------------------------------------------------- stages

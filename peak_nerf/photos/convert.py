@@ -28,6 +28,9 @@ FISHEYE = {
     "OPENCV_FISHEYE": "fx fy cx cy k1 k2 k3 k4",
 }
 
+BEHIND = 1e3
+"""Error in pixels of a point that lies behind a camera by which it was seen."""
+
 
 def intrinsics_of(camera: Any, source: Path) -> Intrinsics:
     """What transforms.json says of a COLMAP camera. Raises: PeakError on a lens that nerfstudio does not have."""
@@ -128,8 +131,8 @@ def _errors(
     for i, image in enumerate(images):
         rows = np.flatnonzero(image_index == i)
         if len(rows):
-            local = np.array([image.cam_from_world() * p for p in xyz[point_index[rows]]])
-            projected = [model.cameras[image.camera_id].img_from_cam(p) for p in local]
-            far = [np.full(2, np.inf) if p is None else np.asarray(p, float).ravel() for p in projected]
-            errors[rows] = np.linalg.norm(np.array(far) - xy[rows], axis=1)
-    return np.where(np.isfinite(errors), errors, 1e3)
+            from_world = np.asarray(image.cam_from_world().matrix())
+            local = xyz[point_index[rows]] @ from_world[:, :3].T + from_world[:, 3]
+            projected = np.asarray(model.cameras[image.camera_id].img_from_cam(local))  # NaN behind the camera
+            errors[rows] = np.linalg.norm(projected - xy[rows], axis=1)
+    return np.where(np.isfinite(errors), errors, BEHIND)

@@ -34,8 +34,10 @@ class Display:
         """Show a bar for what is done inside, and how long it took."""
         begin = time.perf_counter()
         self._task = self.bar.add_task(what, total=None)
-        with self.bar:
-            yield
-        self.bar.remove_task(self._task)
-        self._task = None
+        try:
+            with self.bar:
+                yield
+        finally:
+            self.bar.remove_task(self._task)
+            self._task = None
         self.say(f"{what}: {time.perf_counter() - begin:.0f} s")

@@ -46,11 +46,13 @@ class SceneFolder:
     def __init__(self, options: PhotosOptions) -> None:
         """Find what is there already. Raises: PeakError where --resume is missing, or does not fit what is there."""
         self.out = options.out
+        if self.out.name in ("", ".."):
+            raise PeakError(
+                f"--out {self.out}: names no folder of its own; give the scene one, such as {self.out / 'scene'}"
+            )
         self.partial = self.out.with_name(self.out.name + ".partial")
         self.record = Record(options=_deciding(options))
         self.was_finished = False
-        if not self.out.name:
-            raise PeakError(f"--out {self.out}: name the scene's folder")
         if self.out.exists() and not self.out.is_dir():
             raise PeakError(f"{self.out}: is a file; name another folder with --out")
         if self.out.is_dir() and any(self.out.iterdir()):

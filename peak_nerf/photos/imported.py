@@ -11,12 +11,12 @@ from typing import Any, Literal
 import numpy as np
 
 from peak_nerf.errors import PeakError
-from peak_nerf.images.photo import read_photo
+from peak_nerf.images.photo import list_pictures, read_photo
 from peak_nerf.images.sharpness import sharpness
 from peak_nerf.nerf.data import llff
 from peak_nerf.photos import copies
 from peak_nerf.photos.colmap import OnProgress, Search, Workspace, image_name, load, run
-from peak_nerf.photos.convert import TO_OPENGL
+from peak_nerf.photos.convert import TO_OPENGL, intrinsics_of
 from peak_nerf.photos.mapping import tracks_settings
 from peak_nerf.photos.model import Photo
 from peak_nerf.photos.pairs import choose_pairs
@@ -80,8 +80,13 @@ def import_colmap(source: Path, scene: Path, max_size: int, on_progress: OnProgr
     except Exception as error:  # whatever it raises on a damaged file
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise PeakError(f"{folder}: not a COLMAP model that can be read ({reason}); export it again") from error
+    if len({intrinsics_of(camera, folder).model for camera in model.cameras.values()}) > 1:
+        raise PeakError(
+            f"{folder}: has cameras of ordinary and of fisheye lenses, which a nerfstudio scene cannot hold together; "
+            f"import a model with one kind"
+        )
     images = {image.name: image for image in model.images.values()}
-    pictures = _pictures_of(source, folder, images)
+    place, pictures = _pictures_of(source, folder, images)
     names = sorted(pictures)
     photos, done = [], 0
     for name, copy in zip(names, copies.copy_names(names), strict=True):
@@ -98,17 +103,21 @@ def import_colmap(source: Path, scene: Path, max_size: int, on_progress: OnProgr
         raise PeakError(f"{folder}: {len(posed)} of {len(photos)} pictures have a pose; import a model with more")
     _rename(model, {photo.name: image_name(photo) for photo in photos}, photos)
     _finish(scene, photos)
+    if place.name == "images":
+        others = {path.relative_to(place).as_posix() for path in list_pictures(place)} - images.keys()
+        photos += [Photo(name, state="left out", reason="not in the model") for name in sorted(others)]
     missing = len(images) - len(pictures)
     lost = f"; {missing} whose pictures are not there" if missing else ""
     return Imported(photos, model, [f"poses of the COLMAP model {folder}: {len(posed)} pictures{lost}"])
 
 
-def _pictures_of(source: Path, folder: Path, names: Iterable[str]) -> dict[str, Path]:
+def _pictures_of(source: Path, folder: Path, names: Iterable[str]) -> tuple[Path, dict[str, Path]]:
+    """The folder that holds most of the pictures of these names, and which of them it holds."""
     names = list(names)
     places = [source / "images", source, folder / "images", *(parent / "images" for parent in list(folder.parents)[:3])]
-    found = [{name: place / name for name in names if (place / name).is_file()} for place in places]
-    best = max(found, key=len)
-    if not best:
+    found = [(place, {name: place / name for name in names if (place / name).is_file()}) for place in places]
+    best = max(found, key=lambda one: len(one[1]))
+    if not best[1]:
         raise PeakError(
             f"{source}: none of the model's {len(names)} pictures is there ({names[0] if names else 'it names none'}); "
             f"put them into {source / 'images'}"
@@ -136,6 +145,7 @@ def _rename(model: Any, names: dict[str, str], photos: list[Photo]) -> None:
         for point in image.points2D:
             point.xy = np.asarray(point.xy).ravel() * factor
         image.name = names[image.name]
+    model.update_point_3d_errors()  # in pixels of the copies
 
 
 # ------------------------------------------------------------------------------------------------------------ LLFF

@@ -138,6 +138,7 @@ class Mapper:
 
     def _consider(self, how: str, models: list[Any], say: Callable[[str], None]) -> None:
         models = [model for model in map(without_weak, models) if model.num_reg_images() >= 3]
+        models.sort(key=lambda model: -model.num_reg_images())
         n = models[0].num_reg_images() if models else 0
         self.how.append(f"{how}: {n} of {len(self.work.ids)} pictures have a pose")
         say(self.how[-1])

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from itertools import combinations
 from typing import Literal
@@ -54,14 +55,16 @@ def look_vectors(descriptors: Sequence[np.ndarray], seed: int = 0) -> np.ndarray
 
     VLAD: for each word, the sum of what the descriptors nearest to it differ from it, by square root and normalised.
     """
-    from scipy.cluster.vq import kmeans2, vq
+    from scipy.cluster.vq import kmeans2, vq  # type: ignore[import-untyped]
 
     random = np.random.default_rng(seed)
     looks = [_some(np.asarray(d, np.float32), LONGEST_LOOK, random) for d in descriptors]
     sample = _some(np.concatenate(looks), SAMPLE, random)
     vectors = np.zeros((len(looks), N_WORDS, 128), np.float32)
     if len(sample) >= N_WORDS:
-        words, _ = kmeans2(sample, N_WORDS, iter=10, minit="points", seed=seed)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "One of the clusters is empty")  # a word that nothing is nearest to
+            words, _ = kmeans2(sample, N_WORDS, iter=10, minit="points", seed=seed)
         for vector, look in zip(vectors, looks, strict=True):
             if len(look):
                 nearest, _ = vq(look, words)
