@@ -1,4 +1,4 @@
-"""pycolmap from afar: features, matches and tracks as calls that report progress, stop on Ctrl-C and repeat exactly.
+"""The workspace of a capture: features, matches and tracks by pycolmap, with progress, and the same in every run.
 
 One database holds what was found so far; what is in it is not computed again, so an interrupted run goes on where it
 stopped. Images have their ids by the digest of their pixels: the same photos give the same poses in whatever order
@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,12 +17,14 @@ from typing import Any
 
 import numpy as np
 
-from peak_nerf.errors import PeakError
+from peak_nerf.photos.calls import SEED, check_space, load, run, stopped
 from peak_nerf.photos.model import Photo
 
-SEED = 0
-POLL_SECONDS = 0.1
 PAIRS_AT_ONCE = 40
+BYTES_OF_FEATURE = 2 * (128 + 6 * 4)
+"""In the database and its journal: descriptor and keypoint."""
+BYTES_OF_MATCH = 2 * (8 + 8)
+"""Of a match, before and after verification."""
 SMALL = 1000
 """Longer side in pixels of small pictures, in which half a pixel, by which SIFT errs, is much."""
 STILL = 4.0
@@ -52,56 +53,6 @@ class Search:
     """Leave out matches that do not move between pictures: the background of a turntable."""
 
 
-def load() -> Any:
-    """The package pycolmap, silent. Raises: PeakError when it is not installed or does not load."""
-    try:
-        import pycolmap
-    except ImportError as error:
-        raise PeakError(f"peak photos needs pycolmap ({error}); pip install 'pycolmap>=4.2'") from None
-    if not hasattr(pycolmap, "CancellationToken"):
-        raise PeakError(f"peak photos needs a newer pycolmap than {pycolmap.__version__}; pip install 'pycolmap>=4.2'")
-    pycolmap.logging.minloglevel = pycolmap.logging.Level.FATAL.value
-    pycolmap.logging.alsologtostderr = False
-    pycolmap.logging.logtostderr = False
-    pycolmap.logging.stderrthreshold = pycolmap.logging.Level.FATAL.value
-    pycolmap.set_random_seed(SEED)
-    return pycolmap
-
-
-def run(function: Callable[..., Any], *args: Any, **options: Any) -> Any:
-    """Call a function of pycolmap in a thread of its own, so that Ctrl-C is heard, and cancels it.
-
-    Raises: PeakError when it fails, as it does on a full disk.
-    """
-    token = load().CancellationToken()
-    answer: list[Any] = []
-    failure: list[BaseException] = []
-
-    def work() -> None:
-        try:
-            answer.append(function(*args, **options, cancellation_token=token))
-        except BaseException as error:  # raised again below, in the thread that called
-            failure.append(error)
-
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    try:
-        while thread.is_alive():
-            thread.join(POLL_SECONDS)
-    except KeyboardInterrupt:
-        token.cancel()
-        thread.join()
-        raise
-    if failure:
-        raise _stopped(failure[0]) from failure[0]
-    return answer[0]
-
-
-def _stopped(error: BaseException) -> PeakError:
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return PeakError(f"structure from motion stopped ({reason}); free disk space or memory and add --resume")
-
-
 class Workspace:
     """The database of one capture, next to the copies of its pictures."""
 
@@ -128,11 +79,11 @@ class Workspace:
         try:
             database = self.colmap.Database.open(self.path)
         except Exception as error:  # SQLite's errors, as pycolmap raises them
-            raise _stopped(error) from error
+            raise stopped(error, self.path) from error
         try:
             yield database
         except (ValueError, RuntimeError) as error:
-            raise _stopped(error) from error
+            raise stopped(error, self.path) from error
         finally:
             database.close()
 
@@ -172,6 +123,7 @@ class Workspace:
         on_progress(done, len(self.ids))
         for begin in range(0, len(todo), at_once):
             batch = todo[begin : begin + at_once]
+            check_space(self.path, len(batch) * self.search.max_features * BYTES_OF_FEATURE)
             run(
                 self.colmap.extract_features,
                 self.path,
@@ -212,6 +164,7 @@ class Workspace:
         on_progress(done, len(pairs))
         for begin in range(0, len(todo), PAIRS_AT_ONCE):
             batch = todo[begin : begin + PAIRS_AT_ONCE]
+            check_space(self.path, len(batch) * self.search.max_features * BYTES_OF_MATCH)
             listed.write_text("".join(f"{self.names[a]} {self.names[b]}\n" for a, b in batch), encoding="utf-8")
             pairing = self.colmap.ImportedPairingOptions()
             pairing.match_list_path = listed

@@ -11,7 +11,8 @@ import tyro
 from rich.console import Console
 
 from peak_nerf.errors import PeakError
-from peak_nerf.photos.colmap import Search, Workspace, image_name, load
+from peak_nerf.photos.calls import load
+from peak_nerf.photos.colmap import Search, Workspace, image_name
 from peak_nerf.photos.convert import Z_UP, sparse_model
 from peak_nerf.photos.display import Display
 from peak_nerf.photos.folder import SceneFolder

@@ -15,7 +15,8 @@ from peak_nerf.images.photo import list_pictures, read_photo
 from peak_nerf.images.sharpness import sharpness
 from peak_nerf.nerf.data import llff
 from peak_nerf.photos import copies
-from peak_nerf.photos.colmap import OnProgress, Search, Workspace, image_name, load, run
+from peak_nerf.photos.calls import load, run
+from peak_nerf.photos.colmap import OnProgress, Search, Workspace, image_name
 from peak_nerf.photos.convert import TO_OPENGL, intrinsics_of
 from peak_nerf.photos.mapping import tracks_settings
 from peak_nerf.photos.model import Photo

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from peak_nerf.errors import PeakError
-from peak_nerf.photos.colmap import SMALL, OnProgress, Pair, Search, Workspace, load
+from peak_nerf.photos.calls import load
+from peak_nerf.photos.colmap import SMALL, OnProgress, Pair, Search, Workspace
 from peak_nerf.photos.keypoints import refine_keypoints
 
 REFERENCE_SIDE = 1600.0

@@ -1,0 +1,81 @@
+"""pycolmap from afar: calls that stop on Ctrl-C, and whose failures are said in one line."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from peak_nerf.errors import PeakError
+
+SEED = 0
+POLL_SECONDS = 0.1
+MARGIN = 2**20
+"""Bytes that must stay free."""
+
+
+def load() -> Any:
+    """The package pycolmap, silent. Raises: PeakError when it is not installed or does not load."""
+    try:
+        import pycolmap
+    except ImportError as error:
+        raise PeakError(f"peak photos needs pycolmap ({error}); pip install 'pycolmap>=4.2'") from None
+    if not hasattr(pycolmap, "CancellationToken"):
+        raise PeakError(f"peak photos needs a newer pycolmap than {pycolmap.__version__}; pip install 'pycolmap>=4.2'")
+    pycolmap.logging.minloglevel = pycolmap.logging.Level.FATAL.value
+    pycolmap.logging.alsologtostderr = False
+    pycolmap.logging.logtostderr = False
+    pycolmap.logging.stderrthreshold = pycolmap.logging.Level.FATAL.value
+    pycolmap.set_random_seed(SEED)
+    return pycolmap
+
+
+def run(function: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    """Call a function of pycolmap in a thread of its own, so that Ctrl-C is heard, and cancels it.
+
+    Raises: PeakError when it fails, as it does on a full disk.
+    """
+    token = load().CancellationToken()
+    answer: list[Any] = []
+    failure: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            answer.append(function(*args, **options, cancellation_token=token))
+        except BaseException as error:  # raised again below, in the thread that called
+            failure.append(error)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    try:
+        while thread.is_alive():
+            thread.join(POLL_SECONDS)
+    except KeyboardInterrupt:
+        token.cancel()
+        thread.join()
+        raise
+    if failure:
+        raise stopped(failure[0]) from failure[0]
+    return answer[0]
+
+
+def stopped(error: BaseException, path: Path | None = None) -> PeakError:
+    """What an error of pycolmap's means, in one line; `path` is the file that it is about."""
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    if path is not None:
+        return PeakError(
+            f"{path}: cannot be read or written ({reason}); free disk space or delete it, and add --resume"
+        )
+    return PeakError(f"structure from motion stopped ({reason}); free disk space or memory and add --resume")
+
+
+def check_space(path: Path, needed: int) -> None:
+    """Raises: PeakError where the disk of `path` has not so many bytes: on a full one, COLMAP ends the process."""
+    free = shutil.disk_usage(path.parent).free
+    if free < needed + MARGIN:
+        raise PeakError(
+            f"{path}: the disk is nearly full ({free / 2**20:.0f} MiB free, up to {(needed + MARGIN) / 2**20:.0f} needed "
+            f"next); free space and add --resume"
+        )
