@@ -135,12 +135,22 @@ class Workspace:
             database.close()
 
     def _begin(self, database: Any) -> None:
-        cameras: dict[str, int] = {}
+        """Each camera is a rig of its own, each image a frame of its rig: so COLMAP wants it since 3.12."""
+        colmap, cameras = self.colmap, dict[str, tuple[int, int]]()
         for photo in self.photos:
             if photo.camera not in cameras:
-                cameras[photo.camera] = database.write_camera(self._camera(photo))
-            image = self.colmap.Image(name=image_name(photo), camera_id=cameras[photo.camera])
-            database.write_image(image)
+                camera = self._camera(photo)
+                camera.camera_id = database.write_camera(camera)
+                rig = colmap.Rig()
+                rig.add_ref_sensor(camera.sensor_id)
+                cameras[photo.camera] = camera.camera_id, database.write_rig(rig)
+            camera_id, rig_id = cameras[photo.camera]
+            image = colmap.Image(name=image_name(photo), camera_id=camera_id)
+            image.image_id = database.write_image(image)
+            frame = colmap.Frame()
+            frame.rig_id = rig_id
+            frame.add_data_id(image.data_id)
+            database.write_frame(frame)
 
     def _camera(self, photo: Photo) -> Any:
         options = self.colmap.ImageReaderOptions()

@@ -87,7 +87,7 @@ def _make_scene(options: PhotosOptions, folder: SceneFolder, display: Display) -
         raise
     scene, photos = folder.partial, folder.record.photos or []
     _note_states(photos, mapped)
-    folder.record.how, folder.record.notes = mapped.how, _notes(mapped, photos)
+    folder.record.how, folder.record.notes = mapped.how, mapped.notes
     sparse = scene / "sparse" / "0"
     sparse.mkdir(parents=True, exist_ok=True)
     try:
@@ -177,15 +177,6 @@ def _note_states(photos: list[Photo], mapped: Mapped) -> None:
             photo.state = "left out"
             scene = apart.get(image_name(photo))
             photo.reason = "no overlap with the others" if scene is None else f"shows another scene (no. {scene})"
-
-
-def _notes(mapped: Mapped, photos: list[Photo]) -> list[str]:
-    names = {image_name(photo): photo.name for photo in photos if photo.file}
-    return [*mapped.notes] + [
-        f"Another scene of {len(others)} pictures is in the same folder: {', '.join(names.get(n, n) for n in others)}. "
-        f"Put them into a folder of their own to pose them."
-        for others in mapped.others
-    ]
 
 
 def _model_of(folder: SceneFolder) -> SparseModel:
