@@ -118,7 +118,8 @@ class Workspace:
         self.names = {i: name for name, i in self.ids.items()}
         with self.open() as database:
             if database.num_images() == 0:
-                self._begin(database)
+                with self.colmap.DatabaseTransaction(database):  # all of it, or nothing
+                    self._begin(database)
 
     @contextlib.contextmanager
     def open(self) -> Iterator[Any]:
@@ -257,10 +258,12 @@ class Workspace:
         """The same features and matches in a database of its own, verified again without what does not move."""
         copy = self.path.with_name("static.db")
         if not copy.exists():
-            shutil.copyfile(self.path, copy)
-            database = self.colmap.Database.open(copy)
+            begun = copy.with_suffix(".begun")
+            shutil.copyfile(self.path, begun)
+            database = self.colmap.Database.open(begun)
             database.clear_two_view_geometries()
             database.close()
+            begun.replace(copy)
         pairs = sorted(self.verified_pairs())
         moving = Workspace(self.images.parent, self.photos, replace(self.search, ignore_static=True), "static")
         moving.match(pairs, on_progress)
