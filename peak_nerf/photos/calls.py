@@ -65,9 +65,7 @@ def stopped(error: BaseException, path: Path | None = None) -> PeakError:
     """What an error of pycolmap's means, in one line; `path` is the file that it is about."""
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
     if path is not None:
-        return PeakError(
-            f"{path}: cannot be read or written ({reason}); free disk space or delete it, and add --resume"
-        )
+        return PeakError(f"{path}: cannot be used ({reason}); free disk space, or delete the file, and add --resume")
     return PeakError(f"structure from motion stopped ({reason}); free disk space or memory and add --resume")
 
 
@@ -75,7 +73,5 @@ def check_space(path: Path, needed: int) -> None:
     """Raises: PeakError where the disk of `path` has not so many bytes: on a full one, COLMAP ends the process."""
     free = shutil.disk_usage(path.parent).free
     if free < needed + MARGIN:
-        raise PeakError(
-            f"{path}: the disk is nearly full ({free / 2**20:.0f} MiB free, up to {(needed + MARGIN) / 2**20:.0f} needed "
-            f"next); free space and add --resume"
-        )
+        room = f"{free / 2**20:.1f} MiB free, up to {(needed + MARGIN) / 2**20:.0f} needed"
+        raise PeakError(f"{path}: the disk is nearly full ({room}); free space and add --resume")

@@ -71,11 +71,13 @@ class Workspace:
         self.names = {i: name for name, i in self.ids.items()}
         with self.open() as database:
             if database.num_images() != len(self.ids):  # new, or interrupted while it was begun
-                self._begin(database)
+                with self.colmap.DatabaseTransaction(database):
+                    self._begin(database)
 
     @contextlib.contextmanager
     def open(self) -> Iterator[Any]:
         """The database itself; closed afterwards, whatever happens."""
+        check_space(self.path, 0)
         try:
             database = self.colmap.Database.open(self.path)
         except Exception as error:  # SQLite's errors, as pycolmap raises them
@@ -88,14 +90,24 @@ class Workspace:
             database.close()
 
     def _begin(self, database: Any) -> None:
-        cameras: dict[str, int] = {}
+        """Each camera is a rig of its own, each image a frame of its rig: so COLMAP wants it since 3.12."""
+        colmap, cameras = self.colmap, dict[str, tuple[int, int]]()
         database.clear_all_tables()
         for photo in self.photos:
             if photo.camera not in cameras:
-                cameras[photo.camera] = database.write_camera(self._camera(photo))
+                camera = self._camera(photo)
+                camera.camera_id = database.write_camera(camera)
+                rig = colmap.Rig()
+                rig.add_ref_sensor(camera.sensor_id)
+                cameras[photo.camera] = camera.camera_id, database.write_rig(rig)
+            camera_id, rig_id = cameras[photo.camera]
             name = image_name(photo)
-            image = self.colmap.Image(name=name, camera_id=cameras[photo.camera], image_id=self.ids[name])
+            image = colmap.Image(name=name, camera_id=camera_id, image_id=self.ids[name])
             database.write_image(image, use_image_id=True)
+            frame = colmap.Frame()
+            frame.rig_id = rig_id
+            frame.add_data_id(image.data_id)
+            database.write_frame(frame)
 
     def _camera(self, photo: Photo) -> Any:
         options = self.colmap.ImageReaderOptions()
@@ -204,12 +216,12 @@ class Workspace:
         """The same features and matches in a database of its own, verified again without what does not move."""
         copy = self.path.with_name("static.db")
         if not copy.exists():
-            unfinished = self.path.with_name("static_unfinished.db")
-            shutil.copyfile(self.path, unfinished)
-            database = self.colmap.Database.open(unfinished)
+            begun = copy.with_suffix(".begun")
+            shutil.copyfile(self.path, begun)
+            database = self.colmap.Database.open(begun)
             database.clear_two_view_geometries()
             database.close()
-            unfinished.rename(copy)
+            begun.replace(copy)
         pairs = sorted(self.verified_pairs())
         moving = Workspace(self.images.parent, self.photos, replace(self.search, ignore_static=True), "static")
         moving.match(pairs, on_progress)

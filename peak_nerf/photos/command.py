@@ -56,6 +56,10 @@ def photos_command(
                 _make_scene(options, folder, display)
             except OSError as error:  # of what is not written by write_atomically: folders, lists, copies of a database
                 raise PeakError(f"{folder.path}: cannot be written ({error}); free space and add --resume") from error
+            except PeakError as error:
+                if "cannot be written" in str(error) and "--resume" not in str(error):
+                    raise PeakError(f"{error}, then add --resume") from error
+                raise
         elif not folder.was_finished:
             folder.finish()  # whole, but OUT could not be written
         elif not options.train:
@@ -118,7 +122,7 @@ def _keep(mapped: Mapped, folder: SceneFolder) -> None:
         raise PeakError(f"{sparse}: cannot be written ({reason}); free space and add --resume")
     photos = folder.record.photos or []
     _note_states(photos, mapped)
-    folder.record.how, folder.record.notes = mapped.how, _notes(mapped, photos)
+    folder.record.how, folder.record.notes = mapped.how, mapped.notes
     folder.save()
 
 
@@ -198,15 +202,6 @@ def _note_states(photos: list[Photo], mapped: Mapped) -> None:
             photo.state = "left out"
             scene = apart.get(image_name(photo))
             photo.reason = "no overlap with the others" if scene is None else f"shows another scene (no. {scene})"
-
-
-def _notes(mapped: Mapped, photos: list[Photo]) -> list[str]:
-    names = {image_name(photo): photo.name for photo in photos if photo.file}
-    return [*mapped.notes] + [
-        f"Another scene of {len(others)} pictures is in the same folder: {', '.join(names.get(n, n) for n in others)}. "
-        f"Put them into a folder of their own to pose them."
-        for others in mapped.others
-    ]
 
 
 def _model_of(folder: SceneFolder) -> SparseModel:
