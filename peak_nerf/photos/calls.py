@@ -37,7 +37,7 @@ def run(function: Callable[..., Any], *args: Any, **options: Any) -> Any:
 
     Raises: PeakError when it fails, as it does on a full disk.
     """
-    token = load().CancellationToken()
+    token, ended = load().CancellationToken(), threading.Event()  # interrupted, Python 3.11's `join` loses its thread
     answer: list[Any] = []
     failure: list[BaseException] = []
 
@@ -46,15 +46,16 @@ def run(function: Callable[..., Any], *args: Any, **options: Any) -> Any:
             answer.append(function(*args, **options, cancellation_token=token))
         except BaseException as error:  # raised again below, in the thread that called
             failure.append(error)
+        finally:
+            ended.set()
 
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
+    threading.Thread(target=work, daemon=True).start()
     try:
-        while thread.is_alive():
-            thread.join(POLL_SECONDS)
+        while not ended.wait(POLL_SECONDS):
+            pass
     except KeyboardInterrupt:
         token.cancel()
-        thread.join()
+        ended.wait()
         raise
     if failure:
         raise stopped(failure[0]) from failure[0]
