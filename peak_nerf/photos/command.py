@@ -19,6 +19,7 @@ from peak_nerf.photos.folder import SceneFolder
 from peak_nerf.photos.imported import Imported, import_colmap, import_llff, kind_of
 from peak_nerf.photos.mapping import Mapped, Mapper, NoPoses, registered_names
 from peak_nerf.photos.model import Photo, SparseModel
+from peak_nerf.photos.model_files import cut_short
 from peak_nerf.photos.options import PhotosOptions, PoseOptions, SourceOptions, TrainOptions
 from peak_nerf.photos.page import write_page
 from peak_nerf.photos.pairs import choose_pairs
@@ -113,13 +114,10 @@ def _keep(mapped: Mapped, folder: SceneFolder) -> None:
     sparse.mkdir(parents=True, exist_ok=True)
     try:
         model.write_binary(sparse)
-        written = load().Reconstruction(sparse)  # COLMAP does not say when a disk is full
-        whole = (written.num_reg_images(), written.num_points3D()) == (model.num_reg_images(), model.num_points3D())
-        reason = "" if whole else "part of it is missing"
-    except Exception as error:  # whatever COLMAP raises on what it cannot open, or on half a file
-        reason = str(error).strip().splitlines()[0]
-    if reason:
-        raise PeakError(f"{sparse}: cannot be written ({reason}); free space and add --resume")
+    except ValueError as error:  # what COLMAP raises on a file that it cannot open
+        raise PeakError(f"{sparse}: cannot be written ({error}); free space and add --resume") from error
+    if file := cut_short(sparse):
+        raise PeakError(f"{file}: cannot be written whole; free space and add --resume")
     photos = folder.record.photos or []
     _note_states(photos, mapped)
     folder.record.how, folder.record.notes = mapped.how, mapped.notes

@@ -20,6 +20,7 @@ from peak_nerf.photos.colmap import OnProgress, Search, Workspace, image_name
 from peak_nerf.photos.convert import TO_OPENGL, intrinsics_of
 from peak_nerf.photos.mapping import tracks_settings
 from peak_nerf.photos.model import Photo
+from peak_nerf.photos.model_files import cut_short
 from peak_nerf.photos.pairs import choose_pairs
 
 Kind = Literal["photos", "video", "colmap", "llff"]
@@ -44,17 +45,15 @@ def kind_of(source: Path) -> Kind:
         raise PeakError(f"{source}: no such folder or video")
     if source.is_file():
         return "video"
-    if model_folder(source) is not None:
-        return "colmap"
-    if (source / llff.NAME).is_file():
-        return "llff"
     scene = next((name for name in SCENES if (source / name).is_file()), None)
     if scene is not None:
         raise PeakError(
             f"{source}: has poses already ({scene}): ns-train peak-lite --data {source}; to find them anew, name the "
             f"folder of its pictures"
         )
-    return "photos"
+    if model_folder(source) is not None:
+        return "colmap"
+    return "llff" if (source / llff.NAME).is_file() else "photos"
 
 
 def model_folder(source: Path) -> Path | None:
@@ -76,6 +75,8 @@ def import_colmap(source: Path, scene: Path, max_size: int, on_progress: OnProgr
     """
     colmap, folder = load(), model_folder(source)
     assert folder is not None  # `kind_of` has found it
+    if file := cut_short(folder):
+        raise PeakError(f"{file}: is cut short; copy it again")
     try:
         model = colmap.Reconstruction(folder)
     except Exception as error:  # whatever it raises on a damaged file
@@ -174,11 +175,12 @@ def import_llff(source: Path, scene: Path, max_size: int, on_progress: OnProgres
         on_progress(i + 1, len(files))
     _finish(scene, photos)
     work = Workspace(scene, photos, Search())
+    given = {image_name(photo): (pose, size) for photo, pose, size in zip(photos, poses, sizes, strict=True)}
+    _set_lenses(work, {name: float(size[2] / size[1]) for name, (_, size) in given.items()})
     work.find_features(on_progress)
     pairs, how = choose_pairs("auto", len(photos), False, lambda: [work.descriptors(i) for i in work.names])
     work.match([(a + 1, b + 1) for a, b in pairs], on_progress)
-    given = {image_name(photo): (pose, size) for photo, pose, size in zip(photos, poses, sizes, strict=True)}
-    model = _with_poses(work, given)
+    model = _with_poses(work, {name: pose for name, (pose, _) in given.items()})
     options = work.colmap.IncrementalPipelineOptions()
     for name, value in tracks_settings(max(photos[0].size)).items():
         part, last = name.split(".")
@@ -191,22 +193,28 @@ def import_llff(source: Path, scene: Path, max_size: int, on_progress: OnProgres
     return Imported(photos, model, [f"poses of {path}", f"points triangulated from them: {how}"])
 
 
-def _with_poses(work: Workspace, given: dict[str, tuple[np.ndarray, np.ndarray]]) -> Any:
-    """A Reconstruction of the database's images with given poses c2w (4, 4) and (h, w, f), and without points."""
+def _set_lenses(work: Workspace, focal: dict[str, float]) -> None:
+    """Make the database's cameras pinholes with given focal lengths, by image and as fractions of the width."""
+    with work.open() as database:
+        for image in database.read_all_images():
+            camera = database.read_camera(image.camera_id)
+            pinhole = work.colmap.Camera.create_from_model_name(
+                camera.camera_id, "SIMPLE_PINHOLE", focal[image.name] * camera.width, camera.width, camera.height
+            )
+            pinhole.has_prior_focal_length = True
+            database.update_camera(pinhole)
+
+
+def _with_poses(work: Workspace, given: dict[str, np.ndarray]) -> Any:
+    """A Reconstruction of the database's images with given poses c2w (4, 4), and without points."""
     colmap = work.colmap
     model = colmap.Reconstruction()
     with work.open() as database:
         images, cameras = database.read_all_images(), {c.camera_id: c for c in database.read_all_cameras()}
     for image in sorted(images, key=lambda image: image.image_id):
-        pose, (_, w, f) = given[image.name]
-        camera = cameras[image.camera_id]
-        if not model.exists_camera(camera.camera_id):
-            factor = camera.width / w
-            flat = colmap.Camera.create_from_model_name(
-                camera.camera_id, "SIMPLE_PINHOLE", f * factor, camera.width, camera.height
-            )
-            model.add_camera_with_trivial_rig(flat)
-        from_world = np.linalg.inv(pose @ TO_OPENGL)
+        if not model.exists_camera(image.camera_id):
+            model.add_camera_with_trivial_rig(cameras[image.camera_id])
+        from_world = np.linalg.inv(given[image.name] @ TO_OPENGL)
         motion = colmap.Rigid3d(colmap.Rotation3d(from_world[:3, :3]), from_world[:3, 3])
         posed = colmap.Image(name=image.name, camera_id=image.camera_id, image_id=image.image_id)
         model.add_image_with_trivial_frame(posed, motion)
