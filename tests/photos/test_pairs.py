@@ -70,13 +70,13 @@ def test_look_vectors_repeat_and_follow_the_pictures() -> None:
 
 
 def test_a_vlad_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pairs, "N_WORDS", 1)  # the word is the mean of all: e0 * 3
+    monkeypatch.setattr(pairs, "N_WORDS", 1)  # the word is the mean of all: (3, 6)
     looks = [np.zeros((2, 128), np.uint8), np.zeros((2, 128), np.uint8)]
     looks[0][:, 0], looks[1][:, 0] = (2, 1), (4, 5)
-    looks[0][0, 1], looks[1][0, 1] = 4, 4  # mean 2 in all
+    looks[0][:, 1] = 14, 10
     first = look_vectors(looks)[0]
-    # Sums of differences: -3 along e0, 4 - 2 - 2 = 0 along e1; by square root and normalised: -1, 0.
-    np.testing.assert_allclose(first[:2], [-1, 0], atol=1e-6)
+    # Sums of differences: 2 + 1 - 6 = -3 and 24 - 12 = 12; by square root and normalised: (-1, 2) / sqrt(5).
+    np.testing.assert_allclose(first[:2], [-(0.2**0.5), 2 * 0.2**0.5], atol=1e-6)
 
 
 def test_without_enough_descriptors_nothing_is_alike() -> None:
