@@ -235,6 +235,7 @@ def test_a_camera_that_moves_sees_nothing_static(posed: Posed, tmp_path: Path) -
 
 
 def test_ctrl_c_cancels_and_waits_for_the_end() -> None:
+    load()  # takes its time once
     ends: list[bool] = []
 
     def long(cancellation_token: Any) -> None:
