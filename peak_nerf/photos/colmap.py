@@ -74,21 +74,23 @@ def run(function: Callable[..., Any], *args: Any, **options: Any) -> Any:
     token = load().CancellationToken()
     answer: list[Any] = []
     failure: list[BaseException] = []
+    done = threading.Event()
 
     def work() -> None:
         try:
             answer.append(function(*args, **options, cancellation_token=token))
         except BaseException as error:  # raised again below, in the thread that called
             failure.append(error)
+        finally:
+            done.set()
 
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
+    threading.Thread(target=work, daemon=True).start()
     try:
-        while thread.is_alive():
-            thread.join(POLL_SECONDS)
+        while not done.wait(POLL_SECONDS):
+            pass
     except KeyboardInterrupt:
         token.cancel()
-        thread.join()
+        done.wait()  # an event: Thread.join, once interrupted, takes the thread for ended until Python 3.13
         raise
     if failure:
         raise _stopped(failure[0]) from failure[0]
