@@ -1,4 +1,4 @@
-"""Ctrl-C while pycolmap is at work: it must have ended before the interpreter does, or C++ aborts with a stack trace."""
+"""Ctrl-C while pycolmap is at work: it ends before the interpreter does, or C++ aborts with a stack trace."""
 
 import signal
 import threading
