@@ -26,6 +26,8 @@ POLL_SECONDS = 0.1
 PAIRS_AT_ONCE = 40
 SMALL = 1000
 """Longer side in pixels of small pictures, in which half a pixel, by which SIFT errs, is much."""
+LEAST_FREE = 32 << 20
+"""Bytes of disk that a batch of features or matches may take: COLMAP's own threads abort on a full disk."""
 STILL = 4.0
 """Pixels by which a match must move to have moved."""
 STATIC = 0.25
@@ -100,6 +102,15 @@ def run(function: Callable[..., Any], *args: Any, **options: Any) -> Any:
 def _stopped(error: BaseException) -> PeakError:
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
     return PeakError(f"structure from motion stopped ({reason}); free disk space or memory and add --resume")
+
+
+def _require_room(folder: Path) -> None:
+    """Raises: PeakError when the disk is all but full."""
+    free = shutil.disk_usage(folder).free
+    if free < LEAST_FREE:
+        raise PeakError(
+            f"{folder}: the disk is all but full ({free >> 20} MB free); free {LEAST_FREE >> 20} MB and add --resume"
+        )
 
 
 class Workspace:
@@ -180,6 +191,7 @@ class Workspace:
         on_progress(done, len(self.ids))
         for begin in range(0, len(todo), at_once):
             batch = todo[begin : begin + at_once]
+            _require_room(self.path.parent)
             run(
                 self.colmap.extract_features,
                 self.path,
@@ -220,6 +232,7 @@ class Workspace:
         on_progress(done, len(pairs))
         for begin in range(0, len(todo), PAIRS_AT_ONCE):
             batch = todo[begin : begin + PAIRS_AT_ONCE]
+            _require_room(self.path.parent)
             listed.write_text("".join(f"{self.names[a]} {self.names[b]}\n" for a, b in batch), encoding="utf-8")
             pairing = self.colmap.ImportedPairingOptions()
             pairing.match_list_path = listed

@@ -4,10 +4,13 @@ import signal
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from peak_nerf.errors import PeakError
+from peak_nerf.photos import colmap
 from peak_nerf.photos.colmap import run
 from peak_nerf.photos.folder import RECORD, SceneFolder
 from peak_nerf.photos.options import PhotosOptions
@@ -38,3 +41,10 @@ def test_killed_before_the_record_was_whole_begins_anew(tmp_path: Path) -> None:
     folder.begin()
     folder.finish()
     assert [path.name for path in (tmp_path / "scene").iterdir()] == [RECORD]
+
+
+def test_an_all_but_full_disk_is_said_before_colmap_aborts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """COLMAP writes features from threads of its own, where an error of SQLite ends the process."""
+    monkeypatch.setattr(colmap.shutil, "disk_usage", lambda folder: SimpleNamespace(free=5 << 20))
+    with pytest.raises(PeakError, match=r"all but full \(5 MB free\); free 32 MB and add --resume"):
+        colmap._require_room(tmp_path)
