@@ -72,12 +72,12 @@ def _make_scene(options: PhotosOptions, folder: SceneFolder, display: Display) -
     """All stages, without those that a former run has finished."""
     load()
     kind = kind_of(options.source)
+    if options.masks is not None and kind in ("colmap", "llff"):
+        raise PeakError(f"--masks: are for photos without poses; {options.source} has poses")
     folder.record.kind = kind
     folder.begin()
     try:
         if kind in ("colmap", "llff"):
-            if options.masks is not None:
-                raise PeakError(f"--masks: are for photos without poses; {options.source} has poses")
             mapped = _imported(options, folder, kind, display)
         else:
             _read_pictures(options, folder, display)

@@ -184,6 +184,7 @@ def _with_poses(work: Workspace, given: dict[str, tuple[np.ndarray, np.ndarray]]
     """A Reconstruction of the database's images with given poses c2w (4, 4) and (h, w, f), and without points."""
     colmap = work.colmap
     model = colmap.Reconstruction()
+    flat_cameras: list[Any] = []
     with work.open() as database:
         images, cameras = database.read_all_images(), {c.camera_id: c for c in database.read_all_cameras()}
     for image in sorted(images, key=lambda image: image.image_id):
@@ -195,10 +196,14 @@ def _with_poses(work: Workspace, given: dict[str, tuple[np.ndarray, np.ndarray]]
                 camera.camera_id, "SIMPLE_PINHOLE", f * factor, camera.width, camera.height
             )
             model.add_camera_with_trivial_rig(flat)
+            flat_cameras.append(flat)
         from_world = np.linalg.inv(pose @ TO_OPENGL)
         motion = colmap.Rigid3d(colmap.Rotation3d(from_world[:3, :3]), from_world[:3, 3])
         posed = colmap.Image(name=image.name, camera_id=image.camera_id, image_id=image.image_id)
         model.add_image_with_trivial_frame(posed, motion)
+    with work.open() as database:
+        for flat in flat_cameras:  # triangulation wants the same lens in both
+            database.update_camera(flat)
     return model
 
 
