@@ -22,6 +22,7 @@ def test_ctrl_c_waits_for_the_end_of_the_work() -> None:
     ended = threading.Event()
 
     def slow(cancellation_token: Any) -> None:
+        time.sleep(0.2)  # until it is waited for
         signal.raise_signal(signal.SIGINT)
         time.sleep(0.5)  # what is under way when it is cancelled
         ended.set()
