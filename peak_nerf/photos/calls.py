@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -18,12 +19,18 @@ MARGIN = 2**20
 
 def load() -> Any:
     """The package pycolmap, silent. Raises: PeakError when it is not installed or does not load."""
+    # First: loaded after pycolmap 4.2, Pillow's PNG encoder overwrites memory that is not its own.
+    from PIL import Image  # noqa: F401
+
+    terminated = signal.getsignal(signal.SIGTERM)
     try:
         import pycolmap
     except ImportError as error:
         raise PeakError(f"peak photos needs pycolmap ({error}); pip install 'pycolmap>=4.2'") from None
     if not hasattr(pycolmap, "CancellationToken"):
         raise PeakError(f"peak photos needs a newer pycolmap than {pycolmap.__version__}; pip install 'pycolmap>=4.2'")
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, terminated)  # pycolmap's own handler prints a stack trace
     pycolmap.logging.minloglevel = pycolmap.logging.Level.FATAL.value
     pycolmap.logging.alsologtostderr = False
     pycolmap.logging.logtostderr = False

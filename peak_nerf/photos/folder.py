@@ -21,7 +21,7 @@ from peak_nerf.system.record import plain, write_json
 RECORD = "photos.json"
 DECIDES = ("source", "video_frames", "max_size", "masks", "matching", "camera")
 """Options that a resumed run must share with the one it goes on with."""
-SCRATCH = ("database*", "dense*", "static*", "mapping")
+SCRATCH = ("database*", "dense*", "static*", "mapping", f".{RECORD}.*")
 """What a finished scene does not need."""
 
 
@@ -58,7 +58,7 @@ class SceneFolder:
         if self.out.is_dir() and any(self.out.iterdir()):
             self._adopt(self.out, options, "exists already")
             self.was_finished = True
-        elif self.partial.exists():
+        elif self.partial.exists() and not _is_barely_begun(self.partial):
             self._adopt(self.partial, options, "was left by an interrupted run")
 
     def _adopt(self, folder: Path, options: PhotosOptions, what: str) -> None:
@@ -115,6 +115,11 @@ class SceneFolder:
     def discard(self) -> None:
         """Leave nothing half-written: these photos cannot become a scene."""
         shutil.rmtree(self.partial, ignore_errors=True)
+
+
+def _is_barely_begun(partial: Path) -> bool:
+    """Whether it was left before its record was written whole: empty, or with a part of that record."""
+    return partial.is_dir() and all(path.name.startswith(f".{RECORD}.") for path in partial.iterdir())
 
 
 def _deciding(options: PhotosOptions) -> dict[str, Any]:

@@ -22,6 +22,8 @@ ITERATIONS = 8
 LONGEST_SHIFT = 2.0
 LEAST_CORRELATION = 0.8
 AT_ONCE = 20_000
+MOST = 150_000
+"""Observations beyond which nothing is moved: so many average half a pixel out by themselves."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,8 @@ class Sightings:
 
 
 def refine_keypoints(model: Any, images: Path) -> float:
-    """Move the keypoints of the tracks of a pycolmap Reconstruction, in place; returns the fraction that was moved.
+    """Move the keypoints of the tracks of a pycolmap Reconstruction, in place; returns the fraction that was moved, 0
+    where there are too many to be worth it.
 
     images: the folder of the pictures that the model names.
     """
@@ -45,7 +48,7 @@ def refine_keypoints(model: Any, images: Path) -> float:
     ids = list(model.reg_image_ids())
     posed = {i: model.image(i) for i in ids}
     sightings = _sightings(model, posed)
-    if not len(sightings.xyz):
+    if not 0 < len(sightings.xyz) <= MOST:
         return 0.0
     keypoints = {i: np.array([point.xy for point in posed[i].points2D], float).reshape(-1, 2) for i in ids}
     at = {name: np.zeros((len(sightings.xyz), 2)) for name in ("reference", "other")}
@@ -55,7 +58,12 @@ def refine_keypoints(model: Any, images: Path) -> float:
             at[name][mine] = keypoints[i][rows[mine, 1]]
     warps = _warps(model, posed, sightings)
     pictures = {i: cv2.GaussianBlur(_grey(images / posed[i].name), (0, 0), 0.6) for i in ids}
-    shifted, correlation = _fit(pictures, sightings, at["reference"], at["other"], warps)
+    shifted, correlation = np.zeros_like(at["other"]), np.zeros(len(warps))
+    for begin in range(0, len(warps), AT_ONCE):
+        some = slice(begin, begin + AT_ONCE)
+        part = Sightings(sightings.reference[some], sightings.other[some], sightings.xyz[some])
+        found = _fit(pictures, part, at["reference"][some], at["other"][some], warps[some])
+        shifted[some], correlation[some] = found
     good = (correlation > LEAST_CORRELATION) & (np.linalg.norm(shifted - at["other"], axis=1) < LONGEST_SHIFT)
     for (i, keypoint), xy in zip(sightings.other[good], shifted[good], strict=True):
         posed[int(i)].points2D[int(keypoint)].xy = xy
@@ -149,8 +157,7 @@ def _sampled(pictures: dict[int, np.ndarray], which: np.ndarray, q: np.ndarray) 
     values = np.zeros(q.shape[:2], np.float32)
     for i, picture in pictures.items():
         rows = np.flatnonzero(which == i)
-        for begin in range(0, len(rows), AT_ONCE):
-            some = rows[begin : begin + AT_ONCE]
-            x, y = np.moveaxis(q[some] - 0.5, 2, 0).astype(np.float32)
-            values[some] = cv2.remap(picture, x, y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT)
+        if len(rows):
+            x, y = np.moveaxis(q[rows] - 0.5, 2, 0).astype(np.float32)
+            values[rows] = cv2.remap(picture, x, y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT)
     return values
