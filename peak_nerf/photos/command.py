@@ -199,7 +199,11 @@ def _note_states(photos: list[Photo], mapped: Mapped) -> None:
         if photo.state == "used" and image_name(photo) not in posed:
             photo.state = "left out"
             scene = apart.get(image_name(photo))
-            photo.reason = "no overlap with the others" if scene is None else f"shows another scene (no. {scene})"
+            photo.reason = (
+                "no overlap with the others"
+                if scene is None
+                else f"shows another scene, or a side that no photo connects (no. {scene})"
+            )
 
 
 def _model_of(folder: SceneFolder) -> SparseModel:

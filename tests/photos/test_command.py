@@ -91,7 +91,7 @@ def test_pictures_without_a_pose_say_why() -> None:
     assert [(photo.state, photo.reason) for photo in made] == [
         ("left out", "no overlap with the others"),
         ("used", ""),
-        ("left out", "shows another scene (no. 3)"),
+        ("left out", "shows another scene, or a side that no photo connects (no. 3)"),
         ("left out", "broken"),
     ]
 
