@@ -47,7 +47,8 @@ def test_pillow_is_loaded_before_pycolmap(tmp_path: Path) -> None:
     """Loaded after it, Pillow 13 corrupts the heap when it writes a PNG, and the process aborts."""
     script = (
         "import io\nfrom peak_nerf.photos.calls import load\nload()\nfrom PIL import Image\n"
-        "for side in range(50, 900, 50):\n    Image.effect_noise((side, side), 90).save(io.BytesIO(), 'PNG')\nprint('whole')"
+        "for side in range(50, 900, 50):\n    Image.effect_noise((side, side), 90).save(io.BytesIO(), 'PNG')\n"
+        "print('whole')"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
     assert (done.stdout.strip(), done.returncode) == ("whole", 0)
