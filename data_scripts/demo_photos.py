@@ -26,6 +26,7 @@ from demo_scene.cameras import look_at_origin
 from demo_scene.photos import intrinsics, photo
 from demo_scene.vectors import Array
 from make_demo_scene import Job, code_hash, require_trimesh, run_jobs, scene_of
+from pose_errors import PoseErrors, pose_errors
 from pydantic import Field
 
 from peak_nerf.errors import PeakError, exit_on_peak_error
@@ -166,36 +167,6 @@ def _read_stamp(truth: Path) -> Any:
 
 
 # ------------------------------------------------------------------------------------------------------ measuring
-
-
-@dataclass(frozen=True)
-class PoseErrors:
-    """Found poses against true ones, after the similarity that brings the cameras' places closest together."""
-
-    n_found: int
-    rotation_degrees: float
-    """Median."""
-    position_percent: float
-    """Median, of the diagonal of the box around the true cameras."""
-
-
-def pose_errors(found: dict[str, Array], truth: dict[str, Array]) -> PoseErrors:
-    """Compare camera-to-world matrices (4, 4) by name. Raises: PeakError with fewer than 3 in common."""
-    names = sorted(found.keys() & truth.keys())
-    if len(names) < 3:
-        raise PeakError(f"{len(names)} of {len(truth)} photos have a pose: too few to compare; see the scene's page")
-    a, b = (np.stack([poses[name] for name in names]) for poses in (found, truth))
-    x, y = a[:, :3, 3], b[:, :3, 3]
-    # Umeyama 1991: y = scale * rotation x + shift with the least squares.
-    centred = x - x.mean(0)
-    u, d, vt = np.linalg.svd((y - y.mean(0)).T @ centred / len(x))
-    sign = np.array([1.0, 1.0, np.sign(np.linalg.det(u @ vt))])
-    rotation, scale = u * sign @ vt, (d * sign).sum() / centred.var(0).sum()
-    distance = np.linalg.norm(scale * centred @ rotation.T + y.mean(0) - y, axis=1)
-    between = np.einsum("nji,njk->nik", rotation @ a[:, :3, :3], b[:, :3, :3])
-    angle = np.arccos(np.clip((np.trace(between, axis1=1, axis2=2) - 1) / 2, -1, 1))
-    extent = np.linalg.norm(np.ptp(y, axis=0))
-    return PoseErrors(len(names), float(np.degrees(np.median(angle))), float(100 * np.median(distance) / extent))
 
 
 def read_poses(scene: Path, names: list[str]) -> dict[str, Array]:
