@@ -188,7 +188,7 @@ def print_summary(settings: Settings, record: Mapping[str, Any]) -> None:
     print(f"Pictures:         {settings.out / 'side_by_side.png'}, {settings.out / 'orbit.gif'}")
     print(f"Record:           {settings.out / 'metrics.json'}")
     print(f"Look around:      {viewer} --load-config {settings.config}")
-    print(f"Your own photos:  {viewer.with_name('ns-train')} {METHOD} --data YOUR_FOLDER")
+    print(f"Your own photos:  {viewer.with_name('peak')} photos YOUR_FOLDER --out YOUR_SCENE --train")
 
 
 def run_demo(settings: Settings) -> None:
