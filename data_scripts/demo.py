@@ -24,9 +24,9 @@ from demo_scene.cameras import CAMERA_ANGLE_X, look_at_origin
 from make_demo_scene import Settings as SceneSettings
 from make_demo_scene import make_scene
 
-from peak_nerf.errors import PeakError, exit_on_peak_error
+from peak_nerf.errors import PeakError
 from peak_nerf.images.figures import save_gif, save_grid
-from peak_nerf.system.programs import INTERRUPTED, run_program
+from peak_nerf.system.programs import exit_as_command, run_program
 
 Array = npt.NDArray[np.float64]
 METHOD = "peak-lite"
@@ -211,12 +211,8 @@ def run_demo(settings: Settings) -> None:
 
 def main(settings: Settings) -> None:
     """The command."""
-    with exit_on_peak_error():
-        try:
-            run_demo(settings)
-        except KeyboardInterrupt:
-            print("peak_nerf: interrupted", file=sys.stderr, flush=True)
-            raise SystemExit(INTERRUPTED) from None
+    with exit_as_command():
+        run_demo(settings)
 
 
 if __name__ == "__main__":

@@ -29,10 +29,10 @@ from make_demo_scene import Job, code_hash, require_trimesh, run_jobs, scene_of
 from pose_errors import PoseErrors, pose_errors
 from pydantic import Field
 
-from peak_nerf.errors import PeakError, exit_on_peak_error
+from peak_nerf.errors import PeakError
 from peak_nerf.photos.train import TrainingSummary, read_summary
 from peak_nerf.system.choices import check_options
-from peak_nerf.system.programs import INTERRUPTED, run_program
+from peak_nerf.system.programs import exit_as_command, run_program
 from peak_nerf.system.record import write_json
 
 FILM_WIDTH = 36.0
@@ -245,12 +245,8 @@ def run_demo(settings: Settings) -> None:
 
 def main(settings: Settings) -> None:
     """The command."""
-    with exit_on_peak_error():
-        try:
-            run_demo(settings)
-        except KeyboardInterrupt:
-            print("peak_nerf: interrupted", file=sys.stderr, flush=True)
-            raise SystemExit(INTERRUPTED) from None
+    with exit_as_command():
+        run_demo(settings)
 
 
 if __name__ == "__main__":

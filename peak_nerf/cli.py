@@ -10,9 +10,7 @@ from typing import NamedTuple
 from peak_nerf import __version__
 from peak_nerf.errors import PeakError, exit_on_peak_error
 from peak_nerf.system.choices import nearest
-
-INTERRUPTED = 130
-"""Exit code after Ctrl-C, as shells have it."""
+from peak_nerf.system.programs import INTERRUPTED
 
 
 class Command(NamedTuple):

@@ -11,6 +11,10 @@ class PeakError(Exception):
     """Bad input or surroundings. The message is one line: the file or option, the problem, the remedy."""
 
 
+class MachineError(PeakError):
+    """The surroundings, not the input: a full disk, a folder that cannot be written. Finished work stays good."""
+
+
 @contextmanager
 def exit_on_peak_error() -> Iterator[None]:
     """Turn a `PeakError` into one clear line on stderr and exit code 2, without a traceback."""

@@ -20,8 +20,7 @@ from peak_nerf.bench.suite.data_root import DataRoot, Job
 from peak_nerf.bench.suite.file import read_suite
 from peak_nerf.bench.suite.grid import Cell, Suite, parse_selection
 from peak_nerf.errors import PeakError
-
-INTERRUPTED = 130
+from peak_nerf.system.programs import INTERRUPTED
 
 
 @dataclass(frozen=True)

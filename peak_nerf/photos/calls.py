@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from peak_nerf.errors import PeakError
+from peak_nerf.errors import MachineError, PeakError
 
 SEED = 0
 POLL_SECONDS = 0.1
@@ -69,17 +69,17 @@ def run(function: Callable[..., Any], *args: Any, **options: Any) -> Any:
     return answer[0]
 
 
-def stopped(error: BaseException, path: Path | None = None) -> PeakError:
+def stopped(error: BaseException, path: Path | None = None) -> MachineError:
     """What an error of pycolmap's means, in one line; `path` is the file that it is about."""
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
     if path is not None:
-        return PeakError(f"{path}: cannot be used ({reason}); free disk space, or delete the file, and add --resume")
-    return PeakError(f"structure from motion stopped ({reason}); free disk space or memory and add --resume")
+        return MachineError(f"{path}: cannot be used ({reason}); free disk space, or delete the file, and add --resume")
+    return MachineError(f"structure from motion stopped ({reason}); free disk space or memory and add --resume")
 
 
 def check_space(path: Path, needed: int) -> None:
-    """Raises: PeakError where the disk of `path` has not so many bytes: on a full one, COLMAP ends the process."""
+    """Raises: MachineError where the disk of `path` has not so many bytes: on a full one, COLMAP ends the process."""
     free = shutil.disk_usage(path.parent).free
     if free < needed + MARGIN:
         room = f"{free / 2**20:.1f} MiB free, up to {(needed + MARGIN) / 2**20:.0f} needed"
-        raise PeakError(f"{path}: the disk is nearly full ({room}); free space and add --resume")
+        raise MachineError(f"{path}: the disk is nearly full ({room}); free space and add --resume")

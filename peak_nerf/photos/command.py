@@ -10,7 +10,7 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
-from peak_nerf.errors import PeakError
+from peak_nerf.errors import MachineError, PeakError
 from peak_nerf.photos.calls import load
 from peak_nerf.photos.colmap import Search, Workspace, image_name
 from peak_nerf.photos.convert import Z_UP, sparse_model
@@ -56,11 +56,13 @@ def photos_command(
             try:
                 _make_scene(options, folder, display)
             except OSError as error:  # of what is not written by write_atomically: folders, lists, copies of a database
-                raise PeakError(f"{folder.path}: cannot be written ({error}); free space and add --resume") from error
-            except PeakError as error:
-                if "cannot be written" in str(error) and "--resume" not in str(error):
-                    raise PeakError(f"{error}, then add --resume") from error
-                raise
+                raise MachineError(
+                    f"{folder.path}: cannot be written ({error}); free space and add --resume"
+                ) from error
+            except MachineError as error:
+                if "--resume" in str(error):
+                    raise
+                raise MachineError(f"{error}, then add --resume") from error
         elif not folder.was_finished:
             folder.finish()  # whole, but OUT could not be written
         elif not options.train:
@@ -115,9 +117,9 @@ def _keep(mapped: Mapped, folder: SceneFolder) -> None:
     try:
         model.write_binary(sparse)
     except ValueError as error:  # what COLMAP raises on a file that it cannot open
-        raise PeakError(f"{sparse}: cannot be written ({error}); free space and add --resume") from error
+        raise MachineError(f"{sparse}: cannot be written ({error}); free space and add --resume") from error
     if file := cut_short(sparse):
-        raise PeakError(f"{file}: cannot be written whole; free space and add --resume")
+        raise MachineError(f"{file}: cannot be written whole; free space and add --resume")
     photos = folder.record.photos or []
     _note_states(photos, mapped)
     folder.record.how, folder.record.notes = mapped.how, mapped.notes
@@ -184,9 +186,8 @@ def _imported(options: PhotosOptions, folder: SceneFolder, kind: str, display: D
 
 
 def _unless_of_the_machine(error: PeakError) -> PeakError:
-    """A full disk, Ctrl-C or a missing package can be mended, and what is finished counts; bad photos cannot."""
-    can_go_on = "--resume" in str(error) or "cannot be written" in str(error)
-    return error if can_go_on else Hopeless(*error.args)
+    """What is finished counts when the machine is at fault, such as by a full disk; bad photos cannot be mended."""
+    return error if isinstance(error, MachineError) else Hopeless(*error.args)
 
 
 # --------------------------------------------------------------------------------------------------------- results

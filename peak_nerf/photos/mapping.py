@@ -39,7 +39,7 @@ ONE_SPOT = 0.01
 """Of the median distance to the points: cameras that lie closer together than this have seen no parallax."""
 FEWEST_POINTS, FEWEST_BY_FAINT, FEWEST_GLOBALLY = 12, 20, 40
 """A picture that sees fewer points than this has no pose to speak of. Faint features and the global mapper place
-pictures wrongly more often: of 25 renderings of lego, those that saw fewer than 14 and 35 points were wrong."""
+pictures wrongly more often, and those see few points."""
 MOST_ITERATIONS = 40
 """Of a bundle adjustment of `refine_lens`; where a capture says little about its lens it would go on for minutes."""
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from importlib import resources
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import quote
 
 import numpy as np
@@ -22,6 +22,7 @@ from peak_nerf.photos import drawing
 from peak_nerf.photos.model import Intrinsics, Photo, SparseModel
 from peak_nerf.photos.projection import corner_shift, observed_errors
 from peak_nerf.photos.review import FEW_POINTS, LOW_COVERAGE, Review, View, left_out_reason, review, warnings
+from peak_nerf.photos.train import TrainingSummary
 from peak_nerf.system.files import write_atomically
 
 PAGE = "index.html"
@@ -39,50 +40,6 @@ FILES = {
     "sparse/0": "the model as COLMAP keeps it, for other tools",
     "observations.npz": "which photo saw which point where (docs/photos.md)",
 }
-
-
-class TrainingSummary(Protocol):
-    """What a training on the scene came to; paths are relative to the scene's folder."""
-
-    @property
-    def method(self) -> str:
-        """Such as peak-lite."""
-
-    @property
-    def psnr(self) -> float:
-        """Decibels, mean over test views."""
-
-    @property
-    def ssim(self) -> float:
-        """Mean over test views."""
-
-    @property
-    def lpips(self) -> float | None:
-        """Mean over test views; None where its weights are not on this machine."""
-
-    @property
-    def n_test(self) -> int:
-        """Photos that were kept for testing."""
-
-    @property
-    def steps(self) -> int:
-        """Of the training."""
-
-    @property
-    def seconds(self) -> float:
-        """Of the training."""
-
-    @property
-    def gif(self) -> str | None:
-        """A flight along the cameras' path."""
-
-    @property
-    def comparison(self) -> str | None:
-        """Test views beside their photos."""
-
-    @property
-    def run(self) -> str:
-        """The folder of the run's config.yml."""
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
-from peak_nerf.errors import PeakError
+from peak_nerf.errors import MachineError
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Write a file next to `path` and put it there in one move, so that a crash leaves the old one.
 
-    Raises: PeakError naming the file when the folder or the disk does not take it.
+    Raises: MachineError naming the file when the folder or the disk does not take it.
     """
     temporary = None
     try:
@@ -28,7 +28,7 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
         os.replace(temporary, path)
         temporary = None
     except (OSError, RuntimeError) as error:  # torch.save reports a full disk as RuntimeError
-        raise PeakError(f"{path}: cannot be written ({error}); free space or choose another folder") from error
+        raise MachineError(f"{path}: cannot be written ({error}); free space or choose another folder") from error
     finally:
         if temporary is not None and os.path.exists(temporary):
             os.unlink(temporary)

@@ -9,16 +9,28 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from peak_nerf.errors import PeakError
+from peak_nerf.errors import PeakError, exit_on_peak_error
 
 PATIENCE = 10.0
 """Seconds after a Ctrl-C in which a program may notice by itself; a terminal tells it as well as us."""
 INTERRUPTED = 130
-"""Exit code of a program that Ctrl-C has ended, as shells have it."""
+"""Exit code after Ctrl-C, as shells have it."""
+
+
+@contextmanager
+def exit_as_command() -> Iterator[None]:
+    """End the process as a command does: one line and exit code 2 on a `PeakError`, 130 after Ctrl-C."""
+    with exit_on_peak_error():
+        try:
+            yield
+        except KeyboardInterrupt:
+            print("peak_nerf: interrupted", file=sys.stderr, flush=True)
+            raise SystemExit(INTERRUPTED) from None
 
 
 def run_program(command: Sequence[str], say: Callable[[str], None] | None = None) -> float:

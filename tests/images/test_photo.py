@@ -9,6 +9,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import pillow_heif
 import pytest
 import tifffile
 from PIL import Image, ImageCms
@@ -36,14 +37,14 @@ def far(photo: PhotoFile, expected: np.ndarray) -> float:
     return float(np.abs(photo.rgb.astype(int) - expected).mean())
 
 
-def pillow_heif_or_skip() -> None:
-    pytest.importorskip("pillow_heif").register_heif_opener()
+def register_heif() -> None:
+    pillow_heif.register_heif_opener()
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif", "bmp", "gif", "heic", "avif", "mpo"])
 def test_every_format_under_a_wrong_name(suffix: str, tmp_path: Path) -> None:
     if suffix == "heic":
-        pillow_heif_or_skip()
+        register_heif()
     options: dict[str, Any] = {"jpg": {"quality": 95, "subsampling": 0}, "mpo": {"quality": 95, "subsampling": 0}}
     Image.fromarray(RGB).save(tmp_path / f"a.{suffix}", **options.get(suffix, {}))
     (tmp_path / f"a.{suffix}").rename(tmp_path / "a.dat")
@@ -222,7 +223,7 @@ UPRIGHT = {
 def test_orientations(suffix: str, orientation: int, tmp_path: Path) -> None:
     options: dict[str, Any] = {"jpg": {"quality": 95, "subsampling": 0}, "webp": {"lossless": True}}.get(suffix, {})
     if suffix == "heic":
-        pillow_heif_or_skip()
+        register_heif()
     path = tmp_path / f"a.{suffix}"
     Image.fromarray(RGB).save(path, exif=camera_exif(orientation).tobytes(), **options)
     photo = read_photo(path)
@@ -287,7 +288,7 @@ def test_the_first_of_several(tmp_path: Path) -> None:
 @pytest.mark.parametrize("fraction", [0.02, 0.5, 0.95])
 def test_cut_short(suffix: str, fraction: float, tmp_path: Path) -> None:
     if suffix == "heic":
-        pillow_heif_or_skip()
+        register_heif()
     noise = random.integers(0, 256, (64, 64, 3), dtype=np.uint8)
     path = tmp_path / f"a.{suffix}"
     Image.fromarray(noise).save(path)
@@ -367,3 +368,11 @@ def test_reading_leaves_no_lenience_behind(tmp_path: Path) -> None:
     with pytest.raises(PhotoError):
         read_photo(tmp_path / "a.jpg")
     assert ImageFile.LOAD_TRUNCATED_IMAGES is False
+
+
+def test_a_picture_can_be_read_as_it_is_stored(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x112] = 6
+    Image.new("RGB", (20, 10)).save(tmp_path / "a.jpg", exif=exif)
+    assert read_photo(tmp_path / "a.jpg").size == (10, 20)
+    assert read_photo(tmp_path / "a.jpg", as_stored=True).size == (20, 10)

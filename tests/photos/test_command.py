@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 import pytest
 
 from peak_nerf.cli import main
-from peak_nerf.errors import PeakError
+from peak_nerf.errors import MachineError
 from peak_nerf.photos import calls, command
 from peak_nerf.photos.colmap import Workspace
 from peak_nerf.photos.folder import Record
@@ -106,7 +106,7 @@ def test_an_interrupted_run_goes_on_to_the_same_poses(
         raise KeyboardInterrupt
 
     def full(*args: object, **options: object) -> NoReturn:
-        raise PeakError("index.html: cannot be written (No space left on device); free space")
+        raise MachineError("index.html: cannot be written (No space left on device); free space")
 
     out, partial = tmp_path / "scene", tmp_path / "scene.partial"
     with monkeypatch.context() as patch:

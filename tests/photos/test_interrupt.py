@@ -17,7 +17,6 @@ from peak_nerf.photos.options import PhotosOptions
 
 def test_ctrl_c_waits_for_the_end_of_the_work() -> None:
     """Thread.join, interrupted once, takes a running thread for ended until Python 3.13."""
-    pytest.importorskip("pycolmap")
     ended = threading.Event()
 
     def slow(cancellation_token: Any) -> None:
@@ -43,15 +42,14 @@ def test_killed_before_the_record_was_whole_begins_anew(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "scene").iterdir()] == [RECORD]
 
 
-def test_pillow_is_loaded_before_pycolmap(tmp_path: Path) -> None:
-    """Loaded after it, Pillow 13 corrupts the heap when it writes a PNG, and the process aborts."""
+def test_pillow_is_loaded_before_pycolmap() -> None:
+    """Loaded after it, Pillow 13 was seen to corrupt the heap when it writes a PNG."""
     script = (
-        "import io\nfrom peak_nerf.photos.calls import load\nload()\nfrom PIL import Image\n"
-        "for side in range(50, 900, 50):\n    Image.effect_noise((side, side), 90).save(io.BytesIO(), 'PNG')\n"
-        "print('whole')"
+        "import sys\nfrom peak_nerf.photos.calls import load\nload()\nloaded = list(sys.modules)\n"
+        "print(loaded.index('PIL._imaging') < loaded.index('pycolmap._core'))"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
-    assert (done.stdout.strip(), done.returncode) == ("whole", 0)
+    assert done.stdout.strip() == "True"
 
 
 def test_a_terminated_process_prints_no_stack_trace() -> None:

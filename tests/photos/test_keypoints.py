@@ -108,3 +108,20 @@ def test_without_points_nothing_moves(images: Path) -> None:
     before = pixels(model)
     assert refine_keypoints(model, images) == 0
     np.testing.assert_array_equal(pixels(model), before)
+
+
+def test_observations_in_parts_move_as_they_do_at_once(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, _ = disturbed(0.5)
+    parts, _ = disturbed(0.5)
+    moved = refine_keypoints(whole, images)
+    monkeypatch.setattr(keypoints, "AT_ONCE", 7)
+    assert refine_keypoints(parts, images) == moved
+    np.testing.assert_allclose(pixels(parts), pixels(whole), atol=1e-4)
+
+
+def test_too_many_observations_are_left_as_they_are(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, _ = disturbed(0.5)
+    before = pixels(model)
+    monkeypatch.setattr(keypoints, "MOST", 10)
+    assert refine_keypoints(model, images) == 0
+    np.testing.assert_array_equal(pixels(model), before)

@@ -246,6 +246,29 @@ def test_each_way_is_tried_until_all_pictures_have_a_pose(
     assert set(result.how) <= set(said)
 
 
+def test_faint_features_and_the_global_mapper_must_see_more_points(
+    posed: Posed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    keep = mapping.without_weak
+    monkeypatch.setattr(mapping, "without_weak", lambda model, fewest: asked.append(fewest) or keep(model, fewest))
+    Ladder(posed, monkeypatch, [3], [4], [5], [6])
+    mapped(posed.workspace(tmp_path / "scene"), tmp_path / "scene")
+    assert asked == [12, 12, 20, 40]
+
+
+def test_a_background_that_stands_still_is_left_out_and_said(
+    posed: Posed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Ladder(posed, monkeypatch, [6])
+    monkeypatch.setattr(Workspace, "static_pairs", lambda work: 0.6)
+    moving: list[Workspace] = []
+    monkeypatch.setattr(Workspace, "without_static", lambda work, on_progress: moving.append(work) or work)
+    result, _ = mapped(posed.workspace(tmp_path / "scene"), tmp_path / "scene")
+    assert len(moving) == 1
+    assert result.notes[0].startswith("The background does not move with the subject")
+
+
 def test_looser_settings_are_spared_where_no_match_leads_further(
     posed: Posed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from peak_nerf.errors import PeakError
 from peak_nerf.photos import train
@@ -171,3 +172,17 @@ def test_files_that_are_missing_or_damaged_are_named(scene: Path, programs: Prog
     (scene / "transforms.json").unlink()
     with pytest.raises(PeakError, match=r"transforms.json: cannot be read .*pass a scene of `peak photos`"):
         run(scene)
+
+
+@pytest.mark.parametrize(
+    ("longer_sides", "factor"), [((640,), 1), ((1600, 800, 400), 2), ((4000, 2000, 1000), 4), ((1600,), 1)]
+)
+def test_copies_of_at_most_1000_pixels_are_trained_on(
+    longer_sides: tuple[int, ...], factor: int, scene: Path, programs: Programs
+) -> None:
+    for folder, side in zip(("images", "images_2", "images_4"), longer_sides, strict=False):
+        (scene / folder).mkdir(exist_ok=True)
+        Image.new("RGB", (side, 10)).save(scene / folder / "a.png")
+    run(scene)
+    wanted = f"peak-data --downscale-factor {factor}"
+    assert programs.last("ns-train").endswith(wanted) is (factor > 1)
