@@ -1,6 +1,7 @@
 """The nerfstudio model: what nerfstudio asks of a method, answered with our field, renderer, occupancy grid and KAR."""
 
 # No `from __future__ import annotations`: tyro reads this module's dataclass fields as types.
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,10 +26,10 @@ from peak_nerf.nerf.losses.kar_unobserved import KarUnobserved
 from peak_nerf.nerf.losses.regularizers import regularization_losses
 from peak_nerf.nerf.options import ModelOptions, resolve_defaults
 from peak_nerf.nerf.progress import progress_callback
-from peak_nerf.nerf.render.background import BackgroundField
 from peak_nerf.nerf.render.field import PeakRadianceField, multiplies_bfloat16
 from peak_nerf.nerf.render.occupancy import OccupancyGrid
-from peak_nerf.nerf.render.renderer import OPAQUE, RenderedRays, VolumeRenderer
+from peak_nerf.nerf.render.marcher import Steps
+from peak_nerf.nerf.render.renderer import RenderedRays, VolumeRenderer
 
 FORMS: dict[str, type[KarForm]] = {"point": KarAtSamples, "unobserved": KarUnobserved}
 RELU_INIT: ReluInit = "he"
@@ -80,9 +81,9 @@ class PeakModel(Model):
             or (c.network_precision == "auto" and multiplies_bfloat16(device)),
             device=device,
         )
-        # Named as in checkpoints of before.
-        self.far = self._background_field() if unbounded and c.background_samples > 0 else None
-        self.occupancy = OccupancyGrid(c.occupancy_resolution, c.occupancy_threshold)
+        self.occupancy = OccupancyGrid(
+            c.occupancy_resolution, c.occupancy_threshold, n_cascades=c.cascades if unbounded else 1
+        )
         self.kar: KernelAlignmentRegularizer | None = None
         if c.kar_weight:
             norm: Norm = "huber" if c.kar_form == "unobserved" else "l2"
@@ -98,30 +99,17 @@ class PeakModel(Model):
         # One unit of normalised space is this long in the world.
         self.half_extent = float((high - low).max() / 2)
         background = metadata.get("background", "white")
-        # What is behind an unbounded scene's box is added by the background field.
-        self.background_colour = 0.0 if background == "black" or self.far is not None else 1.0
+        self.background_colour = 0.0 if background == "black" else 1.0
         near = c.near_plane / self.half_extent
+        steps = Steps(
+            2 / c.steps_per_side, c.cone if unbounded else 0.0, c.samples_per_ray, math.exp(c.density_bias)
+        )
         self.renderer = VolumeRenderer(
-            self.field, self.occupancy, 2 / c.steps_per_side, near, self.background_colour, c.render_substeps
+            self.field, self.occupancy, steps, near, self.background_colour, c.render_substeps, c.render_samples
         )
         self.kar_form = None if self.kar is None else FORMS[c.kar_form](self.kar, self.renderer, c)
         self.progress = 0.0
         self.n_samples = 0
-
-    def _background_field(self) -> BackgroundField:
-        """Sees what is behind the box of an unbounded scene."""
-        grid = HashGridConfig(n_levels=6, n_features=4, log2_table_size=15, base_resolution=16, finest_resolution=256)
-        config = FieldConfig(
-            hash_grid=grid,
-            polynomial_degree=self.config.polynomial_degree,
-            hidden_dim=32,
-            n_hidden=1,
-            bias=False,
-            relu_init=RELU_INIT,
-            implementation=self.config.implementation,
-        )
-        device = self.kwargs.get("device", "cpu")
-        return BackgroundField(config, self.config.background_samples, self.field.in_bfloat16, device)
 
     def _set_kar_weight(self, handle: ViewerSlider) -> None:
         assert self.kar is not None
@@ -131,10 +119,6 @@ class PeakModel(Model):
         """`encoding`: tables and a_k; `networks`: the MLPs; `kar`: g."""
         networks = [*self.field.base.backbone.parameters(), *self.field.colour_network.parameters()]
         groups = {"encoding": list(self.field.base.encoding.parameters()), "networks": networks}
-        if self.far is not None:
-            far = self.far.field
-            groups["encoding"] += list(far.base.encoding.parameters())
-            groups["networks"] += [*far.base.backbone.parameters(), *far.colour_network.parameters()]
         if self.kar is not None:
             groups["kar"] = list(self.kar.parameters())
         return groups
@@ -153,37 +137,25 @@ class PeakModel(Model):
             return {**self._render(origins, directions), "normals": self.renderer.normals(origins, directions)}
         rendered = self.renderer.training_rays(origins, directions)
         self.n_samples = len(rendered.samples)
-        self.occupancy.observe(self.occupancy.cells(rendered.samples.x), rendered.density.detach())
+        self.occupancy.observe(rendered.samples.cell, rendered.density.detach())
         outputs = {
             "rendered": rendered,
             "directions": directions,
-            "background": self._training_background(origins, directions, rendered.accumulation),
+            "background": self._training_background(directions, rendered.accumulation),
         }
         return outputs if self.kar is None else {**outputs, "kar_parameters": seen_by_ddp(self.kar)}
 
     def _render(self, origins: Tensor, directions: Tensor) -> dict[str, Tensor]:
         outputs = self.renderer.render(origins, directions)
-        if self.far is not None:
-            behind = self._background(origins, directions, outputs["accumulation"])
-            outputs["background"] = behind
-            outputs["rgb"] = outputs["rgb"] + (1 - outputs["accumulation"]) * behind
         return {**outputs, "depth": outputs["depth"] * self.half_extent}
 
-    def _background(self, origins: Tensor, directions: Tensor, accumulation: Tensor) -> Tensor:
-        """Colour (r, 3) behind the box, evaluated only where a ray is not opaque."""
-        assert self.far is not None
-        through = (accumulation.detach()[:, 0] < 1 - OPAQUE).nonzero()[:, 0]
-        self.n_samples += len(through) * self.far.n_samples
-        colour = self.far(origins[through], directions[through], self.renderer.near)
-        return origins.new_zeros(len(origins), 3).index_put((through,), colour)
-
-    def _training_background(self, origins: Tensor, directions: Tensor, accumulation: Tensor) -> Tensor:
+    def _training_background(self, directions: Tensor, accumulation: Tensor) -> Tensor:
         """What stands behind the batch's rays, (r, 3) or (1, 3): its colour joins prediction and truth alike."""
-        if self.far is not None:
-            return self._background(origins, directions, accumulation)
+        if self.renderer.unbounded:
+            return self.renderer.background_of(directions, accumulation)
         if self.config.train_background == "random":
-            return torch.rand(len(origins), 3, device=self.device)
-        return origins.new_full((1, 3), 1.0 if self.config.train_background == "white" else 0.0)
+            return torch.rand(len(directions), 3, device=self.device)
+        return directions.new_full((1, 3), 1.0 if self.config.train_background == "white" else 0.0)
 
     @torch.no_grad()
     def get_outputs_for_camera_ray_bundle(self, camera_ray_bundle: RayBundle) -> dict[str, Tensor]:
@@ -304,6 +276,6 @@ class PeakModel(Model):
     def _probe_occupancy(self) -> None:
         """Look at random cells, so that matter can appear where no ray samples, then decide anew what is occupied."""
         cells = self.occupancy.random_cells(self.config.occupancy_probes)
-        density, _ = self.field.density(self.occupancy.points_in(cells))
+        density, _ = self.field.density(self.renderer.to_field(self.occupancy.points_in(cells)))
         self.occupancy.observe(cells, density)
         self.occupancy.refresh(self.renderer.dt)

@@ -171,8 +171,14 @@ class RenderOptions:
     """Rays begin no nearer to the camera than this, in world units."""
     train_background: Literal["random", "white", "black"] = "random"
     """What stands behind training rays; random teaches opacity. Evaluation uses the data parser's `background`."""
-    background_samples: Annotated[int, tyro.conf.arg(aliases=["--pipeline.model.far-samples"])] = 8
-    """Samples of a ray behind the box of an unbounded scene, in contracted space; 0 paints all on the box's walls."""
+    samples_per_ray: int = 16
+    """Samples of a training ray, at most; chosen among its steps by what the occupancy grid knows."""
+    render_samples: int = 32
+    """Samples of a rendered ray, at most."""
+    cone: float = 1 / 256
+    """In unbounded space a step is this fraction of the distance from the camera, where that is more than near it."""
+    cascades: int = 6
+    """Occupancy grids of unbounded space, each twice as large as the one before: 6 reach 32 times as far as the box."""
 
 
 @dataclass

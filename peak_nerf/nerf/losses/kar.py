@@ -76,9 +76,9 @@ class KarForm(ABC):
     def render(self, origins: Tensor, directions: Tensor) -> Tensor:
         """Per ray (r,): |f - A f| along it, weighted as colour is."""
         n = len(origins)
-        samples = self.renderer.marcher(origins, directions).next()
+        samples = self.renderer.render_samples(origins, directions)
         density, _ = self.renderer.field.density(samples.x)
-        weights, _ = packed_weights(density * self.renderer.dt, samples.ray, n)
+        weights, _ = packed_weights(density * samples.dt, samples.ray, n)
         shown = (weights > 0.05).nonzero()[:, 0]
         if not len(shown):
             return origins.new_zeros(n)

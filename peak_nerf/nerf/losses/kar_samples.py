@@ -28,8 +28,7 @@ class KarAtSamples(KarForm):
         parts = [_random_samples(step.rendered.samples, step.directions, n // 2)]
         if step.virtual_rays is not None:
             origins, directions = step.virtual_rays
-            jitter = torch.rand(len(origins), device=origins.device)
-            found = self.renderer.marcher(origins, directions, jitter).next()
+            found = self.renderer.training_samples(origins, directions)
             parts.append(_random_samples(found, directions, n - n // 2))
         x, seen_from = torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
         if len(x) <= self.options.kar_anchors:

@@ -84,7 +84,7 @@ class KarUnobserved(KarForm):
         samples, density, n_bank = step.rendered.samples, step.rendered.density, self.options.kar_bank
         occupancy = self.renderer.occupancy
         seen = (step.rendered.transmittance > SEEN).nonzero()[:, 0]
-        self.seen.observe(occupancy.cells(samples.x[seen]))
+        self.seen.observe(samples.cell[seen])
         if self.seen.step % REFRESH == 0:
             self.hidden = self.seen.hidden(occupancy.occupied.view(-1))
         if len(seen) < 2 or self.seen.step <= FORGET:
@@ -98,7 +98,7 @@ class KarUnobserved(KarForm):
         loss = self.kar.mean_norm(kernel_alignment_residual(f_bank, g_bank, f_bank, g_bank, itself))
         if len(self.hidden):
             cells = torch.randint(len(self.hidden), (self.options.kar_queries,), device=bank.device)
-            x = occupancy.points_in(self.hidden[cells])
+            x = self.renderer.to_field(occupancy.points_in(self.hidden[cells]))
             with torch.no_grad():
                 g = self.kar.similarity_features(x)
             residual = kernel_alignment_residual(self._f(x), g, f_bank, g_bank.detach())
@@ -108,7 +108,7 @@ class KarUnobserved(KarForm):
     def residual(self, x: Tensor, directions: Tensor) -> Tensor:
         """f - A f at points, against a bank drawn anew from the grid: half from anywhere, half from occupied cells."""
         occupancy = self.renderer.occupancy
-        bank = occupancy.points_in(occupancy.random_cells(self.options.kar_bank))
+        bank = self.renderer.to_field(occupancy.points_in(occupancy.random_cells(self.options.kar_bank)))
         g, g_bank = self.kar.similarity_features(x.clamp(-1, 1)), self.kar.similarity_features(bank)
         return kernel_alignment_residual(self._f(x), g, self._f(bank), g_bank)
 
@@ -116,4 +116,4 @@ class KarUnobserved(KarForm):
         """f(x); what rendering skips counts as empty, whatever the network says there."""
         occupancy = self.renderer.occupancy
         density, _ = self.renderer.field.density(x)
-        return relative_log_density(density * occupancy.occupied.view(-1)[occupancy.cells(x)])
+        return relative_log_density(density * occupancy.occupied.view(-1)[self.renderer.cells(x)])

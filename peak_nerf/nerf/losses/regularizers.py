@@ -1,7 +1,7 @@
 r"""Regularisers of other few-view methods, as pure functions: what KAR is compared with, or combined with.
 
 Symbols:
-    w, t     weight and distance (middle of its step) of a sample; dt the step's length, all in units of the half box
+    w, t     weight and distance of a sample; dt the length of ray that it stands for, in units of the half box
     alpha    opacity of a sample, 1 - exp(-density dt)
     ray      for each sample, the index of its ray; samples are ordered by ray, then by distance
 """
@@ -15,7 +15,6 @@ from torch import Tensor
 from peak_nerf.core.hash_grid import HashGridEncoding
 from peak_nerf.nerf.options import LossOptions
 from peak_nerf.nerf.render.renderer import RenderedRays
-from peak_nerf.nerf.render.volrend import packed_weights
 
 TV_VERTICES = 4096
 """Vertices per level and step at which total variation is measured."""
@@ -24,7 +23,11 @@ FAINT = 1e-3
 
 
 def distortion_loss(
-    weights: Float[Tensor, " n"], t: Float[Tensor, " n"], dt: float, ray: Int[Tensor, " n"], n_rays: int
+    weights: Float[Tensor, " n"],
+    t: Float[Tensor, " n"],
+    dt: Float[Tensor, " n"],
+    ray: Int[Tensor, " n"],
+    n_rays: int,
 ) -> Float[Tensor, ""]:
     r"""Mean over rays of W (sum_ij p_i p_j |t_i - t_j| + 1/3 sum_i p_i^2 dt): what a ray hits is in one short stretch.
 
@@ -121,9 +124,7 @@ def regularization_losses(options: LossOptions, grid: HashGridEncoding, rendered
     samples, n_rays, losses = rendered.samples, len(rendered.t_enter), {}
     tau = rendered.density * samples.dt
     if options.distortion_weight:
-        # The renderer's own weights would do, but sum gradients in another order: a seed would give other figures.
-        weights, _ = packed_weights(tau, samples.ray, n_rays)
-        distortion = distortion_loss(weights, samples.t, samples.dt, samples.ray, n_rays)
+        distortion = distortion_loss(rendered.weights, rendered.distance, rendered.length, samples.ray, n_rays)
         losses["distortion"] = options.distortion_weight * distortion
     if options.tv_weight > 0:
         losses["tv"] = options.tv_weight * grid_total_variation(grid, TV_VERTICES)

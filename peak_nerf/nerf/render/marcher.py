@@ -1,25 +1,40 @@
-"""Marches rays through the occupied cells, on CPU and CUDA, without nerfacc's CUDA-only kernels.
+r"""Which samples a ray gets: few, and where the scene is; on CPU and CUDA, without nerfacc's CUDA-only kernels.
 
-All positions are normalised: the scene box is [-1, 1]^3. Samples are packed: one flat list for all rays of a batch,
+A ray is cut into steps. Those in occupied cells are its candidates. The occupancy grid's densities tell how much each
+would weigh in the ray's colour; of candidates beyond a budget a random part is taken, each with a probability p that
+grows with that weight, and stands for 1 / p steps: the optical depth that they add up to is right on average,
+whatever the grid thinks. So fog, where nothing is known, costs as little as a surface.
+
+Positions are normalised: the scene box is [-1, 1]^3. Samples are packed: one flat list for all rays of a batch,
 ordered by ray and then by distance.
 
 Symbols:
-    t          distance along a ray, in units of its (unit-length or not) direction
-    dt         step length, the same for every sample
-    ray        for each sample, the index of its ray
+    t, s       distance along a ray (unit direction), and in steps: s = t / dt up to t_bend = dt / cone; beyond,
+               steps grow with the distance from the camera, length cone t: s = t_bend / dt + ln(t / t_bend) / cone
+    p          probability of a candidate
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+import torch.nn.functional as F
+from jaxtyping import Float, Int
 from torch import Tensor
 
+from peak_nerf.nerf.render.contraction import contract
+from peak_nerf.nerf.render.occupancy import OccupancyGrid
 from peak_nerf.system.parallel import parallel_for
+
+OPAQUE = 1e-3
+"""Transmittance, by the grid's densities, behind which a ray has no candidates."""
+EXPLORE = 0.25
+"""Fraction of a ray's samples that is spread over its candidates evenly, whatever the grid thinks."""
+BLUR = 2
+"""Steps within which a surface may lie from where the grid has it."""
 
 
 @dataclass
@@ -28,120 +43,181 @@ class PackedSamples:
 
     Attributes:
         ray: (n,) index of each sample's ray, ascending.
-        t: (n,) distance of each sample's middle.
-        x: (n, 3) position in [-1, 1]^3.
-        dt: step length.
+        t: (n,) distance.
+        dt: (n,) length of ray that it stands for.
+        x: (n, 3) position in the field's cube [-1, 1]^3, contracted where space is unbounded; differentiable in the
+            rays.
+        cell: (n,) flat index of its cell in the occupancy grid.
     """
 
     ray: Int[Tensor, " n"]
     t: Float[Tensor, " n"]
+    dt: Float[Tensor, " n"]
     x: Float[Tensor, "n 3"]
-    dt: float
+    cell: Int[Tensor, " n"]
 
     def __len__(self) -> int:
         return self.ray.shape[0]
 
     def select(self, chosen: Tensor) -> PackedSamples:
         """The samples picked by an index or a boolean mask."""
-        return PackedSamples(self.ray[chosen], self.t[chosen], self.x[chosen], self.dt)
+        return PackedSamples(self.ray[chosen], self.t[chosen], self.dt[chosen], self.x[chosen], self.cell[chosen])
 
 
-def join_waves(waves: Sequence[PackedSamples], dt: float) -> PackedSamples:
-    """The samples of successive calls of `RayMarcher.next`, in the order of rays and distances again.
+@dataclass(frozen=True)
+class Steps:
+    """The steps that rays are cut into, and how many of them are taken."""
 
-    Raises: ValueError (torch's) without waves.
-    """
-    ray, order = torch.cat([wave.ray for wave in waves]).sort(stable=True)
-    t, x = torch.cat([wave.t for wave in waves]), torch.cat([wave.x for wave in waves])
-    return PackedSamples(ray, t[order], x[order], dt)
+    dt: float
+    """Length of a step near the camera."""
+    cone: float
+    """Length over distance of the steps beyond dt / cone; 0 for steps of one length."""
+    budget: int
+    """Samples of a ray, one more at most."""
+    thin: float
+    """Density of cells that are not known yet."""
+
+    def count(self, t: Tensor) -> Tensor:
+        """s: distances in steps."""
+        if self.cone == 0:
+            return t / self.dt
+        bend = self.dt / self.cone
+        return torch.where(t <= bend, t / self.dt, (1 + torch.log(t.clamp(min=bend) / bend)) / self.cone)
+
+    def distance(self, s: Tensor) -> Tensor:
+        """t: the inverse of `count`."""
+        if self.cone == 0:
+            return s * self.dt
+        beyond = self.dt / self.cone * torch.exp((s * self.cone - 1).clamp(min=0))
+        return torch.where(s * self.cone <= 1, s * self.dt, beyond)
+
+    def length(self, t: Tensor) -> Tensor:
+        """Of a step at these distances."""
+        return (self.cone * t).clamp(min=self.dt)
 
 
 def box_intersection(
-    origins: Float[Tensor, "r 3"], directions: Float[Tensor, "r 3"], near: float
+    origins: Float[Tensor, "r 3"], directions: Float[Tensor, "r 3"], near: float, half: float = 1.0
 ) -> tuple[Float[Tensor, " r"], Float[Tensor, " r"]]:
-    """Distances at which rays enter and leave [-1, 1]^3; a ray that misses has enter >= exit."""
+    """Distances at which rays enter and leave [-half, half]^3; a ray that misses has enter >= exit."""
     # A zero component divides to +-inf, which min and max handle, but 0 * inf would not.
     inverse = 1 / torch.where(directions.abs() < 1e-9, torch.full_like(directions, 1e-9), directions)
-    a, b = (-1 - origins) * inverse, (1 - origins) * inverse
+    a, b = (-half - origins) * inverse, (half - origins) * inverse
     enter = torch.minimum(a, b).amax(-1).clamp(min=near)
     return enter, torch.maximum(a, b).amin(-1)
 
 
-class RayMarcher:
-    """State of a march: rays, where they are, and which cells are worth a visit.
+def sample_rays(
+    origins: Float[Tensor, "r 3"],
+    directions: Float[Tensor, "r 3"],
+    grid: OccupancyGrid,
+    steps: Steps,
+    near: float = 0.0,
+    jitter: Float[Tensor, " r"] | None = None,
+) -> PackedSamples:
+    """The samples of rays between `near` and the end of the grid.
 
-    `next(limit)` returns up to `limit` further samples of every live ray, so that a renderer can stop rays early.
+    jitter: (r,) in [0, 1), where in its step a sample lies and which of the candidates are taken; None for the middle.
     """
-
-    def __init__(
-        self,
-        origins: Float[Tensor, "r 3"],
-        directions: Float[Tensor, "r 3"],
-        occupied: Bool[Tensor, "x y z"],
-        blocks: Bool[Tensor, "bx by bz"],
-        dt: float,
-        near: float = 0.0,
-        jitter: Float[Tensor, " r"] | None = None,
-    ) -> None:
-        self.origins, self.directions = origins.contiguous(), directions.contiguous()
-        self.occupied, self.blocks, self.dt = occupied, blocks, dt
-        self.t_enter, self.t_exit = box_intersection(origins, directions, near)
-        self.jitter = torch.full_like(self.t_enter, 0.5) if jitter is None else jitter
-        self.step = torch.zeros(origins.shape[0], dtype=torch.int64, device=origins.device)
-
-    def stop(self, rays: Tensor) -> None:
-        """Mark rays (a boolean mask or indices) as finished."""
-        self.t_exit[rays] = -1.0
-
-    def next(self, limit: int = 1 << 20) -> PackedSamples:
-        """Up to `limit` further samples of each ray."""
-        if self.origins.device.type == "cpu":
-            return self._next_numba(limit)
-        return march_torch(self, limit)
-
-    def _next_numba(self, limit: int) -> PackedSamples:
-        from peak_nerf.nerf.render.marcher_numba import fill, march
-
-        n_rays = self.origins.shape[0]
-        longest = int((self.t_exit - self.t_enter).max() / self.dt) + 1 if n_rays else 0
-        steps = np.empty((n_rays, max(0, min(limit, longest))), np.int32)
-        counts, dt = np.zeros(n_rays, np.int64), np.float32(self.dt)
-        o, d, enter, leave, jitter = (
-            a.numpy() for a in (self.origins, self.directions, self.t_enter, self.t_exit, self.jitter)
-        )
-        state = (self.occupied.numpy(), self.blocks.numpy(), self.step.numpy(), steps, counts)
-        parallel_for(
-            lambda i, j: march(o, d, enter, leave, jitter, dt, *state, i, j), n_rays, min_chunk=64, chunks_per_thread=8
-        )
-        ends = np.cumsum(counts)
-        n = int(ends[-1]) if n_rays else 0
-        samples = PackedSamples(torch.empty(n, dtype=torch.int64), torch.empty(n), torch.empty(n, 3), self.dt)
-        packed = (samples.ray.numpy(), samples.t.numpy(), samples.x.numpy())
-        parallel_for(lambda i, j: fill(o, d, enter, jitter, dt, steps, ends, *packed, i, j), n_rays, min_chunk=64)
-        return samples
+    enter, leave = box_intersection(origins, directions, near, 2.0 ** (grid.n_cascades - 1))
+    jitter = torch.full_like(enter, 0.5) if jitter is None else jitter
+    # Independent of where in its step a sample lies.
+    offset = (jitter * 1021.0) % 1.0
+    if origins.device.type == "cpu":
+        return _sample_numba(origins, directions, enter, leave, jitter, offset, grid, steps)
+    return sample_torch(origins, directions, enter, leave, jitter, offset, grid, steps)
 
 
-def march_torch(marcher: RayMarcher, limit: int) -> PackedSamples:
-    """Reference marcher, for CUDA and for tests: visits every step of the box and masks by occupancy."""
-    m = marcher
-    resolution = m.occupied.shape[0]
-    n_steps = torch.ceil((m.t_exit - m.t_enter) / m.dt - m.jitter).clamp(min=0).long()
-    n_steps[m.t_exit <= m.t_enter] = 0
-    longest = int(n_steps.max()) if n_steps.numel() else 0
-    k = torch.arange(longest, device=m.origins.device)
-    live = (k >= m.step[:, None]) & (k < n_steps[:, None])  # (r, k)
-    ray, index = live.nonzero(as_tuple=True)
-    t = (m.t_enter[ray] + m.jitter[ray] * m.dt) + index.float() * m.dt
-    x = m.origins[ray] + t[:, None] * m.directions[ray]
-    cell = torch.floor((x + 1) * (0.5 * resolution)).long().clamp(0, resolution - 1)
-    hit = m.occupied[cell[:, 0], cell[:, 1], cell[:, 2]]
-    ray, index, t, x = ray[hit], index[hit], t[hit], x[hit]
-    # Rank of each sample within its ray, to cut at `limit`.
-    counts = torch.bincount(ray, minlength=n_steps.shape[0])
-    rank = torch.arange(ray.shape[0], device=ray.device) - (counts.cumsum(0) - counts)[ray]
-    kept = rank < limit
-    m.step = n_steps.clone()
-    cut = counts > limit
-    last = kept & (rank == limit - 1) & cut[ray]
-    m.step[ray[last]] = index[last] + 1
-    return PackedSamples(ray[kept], t[kept], x[kept], m.dt)
+def _sample_numba(
+    origins: Tensor,
+    directions: Tensor,
+    enter: Tensor,
+    leave: Tensor,
+    jitter: Tensor,
+    offset: Tensor,
+    grid: OccupancyGrid,
+    steps: Steps,
+) -> PackedSamples:
+    from peak_nerf.nerf.render.marcher_numba import pack, sample
+
+    n_rays = len(origins)
+    longest = _longest(enter, leave, steps)
+    shape = (n_rays, steps.budget + 1)
+    rows = np.empty(shape, np.float32), np.empty(shape, np.float32), np.empty(shape, np.int64)
+    counts = np.zeros(n_rays, np.int64)
+    rays = [a.detach().contiguous().numpy() for a in (origins, directions, enter, leave, jitter, offset)]
+    state = (grid.density.numpy(), grid.occupied.numpy(), grid.blocks.numpy())
+    numbers = (np.float32(steps.dt), np.float32(steps.cone))
+    rule = (np.float32(steps.thin), np.float32(OPAQUE), EXPLORE, BLUR, steps.budget, longest)
+    parallel_for(
+        lambda i, j: sample(*rays, *numbers, *state, *rule, *rows, counts, i, j),
+        n_rays, min_chunk=64, chunks_per_thread=8,
+    )  # fmt: skip
+    ends = np.cumsum(counts)
+    n = int(ends[-1]) if n_rays else 0
+    ray, t, dt, x = torch.empty(n, dtype=torch.int64), torch.empty(n), torch.empty(n), torch.empty(n, 3)
+    cell = torch.empty(n, dtype=torch.int64)
+    packed = [a.numpy() for a in (ray, t, dt, x, cell)]
+    contracted = grid.n_cascades > 1
+    parallel_for(lambda i, j: pack(*rays[:2], *rows, ends, contracted, *packed, i, j), n_rays, min_chunk=64)
+    if origins.requires_grad or directions.requires_grad:
+        x = _positions(origins, directions, ray, t, contracted)
+    return PackedSamples(ray, t, dt, x, cell)
+
+
+def _positions(origins: Tensor, directions: Tensor, ray: Tensor, t: Tensor, contracted: bool) -> Tensor:
+    x = origins[ray] + t[:, None] * directions[ray]
+    return contract(x) if contracted else x
+
+
+def _longest(enter: Tensor, leave: Tensor, steps: Steps) -> int:
+    """Most steps that any of the rays may have."""
+    hit = leave > enter
+    if not bool(hit.any()):
+        return 1
+    n = (steps.count(leave[hit]) - steps.count(enter[hit])).max()
+    return math.ceil(float(n)) + 2
+
+
+def sample_torch(
+    origins: Tensor,
+    directions: Tensor,
+    enter: Tensor,
+    leave: Tensor,
+    jitter: Tensor,
+    offset: Tensor,
+    grid: OccupancyGrid,
+    steps: Steps,
+) -> PackedSamples:
+    """Reference, for CUDA and for tests: every step of every ray at once, as (r, k) tensors."""
+    first = steps.count(enter) + jitter
+    n_steps = torch.ceil(steps.count(leave) - first).clamp(min=0)
+    n_steps[leave <= enter] = 0
+    k = torch.arange(int(n_steps.max()) if len(n_steps) else 0, device=origins.device)
+    s = first[:, None] + k
+    t = steps.distance(s)
+    length = steps.length(t)
+    x = origins[:, None] + t[..., None] * directions[:, None]
+    cell = grid.cells(x.reshape(-1, 3)).reshape(t.shape)
+    candidate = grid.occupied.view(-1)[cell] & (k < n_steps[:, None])
+    density = grid.density.view(-1)[cell]
+    tau = torch.where(candidate, torch.where(density < 0, steps.thin, density) * length, 0.0)
+    before = torch.exp(tau - tau.cumsum(1))
+    weight = before * -torch.expm1(-tau)
+    # The last candidate is `BLUR` steps behind the first one that leaves the ray opaque.
+    clear = torch.exp(-tau.cumsum(1)) >= OPAQUE
+    clear = torch.cat((torch.ones_like(clear[:, :1]), clear[:, :-1]), 1)
+    reach = F.pad(clear.float()[:, None], (BLUR, 0), value=1.0)
+    candidate &= F.max_pool1d(reach, BLUR + 1, 1)[:, 0] > 0
+    weight = torch.where(candidate, weight, 0.0)
+    blurred = F.max_pool1d(weight[:, None], 2 * BLUR + 1, 1, BLUR)[:, 0].double() * candidate
+    n_candidates = candidate.sum(1, keepdim=True)
+    total = blurred.sum(1, keepdim=True)
+    fraction = torch.where(total > 0, blurred / total.clamp(min=1e-30), candidate / n_candidates.clamp(min=1))
+    p = steps.budget * ((1 - EXPLORE) * fraction + EXPLORE / n_candidates.clamp(min=1))
+    p = torch.where(n_candidates <= steps.budget, 1.0, p.clamp(max=1.0)) * candidate
+    place = offset.double()[:, None] + p.cumsum(1)
+    taken = candidate & ((place.floor() > (place - p).floor()) | (n_candidates <= steps.budget))
+    ray, index = taken.nonzero(as_tuple=True)
+    t, dt, cell = t[ray, index], (length[ray, index] / p[ray, index]).to(t.dtype), cell[ray, index]
+    return PackedSamples(ray, t, dt, _positions(origins, directions, ray, t, grid.n_cascades > 1), cell)

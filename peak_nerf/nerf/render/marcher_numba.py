@@ -1,10 +1,4 @@
-"""Compiled CPU kernel of the occupancy-guided ray marcher; `sampler.march_torch` is its reference.
-
-Symbols:
-    k        index of a step on a ray: t_k = t_enter + (k + jitter) * dt, the middle of the sample's interval
-    cell     voxel of the occupancy grid, in normalised coordinates [-1, 1]^3
-    block    8 x 8 x 8 cells (fewer at the rim); an empty block is skipped in one go
-"""
+"""Compiled CPU kernel of the sampler; `marcher.sample_torch` is its reference and says what the symbols mean."""
 
 from __future__ import annotations
 
@@ -24,74 +18,157 @@ def _cell(position, half, top):
 
 @njit(inline="always")
 @no_type_check
-def _wall(cell, forward, width, per_half, origin, inverse):
+def _wall(cell, forward, width, per_half, scale, origin, inverse):
     """Distance to the far wall of a cell, or of its block when width is 8, along one axis."""
     lower = cell & np.int32(-8) if width == 8 else cell
     edge = np.float32(lower + (width if forward else np.int32(0))) * per_half - np.float32(1)
-    return (edge - origin) * inverse
+    return (edge * scale - origin) * inverse
+
+
+@njit(inline="always")
+@no_type_check
+def _to_steps(t, dt, cone, t_bend):
+    if t <= t_bend:
+        return t / dt
+    return t_bend / dt + np.log(t / t_bend) / cone
+
+
+@njit(inline="always")
+@no_type_check
+def _to_distance(s, dt, cone, t_bend, s_bend):
+    if s <= s_bend:
+        return s * dt
+    return t_bend * np.exp((s - s_bend) * cone)
+
+
+@njit(inline="always")
+@no_type_check
+def _blurred(steps, weights, c, found, blur):
+    """The largest weight within `blur` steps of candidate c."""
+    k, largest = steps[c], weights[c]
+    other = c - 1
+    while other >= 0 and k - steps[other] <= blur:
+        largest = max(largest, weights[other])
+        other -= 1
+    other = c + 1
+    while other < found and steps[other] - k <= blur:
+        largest = max(largest, weights[other])
+        other += 1
+    return np.float64(largest)
 
 
 @njit(**_OPTIONS)
 @no_type_check
-def march(
-    origins, directions, t_enter, t_exit, jitter, dt, occupied, blocks, first_step, steps, counts, start, stop
+def sample(
+    origins, directions, t_enter, t_exit, jitter, offset, dt, cone, density, occupied, blocks, thin, opaque, explore,
+    blur, budget, longest, t_out, dt_out, cell_out, counts, start, stop,
 ):  # fmt: skip
-    """Walk rays start..stop from step `first_step`, visiting occupied cells only.
-
-    Writes the steps k that lie in occupied cells to `steps` (at most steps.shape[1] for each ray), their number to
-    `counts`, and the step to go on from to `first_step`.
-    """
-    limit = steps.shape[1]
-    top = np.int32(occupied.shape[0] - 1)
-    half = np.float32(0.5 * occupied.shape[0])
+    """Samples of rays start..stop, at most budget + 1 each: distances, lengths, cells, and their number to `counts`."""
+    n_cascades, n = occupied.shape[0], occupied.shape[1]
+    top = np.int32(n - 1)
+    half = np.float32(0.5 * n)
     per_half = np.float32(1) / half
-    per_dt = np.float32(1) / dt
     tiny = np.float32(1e-9)
+    t_bend = dt / cone if cone > 0 else np.float32(np.inf)
+    s_bend = t_bend / dt
     one_cell, one_block = np.int32(1), np.int32(8)
+    steps, cells = np.empty(longest, np.int32), np.empty(longest, np.int64)
+    weights = np.empty(longest, np.float32)
     for r in range(start, stop):
-        k = np.int32(first_step[r])
-        found = 0
-        enter = t_enter[r]
-        begin = enter + jitter[r] * dt
+        counts[r] = 0
+        if not t_exit[r] > t_enter[r]:
+            continue
         ox, oy, oz = origins[r, 0], origins[r, 1], origins[r, 2]
         dx, dy, dz = directions[r, 0], directions[r, 1], directions[r, 2]
         ix = np.float32(1) / (dx if abs(dx) > tiny else tiny)
         iy = np.float32(1) / (dy if abs(dy) > tiny else tiny)
         iz = np.float32(1) / (dz if abs(dz) > tiny else tiny)
-        n_steps = np.int32(np.ceil((t_exit[r] - enter) * per_dt - jitter[r])) if t_exit[r] > enter else np.int32(0)
-        while k < n_steps and found < limit:
-            t_k = begin + np.float32(k) * dt
-            i = _cell(ox + t_k * dx, half, top)
-            j = _cell(oy + t_k * dy, half, top)
-            m = _cell(oz + t_k * dz, half, top)
-            in_block = blocks[i >> 3, j >> 3, m >> 3]
-            if in_block and occupied[i, j, m]:
-                steps[r, found] = k
+        s_first = _to_steps(t_enter[r], dt, cone, t_bend) + jitter[r]
+        n_steps = min(np.int32(np.ceil(_to_steps(t_exit[r], dt, cone, t_bend) - s_first)), np.int32(longest))
+        k = np.int32(0)
+        found = 0
+        through = np.float32(1)  # transmittance, by the grid's densities
+        last = n_steps
+        while k < last:
+            s = s_first + np.float32(k)
+            t = _to_distance(s, dt, cone, t_bend, s_bend)
+            x, y, z = ox + t * dx, oy + t * dy, oz + t * dz
+            size = max(abs(x), max(abs(y), abs(z)))
+            level = 0
+            scale = np.float32(1)
+            while size > scale and level < n_cascades - 1:
+                scale *= np.float32(2)
+                level += 1
+            per_scale = np.float32(1) / scale
+            i, j, m = _cell(x * per_scale, half, top), _cell(y * per_scale, half, top), _cell(z * per_scale, half, top)
+            in_block = blocks[level, i >> 3, j >> 3, m >> 3]
+            if in_block and occupied[level, i, j, m]:
+                known = density[level, i, j, m]
+                length = dt if s <= s_bend else t * cone
+                tau = (known if known >= 0 else thin) * length
+                rest = through * np.exp(-tau)
+                steps[found], weights[found] = k, through - rest
+                cells[found] = ((np.int64(level) * n + i) * n + j) * n + m
                 found += 1
+                if through >= opaque and rest < opaque:
+                    last = min(last, k + np.int32(blur) + np.int32(1))
+                through = rest
                 k += np.int32(1)
             else:
                 # Skip to the wall of this empty cell or block, rounding down: a sample is never jumped over.
                 width = one_cell if in_block else one_block
                 wall = min(
-                    _wall(i, dx > 0, width, per_half, ox, ix),
-                    _wall(j, dy > 0, width, per_half, oy, iy),
-                    _wall(m, dz > 0, width, per_half, oz, iz),
+                    _wall(i, dx > 0, width, per_half, scale, ox, ix),
+                    _wall(j, dy > 0, width, per_half, scale, oy, iy),
+                    _wall(m, dz > 0, width, per_half, scale, oz, iz),
                 )
-                k += max(np.int32(1), np.int32((wall - t_k) * per_dt))
-        first_step[r] = min(k, n_steps)
-        counts[r] = found
+                ahead = _to_steps(wall, dt, cone, t_bend) - s if wall > t else np.float32(0)
+                k += max(np.int32(1), np.int32(min(ahead, np.float32(longest))))
+        if found == 0:
+            continue
+        # Probability of each candidate: blurred weight, and a fraction of `explore` evenly spread.
+        total = 0.0
+        for c in range(found):
+            total += _blurred(steps, weights, c, found, blur)
+        taken = 0
+        place = np.float64(offset[r])
+        keep_all = found <= budget
+        even = explore / found
+        for c in range(found):
+            p = 1.0
+            if not keep_all:
+                near = _blurred(steps, weights, c, found, blur) / total if total > 0 else 1.0 / found
+                p = min(1.0, budget * ((1.0 - explore) * near + even))
+            before = place
+            place += p
+            if keep_all or np.floor(place) > np.floor(before):
+                s = s_first + np.float32(steps[c])
+                t = _to_distance(s, dt, cone, t_bend, s_bend)
+                length = dt if s <= s_bend else t * cone
+                t_out[r, taken], cell_out[r, taken] = t, cells[c]
+                dt_out[r, taken] = length / np.float32(p)
+                taken += 1
+        counts[r] = taken
 
 
 @njit(**_OPTIONS)
 @no_type_check
-def fill(origins, directions, t_enter, jitter, dt, steps, ends, ray, t, x, start, stop):
+def pack(
+    origins, directions, t_rows, dt_rows, cell_rows, ends, contracted, ray, t, dt, x, cell, start, stop
+):  # fmt: skip
     """Pack the samples of rays start..stop; those of ray r end at ends[r]."""
+    one, two = np.float32(1), np.float32(2)
     for r in range(start, stop):
         at = ends[r - 1] if r > 0 else 0
-        begin = t_enter[r] + jitter[r] * dt
         for n in range(ends[r] - at):
-            t_k = begin + np.float32(steps[r, n]) * dt
+            t_n = t_rows[r, n]
             ray[at + n] = r
-            t[at + n] = t_k
-            for axis in range(3):
-                x[at + n, axis] = origins[r, axis] + t_k * directions[r, axis]
+            t[at + n], dt[at + n], cell[at + n] = t_n, dt_rows[r, n], cell_rows[r, n]
+            px = origins[r, 0] + t_n * directions[r, 0]
+            py = origins[r, 1] + t_n * directions[r, 1]
+            pz = origins[r, 2] + t_n * directions[r, 2]
+            factor = one
+            if contracted:
+                size = max(one, max(abs(px), max(abs(py), abs(pz))))
+                factor = (two - one / size) / (two * size)
+            x[at + n, 0], x[at + n, 1], x[at + n, 2] = px * factor, py * factor, pz * factor

@@ -1,9 +1,13 @@
-"""The occupancy grid: which cells of the scene box are worth sampling.
+"""The occupancy grid: which cells of space are worth sampling, and how dense they are thought to be.
 
-Positions are normalised: the scene box is [-1, 1]^3.
+Positions x are normalised: the scene box is [-1, 1]^3. An unbounded scene has cascades: the grid of cascade k covers
+[-2^k, 2^k]^3 and is used beyond the one before.
 """
 
 from __future__ import annotations
+
+import math
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -11,12 +15,16 @@ from torch import Tensor, nn
 
 UNKNOWN = -1.0
 """Density of a cell that nothing has been seen of yet. It counts as occupied, and any observation exceeds it."""
+BLOCK = 8
+"""Cells along a side of a block; an empty block is skipped in one go."""
 
 
-def block_occupancy(occupied: Bool[Tensor, "x y z"]) -> Bool[Tensor, "bx by bz"]:
+def block_occupancy(occupied: Bool[Tensor, "k x y z"]) -> Bool[Tensor, "k bx by bz"]:
     """Which blocks of 8 x 8 x 8 cells hold an occupied cell."""
-    pooled = nn.functional.max_pool3d(occupied[None, None].to(torch.uint8).float(), 8, ceil_mode=True)
-    return pooled[0, 0] > 0
+    k, n = occupied.shape[:2]
+    b = n // BLOCK
+    rows = occupied.contiguous().view(torch.int64)  # eight cells of one byte at a time
+    return (rows.view(k, b, BLOCK, b, BLOCK, b) != 0).any(4).any(2)
 
 
 class OccupancyGrid(nn.Module):
@@ -26,6 +34,11 @@ class OccupancyGrid(nn.Module):
     of training rays, plus random probes of all cells, so that matter can appear where no sample goes any more.
     A cell is occupied when the opacity of one step through it, 1 - exp(-density dt), passes `threshold` or the mean
     opacity of visible cells, whichever is lower (Mueller et al. 2022, appendix C).
+
+    Args:
+        resolution: cells per side of each cascade, a multiple of 32: then blocks do not straddle cascades.
+        threshold: opacity of a step.
+        n_cascades: K; 1 for a scene that fits its box.
     """
 
     density: Tensor
@@ -33,38 +46,54 @@ class OccupancyGrid(nn.Module):
     blocks: Tensor
     visible: Tensor
 
-    def __init__(self, resolution: int = 128, threshold: float = 0.01, decay: float = 0.95) -> None:
+    def __init__(
+        self, resolution: int = 128, threshold: float = 0.01, decay: float = 0.95, n_cascades: int = 1
+    ) -> None:
         super().__init__()
-        self.resolution, self.threshold, self.decay = resolution, threshold, decay
-        shape = (resolution,) * 3
+        if resolution % (4 * BLOCK) and (n_cascades > 1 or resolution % BLOCK):
+            raise ValueError(f"resolution must be a multiple of {4 * BLOCK}, got {resolution}")
+        self.resolution, self.threshold, self.decay, self.n_cascades = resolution, threshold, decay, n_cascades
+        shape = (n_cascades, *(resolution,) * 3)
         self.register_buffer("density", torch.full(shape, UNKNOWN))
         self.register_buffer("occupied", torch.ones(shape, dtype=torch.bool))
         self.register_buffer("blocks", block_occupancy(self.occupied))
         self.register_buffer("visible", torch.ones(shape, dtype=torch.bool))
 
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
+        """Checkpoints of before version 0.3 have no axis for cascades."""
+        for name in ("density", "occupied", "blocks", "visible"):
+            value = state_dict.get(prefix + name)
+            if value is not None and value.ndim == 3:
+                state_dict[prefix + name] = value[None]
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
     def cells(self, x: Float[Tensor, "n 3"]) -> Int[Tensor, " n"]:
-        """Flat index of the cell of each position in [-1, 1]^3."""
+        """Flat index of the cell of each position; what is outside all cascades gets the nearest cell of the last."""
         r = self.resolution
-        c = ((x + 1) * (0.5 * r)).long().clamp_(0, r - 1)
-        return (c[:, 0] * r + c[:, 1]) * r + c[:, 2]
+        size = x.abs().amax(-1)
+        k = torch.ceil(torch.log2(size.clamp(min=1))).long().clamp(max=self.n_cascades - 1)
+        c = ((x * torch.exp2(-k.to(x.dtype))[:, None] + 1) * (0.5 * r)).long().clamp_(0, r - 1)
+        return ((k * r + c[:, 0]) * r + c[:, 1]) * r + c[:, 2]
 
     def points_in(self, cells: Int[Tensor, " n"]) -> Float[Tensor, "n 3"]:
         """A random position in each of the cells (flat indices)."""
         r = self.resolution
-        corner = torch.stack((cells // (r * r), cells // r % r, cells % r), -1)
-        return (corner + torch.rand(corner.shape, device=cells.device)) * (2 / r) - 1
+        corner = torch.stack((cells // (r * r) % r, cells // r % r, cells % r), -1)
+        x = (corner + torch.rand(corner.shape, device=cells.device)) * (2 / r) - 1
+        return x * torch.exp2((cells // r**3).to(x.dtype))[:, None]
 
     def random_cells(self, n: int) -> Int[Tensor, " n"]:
         """n random visible cells, half of them from anywhere and half from occupied ones."""
-        occupied = (self.occupied & self.visible).view(-1).nonzero()[:, 0]
-        cells = torch.randint(self.resolution**3, (n if len(occupied) == 0 else n // 2,), device=occupied.device)
-        if len(occupied):
-            chosen = torch.randint(len(occupied), (n - n // 2,), device=occupied.device)
-            cells = torch.cat((cells, occupied[chosen]))
+        device, total = self.occupied.device, self.occupied.numel()
+        anywhere = torch.randint(total, (n // 2,), device=device)
+        # Occupied ones by rejection: a list of all would be made anew each time.
+        chosen = torch.randint(total, (16 * n,), device=device)
+        chosen = chosen[self.occupied.view(-1)[chosen]][: n - n // 2]
+        cells = torch.cat((anywhere, chosen))
         return cells[self.visible.view(-1)[cells]]
 
     @torch.no_grad()
-    def restrict(self, visible: Bool[Tensor, "x y z"]) -> None:
+    def restrict(self, visible: Bool[Tensor, "k x y z"]) -> None:
         """Only these cells may be occupied from now on."""
         self.visible.copy_(visible)
         self.occupied &= self.visible
@@ -84,10 +113,16 @@ class OccupancyGrid(nn.Module):
 
     @torch.no_grad()
     def refresh(self, dt: float) -> None:
-        """Decide anew which cells are occupied, for steps of length dt."""
-        opacity = -torch.expm1(-self.density * dt)
-        known = self.density >= 0
-        mean = opacity[known & self.visible].mean().nan_to_num(0.0)
-        threshold = min(self.threshold, float(mean))
-        self.occupied.copy_((~known | (opacity > threshold)) & self.visible)
+        """Decide anew which cells are occupied, for steps of length dt in the first cascade, twice that in the next."""
+        for k in range(self.n_cascades):
+            density, visible = self.density[k], self.visible[k]
+            step = dt * 2**k
+            # Opacity is below density * step: the exponential is for the mean alone, of every eighth cell.
+            part = density.view(-1)[:: BLOCK + 1]
+            part = part[(part >= 0) & visible.view(-1)[:: BLOCK + 1]]
+            mean = float(-torch.expm1(-part * step).mean()) if len(part) else 0.0
+            threshold = min(self.threshold, mean)
+            limit = -math.log1p(-threshold) / step
+            occupied = (density > limit) | (density < 0)
+            self.occupied[k] = occupied.logical_and_(visible)
         self.blocks.copy_(block_occupancy(self.occupied))

@@ -67,7 +67,10 @@ class PeakPipeline(VanillaPipeline):
             silhouettes = datamanager.silhouettes() if model.config.train_background == "random" else None
             resolution = model.occupancy.resolution
             model.occupancy.restrict(
-                carve_occupancy(datamanager.cameras, silhouettes, model.centre, model.half_extent, resolution)
+                torch.stack([
+                    carve_occupancy(datamanager.cameras, silhouettes, model.centre, model.half_extent * 2**k, resolution)
+                    for k in range(model.occupancy.n_cascades)
+                ])
             )
 
         def after(step: int) -> None:
