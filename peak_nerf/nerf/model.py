@@ -102,10 +102,11 @@ class PeakModel(Model):
         self.background_colour = 0.0 if background == "black" else 1.0
         near = c.near_plane / self.half_extent
         steps = Steps(
-            2 / c.steps_per_side, c.cone if unbounded else 0.0, c.samples_per_ray, math.exp(c.density_bias)
+            2 / c.steps_per_side, c.cone if unbounded else 0.0, c.samples_per_ray, math.exp(c.density_bias), 2 / c.steps_per_side
         )
         self.renderer = VolumeRenderer(
-            self.field, self.occupancy, steps, near, self.background_colour, c.render_substeps, c.render_samples
+            self.field, self.occupancy, steps, near, self.background_colour, c.render_substeps, c.render_samples,
+            c.gradient_reach if unbounded else 0.0,
         )
         self.kar_form = None if self.kar is None else FORMS[c.kar_form](self.kar, self.renderer, c)
         self.progress = 0.0
@@ -137,7 +138,7 @@ class PeakModel(Model):
             return {**self._render(origins, directions), "normals": self.renderer.normals(origins, directions)}
         rendered = self.renderer.training_rays(origins, directions)
         self.n_samples = len(rendered.samples)
-        self.occupancy.observe(rendered.samples.cell, rendered.density.detach())
+        self.occupancy.observe(rendered.samples.cell, rendered.density.detach(), self.renderer.final_dt)
         outputs = {
             "rendered": rendered,
             "directions": directions,
@@ -259,8 +260,6 @@ class PeakModel(Model):
         def before(step: int) -> None:
             if self.config.level_annealing > 0:
                 self.field.open_levels(self.progress / self.config.level_annealing)
-            remaining = max(0.0, 1 - step / max(1, self.config.coarse_steps))
-            self.renderer.dt = self.renderer.final_dt * (1 + 3 * remaining)
 
         def after(step: int) -> None:
             if step % self.config.occupancy_interval == 0:
@@ -276,6 +275,6 @@ class PeakModel(Model):
     def _probe_occupancy(self) -> None:
         """Look at random cells, so that matter can appear where no ray samples, then decide anew what is occupied."""
         cells = self.occupancy.random_cells(self.config.occupancy_probes)
-        density, _ = self.field.density(self.renderer.to_field(self.occupancy.points_in(cells)))
-        self.occupancy.observe(cells, density)
+        density, _ = self.renderer.density(self.renderer.to_field(self.occupancy.points_in(cells)))
+        self.occupancy.observe(cells, density, self.renderer.final_dt)
         self.occupancy.refresh(self.renderer.dt)

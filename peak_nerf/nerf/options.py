@@ -177,6 +177,9 @@ class RenderOptions:
     """Samples of a rendered ray, at most."""
     cone: float = 1 / 256
     """In unbounded space a step is this fraction of the distance from the camera, where that is more than near it."""
+    gradient_reach: float = 1.0
+    """In unbounded space gradients of samples nearer to the camera than this, in half box sides, are scaled down by the
+    square of the distance: near a camera many rays share few cells, and floaters grow there."""
     cascades: int = 6
     """Occupancy grids of unbounded space, each twice as large as the one before: 6 reach 32 times as far as the box."""
 

@@ -77,7 +77,7 @@ class KarForm(ABC):
         """Per ray (r,): |f - A f| along it, weighted as colour is."""
         n = len(origins)
         samples = self.renderer.render_samples(origins, directions)
-        density, _ = self.renderer.field.density(samples.x)
+        density, _ = self.renderer.density(samples.x)
         weights, _ = packed_weights(density * samples.dt, samples.ray, n)
         shown = (weights > 0.05).nonzero()[:, 0]
         if not len(shown):

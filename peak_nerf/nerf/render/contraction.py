@@ -29,6 +29,11 @@ def uncontract(u: Float[Tensor, "*n 3"]) -> Float[Tensor, "*n 3"]:
     return torch.where(size <= 1, 2 * u, 2 * u / size.clamp(min=1) * m)
 
 
+def per_distance(u: Float[Tensor, "n 3"]) -> Float[Tensor, " n"]:
+    """1 / max(1, m): with densities counted so, a step that grows with the distance is as opaque anywhere."""
+    return (2 - 2 * u.abs().amax(-1)).clamp(max=1.0)
+
+
 def infinity(directions: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:
     """Where rays of these directions end: the limit of contract(o + t d) as t grows, on the cube's surface."""
     return directions / directions.abs().amax(-1, keepdim=True).clamp(min=1e-9)

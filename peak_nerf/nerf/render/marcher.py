@@ -76,6 +76,8 @@ class Steps:
     """Samples of a ray, one more at most."""
     thin: float
     """Density of cells that are not known yet."""
+    reference: float
+    """Length of step that the grid's opacities are of."""
 
     def count(self, t: Tensor) -> Tensor:
         """s: distances in steps."""
@@ -114,8 +116,8 @@ def sample_rays(
     steps: Steps,
     near: float = 0.0,
     jitter: Float[Tensor, " r"] | None = None,
-) -> PackedSamples:
-    """The samples of rays between `near` and the end of the grid.
+) -> tuple[PackedSamples, int]:
+    """The samples of rays between `near` and the end of the grid, and how many candidates there were.
 
     jitter: (r,) in [0, 1), where in its step a sample lies and which of the candidates are taken; None for the middle.
     """
@@ -137,20 +139,20 @@ def _sample_numba(
     offset: Tensor,
     grid: OccupancyGrid,
     steps: Steps,
-) -> PackedSamples:
+) -> tuple[PackedSamples, int]:
     from peak_nerf.nerf.render.marcher_numba import pack, sample
 
     n_rays = len(origins)
     longest = _longest(enter, leave, steps)
     shape = (n_rays, steps.budget + 1)
     rows = np.empty(shape, np.float32), np.empty(shape, np.float32), np.empty(shape, np.int64)
-    counts = np.zeros(n_rays, np.int64)
+    counts, candidates = np.zeros(n_rays, np.int64), np.zeros(n_rays, np.int64)
     rays = [a.detach().contiguous().numpy() for a in (origins, directions, enter, leave, jitter, offset)]
-    state = (grid.density.numpy(), grid.occupied.numpy(), grid.blocks.numpy())
-    numbers = (np.float32(steps.dt), np.float32(steps.cone))
+    state = (grid.opacity.numpy(), grid.occupied.numpy(), grid.blocks.numpy())
+    numbers = (np.float32(steps.dt), np.float32(steps.cone), np.float32(steps.reference))
     rule = (np.float32(steps.thin), np.float32(OPAQUE), EXPLORE, BLUR, steps.budget, longest)
     parallel_for(
-        lambda i, j: sample(*rays, *numbers, *state, *rule, *rows, counts, i, j),
+        lambda i, j: sample(*rays, *numbers, *state, *rule, *rows, counts, candidates, i, j),
         n_rays, min_chunk=64, chunks_per_thread=8,
     )  # fmt: skip
     ends = np.cumsum(counts)
@@ -162,7 +164,7 @@ def _sample_numba(
     parallel_for(lambda i, j: pack(*rays[:2], *rows, ends, contracted, *packed, i, j), n_rays, min_chunk=64)
     if origins.requires_grad or directions.requires_grad:
         x = _positions(origins, directions, ray, t, contracted)
-    return PackedSamples(ray, t, dt, x, cell)
+    return PackedSamples(ray, t, dt, x, cell), int(candidates.sum())
 
 
 def _positions(origins: Tensor, directions: Tensor, ray: Tensor, t: Tensor, contracted: bool) -> Tensor:
@@ -188,7 +190,7 @@ def sample_torch(
     offset: Tensor,
     grid: OccupancyGrid,
     steps: Steps,
-) -> PackedSamples:
+) -> tuple[PackedSamples, int]:
     """Reference, for CUDA and for tests: every step of every ray at once, as (r, k) tensors."""
     first = steps.count(enter) + jitter
     n_steps = torch.ceil(steps.count(leave) - first).clamp(min=0)
@@ -220,4 +222,4 @@ def sample_torch(
     taken = candidate & ((place.floor() > (place - p).floor()) | (n_candidates <= steps.budget))
     ray, index = taken.nonzero(as_tuple=True)
     t, dt, cell = t[ray, index], (length[ray, index] / p[ray, index]).to(t.dtype), cell[ray, index]
-    return PackedSamples(ray, t, dt, _positions(origins, directions, ray, t, grid.n_cascades > 1), cell)
+    return PackedSamples(ray, t, dt, _positions(origins, directions, ray, t, grid.n_cascades > 1), cell), int(candidate.sum())

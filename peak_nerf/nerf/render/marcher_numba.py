@@ -60,8 +60,8 @@ def _blurred(steps, weights, c, found, blur):
 @njit(**_OPTIONS)
 @no_type_check
 def sample(
-    origins, directions, t_enter, t_exit, jitter, offset, dt, cone, density, occupied, blocks, thin, opaque, explore,
-    blur, budget, longest, t_out, dt_out, cell_out, counts, start, stop,
+    origins, directions, t_enter, t_exit, jitter, offset, dt, cone, reference, density, occupied, blocks, thin, opaque, explore,
+    blur, budget, longest, t_out, dt_out, cell_out, counts, candidates, start, stop,
 ):  # fmt: skip
     """Samples of rays start..stop, at most budget + 1 each: distances, lengths, cells, and their number to `counts`."""
     n_cascades, n = occupied.shape[0], occupied.shape[1]
@@ -105,8 +105,14 @@ def sample(
             if in_block and occupied[level, i, j, m]:
                 known = density[level, i, j, m]
                 length = dt if s <= s_bend else t * cone
-                tau = (known if known >= 0 else thin) * length
-                rest = through * np.exp(-tau)
+                if known < 0:
+                    rest = through * np.exp(-thin * length)
+                else:
+                    ratio = length / (reference * scale)
+                    if known * ratio < np.float32(0.05):
+                        rest = through * (np.float32(1) - known * ratio)
+                    else:
+                        rest = through * np.exp(ratio * np.log1p(-min(known, np.float32(0.9999))))
                 steps[found], weights[found] = k, through - rest
                 cells[found] = ((np.int64(level) * n + i) * n + j) * n + m
                 found += 1
@@ -124,6 +130,7 @@ def sample(
                 )
                 ahead = _to_steps(wall, dt, cone, t_bend) - s if wall > t else np.float32(0)
                 k += max(np.int32(1), np.int32(min(ahead, np.float32(longest))))
+        candidates[r] = found
         if found == 0:
             continue
         # Probability of each candidate: blurred weight, and a fraction of `explore` evenly spread.

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 UNKNOWN = -1.0
 """Density of a cell that nothing has been seen of yet. It counts as occupied, and any observation exceeds it."""
+RATE = 0.2
 BLOCK = 8
 """Cells along a side of a block; an empty block is skipped in one go."""
 
@@ -42,6 +43,7 @@ class OccupancyGrid(nn.Module):
     """
 
     density: Tensor
+    opacity: Tensor
     occupied: Tensor
     blocks: Tensor
     visible: Tensor
@@ -55,6 +57,7 @@ class OccupancyGrid(nn.Module):
         self.resolution, self.threshold, self.decay, self.n_cascades = resolution, threshold, decay, n_cascades
         shape = (n_cascades, *(resolution,) * 3)
         self.register_buffer("density", torch.full(shape, UNKNOWN))
+        self.register_buffer("opacity", torch.full(shape, UNKNOWN), persistent=False)
         self.register_buffer("occupied", torch.ones(shape, dtype=torch.bool))
         self.register_buffer("blocks", block_occupancy(self.occupied))
         self.register_buffer("visible", torch.ones(shape, dtype=torch.bool))
@@ -100,11 +103,16 @@ class OccupancyGrid(nn.Module):
         self.blocks.copy_(block_occupancy(self.occupied))
 
     @torch.no_grad()
-    def observe(self, cells: Int[Tensor, " n"], density: Float[Tensor, " n"]) -> None:
+    def observe(self, cells: Int[Tensor, " n"], density: Float[Tensor, " n"], dt: float = 0.01) -> None:
         """Let the cells decay once, however often they are listed, then raise them to the densities seen in them."""
         flat = self.density.view(-1)
         flat[cells] = flat[cells] * self.decay
         flat.scatter_reduce_(0, cells, density, "amax")
+        alpha = -torch.expm1(-density * (dt * torch.exp2((cells // self.resolution**3).float())))
+        old = self.opacity.view(-1)[cells]
+        rate = torch.where(old < 0, 1.0, RATE)
+        flat = self.opacity.view(-1)
+        flat[cells] = old.clamp(min=0) + rate * (alpha - old.clamp(min=0))
 
     @property
     def fraction(self) -> Tensor:

@@ -17,11 +17,13 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from peak_nerf.nerf.render.contraction import contract, infinity, uncontract
+from peak_nerf.nerf.render.contraction import contract, infinity, per_distance, uncontract
 from peak_nerf.nerf.render.marcher import PackedSamples, Steps, box_intersection, sample_rays
 from peak_nerf.nerf.render.occupancy import OccupancyGrid
 from peak_nerf.nerf.render.volrend import accumulate, packed_weights
 
+CANDIDATES = 128
+"""Steps of a ray in occupied cells, on average: steps are longer while there are more."""
 OPAQUE = 1e-3
 """A ray whose transmittance has fallen below this is finished, and a sample whose weight is below it has no colour."""
 
@@ -59,6 +61,11 @@ class RenderedRays:
     accumulation: Float[Tensor, "r 1"]
 
 
+def scale_gradient(value: Tensor, factor: Tensor) -> Tensor:
+    """The value itself, its gradient times `factor`."""
+    return value * factor + (value * (1 - factor)).detach()
+
+
 class VolumeRenderer:
     """Renders rays, given as origins and unit directions (r, 3) in normalised space.
 
@@ -81,9 +88,12 @@ class VolumeRenderer:
         background: float,
         substeps: int = 1,
         render_budget: int = 32,
+        gradient_reach: float = 0.0,
     ) -> None:
         self.field, self.occupancy, self.steps = field, occupancy, steps
         self.final_dt = self.dt = steps.dt
+        self.coarse = 8.0
+        self.gradient_reach = gradient_reach
         self.near, self.background, self.substeps, self.render_budget = near, background, substeps, render_budget
 
     @property
@@ -95,6 +105,14 @@ class VolumeRenderer:
         """Positions (n, 3) in the field's cube."""
         return contract(x) if self.unbounded else x
 
+    def density(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """The field's density (n,) per unit of normalised space, and what the colour needs of it.
+
+        In unbounded space the field's own is per distance from the middle: optical depth of what is far stays finite.
+        """
+        density, geometry = self.field.density(u)
+        return (density * per_distance(u) if self.unbounded else density), geometry
+
     def cells(self, u: Tensor) -> Tensor:
         """Flat index (n,) of the occupancy grid's cell of each position in the field's cube."""
         return self.occupancy.cells(uncontract(u) if self.unbounded else u)
@@ -102,28 +120,39 @@ class VolumeRenderer:
     def training_samples(self, origins: Tensor, directions: Tensor) -> PackedSamples:
         """At random places within their steps."""
         jitter = torch.rand(len(origins), device=origins.device)
-        return sample_rays(origins, directions, self.occupancy, replace(self.steps, dt=self.dt), self.near, jitter)
+        samples, n_candidates = sample_rays(origins, directions, self.occupancy, self.present_steps(), self.near, jitter)
+        wanted = self.coarse * n_candidates / max(1, len(origins)) / CANDIDATES
+        self.coarse = min(max(1.0, 0.8 * self.coarse + 0.2 * wanted), 16.0)
+        return samples
+
+    def present_steps(self) -> Steps:
+        """In fog, steps are longer."""
+        return replace(self.steps, dt=self.final_dt * self.coarse, cone=self.steps.cone * self.coarse)
 
     def render_samples(self, origins: Tensor, directions: Tensor) -> PackedSamples:
         """In the middle of their steps."""
         steps = replace(
             self.steps,
-            dt=self.dt / self.substeps,
+            dt=self.final_dt / self.substeps,
             cone=self.steps.cone / self.substeps,
             budget=self.render_budget,
         )
-        return sample_rays(origins, directions, self.occupancy, steps, self.near)
+        return sample_rays(origins, directions, self.occupancy, steps, self.near)[0]
 
     def training_rays(self, origins: Tensor, directions: Tensor) -> RenderedRays:
         """The rays by samples that are worth a gradient."""
         samples = self.training_samples(origins, directions)
         n = len(directions)
-        density, geometry = self.field.density(samples.x)
+        density, geometry = self.density(samples.x)
+        if self.gradient_reach > 0:
+            factor = (samples.t / self.gradient_reach).square().clamp(max=1.0)
+            density = scale_gradient(density, factor)
+            geometry = scale_gradient(geometry, factor[:, None])
         weights, transmittance = packed_weights(density * samples.dt, samples.ray, n)
         colour = self.field.colour(geometry, directions, samples.ray)
         foreground = accumulate(weights, colour, samples.ray, n)
         accumulation = accumulate(weights, torch.ones_like(weights)[:, None], samples.ray, n)
-        steps = replace(self.steps, dt=self.dt)
+        steps = self.present_steps()
         distance = steps.count(samples.t) * steps.dt
         length = samples.dt / steps.length(samples.t) * steps.dt
         t_enter, _ = box_intersection(origins, directions, self.near)
@@ -150,7 +179,7 @@ class VolumeRenderer:
         """
         n = len(origins)
         samples = self.render_samples(origins, directions)
-        density, geometry = self.field.density(samples.x)
+        density, geometry = self.density(samples.x)
         weights, _ = packed_weights(density * samples.dt, samples.ray, n)
         shown = (weights > OPAQUE).nonzero()[:, 0]
         colour = self.field.colour(geometry[shown], directions, samples.ray[shown])
@@ -176,7 +205,7 @@ class VolumeRenderer:
         """Direction in which density falls, averaged along the ray as colour is; in [0, 1], as ns-export wants it."""
         samples = self.render_samples(origins, directions)
         x = (origins[samples.ray] + samples.t[:, None] * directions[samples.ray]).requires_grad_(True)
-        density, _ = self.field.density(self.to_field(x))
+        density, _ = self.density(self.to_field(x))
         (slope,) = torch.autograd.grad(density.sum(), x)
         weights, _ = packed_weights(density.detach() * samples.dt, samples.ray, len(origins))
         normal = accumulate(weights, -F.normalize(slope, dim=-1), samples.ray, len(origins))

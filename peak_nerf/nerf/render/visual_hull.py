@@ -46,8 +46,8 @@ def carve_occupancy(
     axis = ((torch.arange(n, device=centre.device) + 0.5) * (2 / n) - 1) * half_extent
     x = torch.cartesian_prod(axis, axis, axis) + centre
     reach = math.sqrt(3) * half_extent / n  # half the diagonal of a cell
-    seen = torch.zeros(len(x), dtype=torch.bool, device=x.device)
-    empty = torch.zeros_like(seen)
+    count = torch.zeros(len(x), dtype=torch.int32, device=x.device)
+    empty = torch.zeros_like(count, dtype=torch.bool)
     for i in range(len(cameras)):
         pose = cameras.camera_to_worlds[i]
         u, v, before = project(cameras, i, x)
@@ -56,7 +56,7 @@ def carve_occupancy(
         width, height = int(cameras.width[i]), int(cameras.height[i])
         margin = focal * reach / depth
         in_image = (u > -margin) & (u < width + margin) & (v > -margin) & (v < height + margin)
-        seen |= (before > -reach) & in_image
+        count += (before > -reach) & in_image
         if silhouettes is None:
             continue
         nearest = 0.5 * float((pose[:, 3] - centre).norm())
@@ -71,5 +71,7 @@ def carve_occupancy(
         inner = (u >= window) & (u < width - window) & (v >= window) & (v < height - window) & (depth > nearest)
         rows, columns = v[inner].long(), u[inner].long()
         empty[inner] |= mask[rows, columns] == 0
+    import os
+    seen = count >= int(os.environ.get('MINSEEN', '1'))
     possible = (seen & ~empty).reshape(1, 1, n, n, n).float()
     return F.interpolate(possible, size=(resolution,) * 3, mode="nearest")[0, 0] > 0

@@ -62,7 +62,7 @@ class PeakPipeline(VanillaPipeline):
         if not isinstance(model, PeakModel) or not isinstance(datamanager, PeakDataManager):
             return callbacks
         datamanager.draws_virtual_rays = model.kar_form is not None and model.kar_form.needs_virtual_rays
-        if model.config.cull_cells and datamanager.is_pinhole:
+        if model.config.cull_cells:
             # Before a fixed background, training must not be told by an alpha channel what is empty.
             silhouettes = datamanager.silhouettes() if model.config.train_background == "random" else None
             resolution = model.occupancy.resolution
