@@ -7,9 +7,10 @@ from itertools import pairwise
 from typing import Literal, get_args
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+
+from peak_nerf.core.relu_mlp import relu_mlp
 
 ReluInit = Literal["torch", "he"]
 
@@ -56,9 +57,7 @@ class ReluMLP(nn.Module):
 
     def forward(self, x: Float[Tensor, "... in_dim"]) -> Float[Tensor, "... out_dim"]:
         """The network's output, before any activation."""
-        for layer in self.hidden:
-            x = F.relu_(layer(x))  # in place: the backward of a linear layer never reads its own output
-        return self.output(x)
+        return relu_mlp(x, [*self.hidden, self.output])
 
 
 class Siren(nn.Module):
