@@ -316,6 +316,12 @@ def test_memory_and_cpu_are_numbers() -> None:
     assert 1 <= int(cores[1]) <= (os.cpu_count() or 1)
 
 
+def test_cpu_tells_how_threads_wait() -> None:
+    assert doctor.check_cpu(TORCH).value.endswith("; waiting threads sleep under load")
+    given = doctor.check_cpu(TORCH | {"waiting_left_alone": "OMP_WAIT_POLICY is set"})
+    assert given.value.endswith("; waiting threads are left alone: OMP_WAIT_POLICY is set")
+
+
 # ------------------------------------------------------------------------------------------------------- answers
 
 

@@ -110,7 +110,8 @@ def _delays() -> dict[str, int]:
     delays = {}
     for thread in os.listdir(TASKS):
         try:
-            delays[thread] = int((TASKS / thread / "schedstat").read_text().split()[1])
+            with open(f"{TASKS}/{thread}/schedstat", "rb", buffering=0) as file:  # a Path would cost more than the file
+                delays[thread] = int(file.read().split()[1])
         except OSError:  # it has ended
             continue
     return delays
