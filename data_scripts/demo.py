@@ -29,7 +29,7 @@ from peak_nerf.images.figures import save_gif, save_grid
 from peak_nerf.system.programs import exit_as_command, run_program
 
 Array = npt.NDArray[np.float64]
-METHOD = "peak-lite"
+METHOD = "peak"
 ORBIT_FRAMES = 40
 
 

@@ -53,7 +53,7 @@ def usage() -> str:
             *lines,
             "",
             "`peak COMMAND --help` lists a command's options.",
-            "NeRFs are trained with `ns-train peak` or `ns-train peak-lite`.",
+            "Radiance fields are trained with `ns-train peak`.",
         ]
     )
 
@@ -85,6 +85,10 @@ def main(args: Sequence[str] | None = None) -> int:
             import tyro
 
             function = getattr(import_module(command.module), command.function)
+            if "torch" in sys.modules:
+                from peak_nerf.system.waiting import sleep_when_busy
+
+                sleep_when_busy()
             return tyro.cli(function, prog=f"peak {args[0]}", args=args[1:]) or 0
         except KeyboardInterrupt:
             print("peak_nerf: interrupted", file=sys.stderr, flush=True)

@@ -62,12 +62,14 @@ class Check:
 TORCH_PROBE = """
 import json, warnings
 import torch
+from peak_nerf.system.waiting import hindrance
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
     cuda = torch.cuda.is_available()
 print(json.dumps({
     "version": torch.__version__,
     "threads": torch.get_num_threads(),
+    "waiting_left_alone": hindrance(),
     "hub": torch.hub.get_dir(),
     "cuda": cuda,
     "cuda_version": torch.version.cuda or torch.version.hip,
@@ -109,13 +111,13 @@ def check_torch(torch: dict[str, Any]) -> Check:
 
 def check_cuda(torch: dict[str, Any]) -> Check:
     """Whether torch sees a GPU, from its probe."""
-    cost = "training runs on the CPU, for which the method peak-lite is sized"
+    cost = "training runs on the CPU, where `ns-train peak` takes sizes made for it"
     if "error" in torch:
         return Check("CUDA", "missing", "unknown, since torch does not import")
     if torch["cuda"]:
         return Check("CUDA", "ok", ", ".join([str(torch["cuda_version"]), *torch["gpus"]]))
     if shutil.which("nvidia-smi") is None:
-        return Check("CUDA", "missing", "no NVIDIA driver on this machine", cost, "ns-train peak-lite --data DATA")
+        return Check("CUDA", "missing", "no NVIDIA driver on this machine", cost, "ns-train peak --data DATA")
     if torch["cuda_version"] is None:
         value = f"there is an NVIDIA driver, but torch {torch['version']} is built for the CPU only"
         return Check("CUDA", "broken", value, cost, "pip install --force-reinstall torch torchvision 'numpy<2'")
@@ -237,10 +239,14 @@ def check_memory() -> Check:
     return Check("memory", "ok", "size unknown" if total is None else f"{total / GB:.1f} GB")
 
 
-def check_cpu() -> Check:
-    """Processors that this process may use; information only."""
+def check_cpu(torch: dict[str, Any]) -> Check:
+    """Processors that this process may use, and how torch's threads wait, from its probe; information only."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return Check("CPU", "ok", f"{usable or 'unknown number of'} cores, {platform.machine()}")
+    value = f"{usable or 'unknown number of'} cores, {platform.machine()}"
+    if "error" not in torch:
+        reason = torch["waiting_left_alone"]
+        value += "; waiting threads " + ("sleep under load" if reason is None else f"are left alone: {reason}")
+    return Check("CPU", "ok", value)
 
 
 def _version(distribution: str) -> str | None:
@@ -274,7 +280,7 @@ def run_checks() -> list[Check]:
     with ThreadPoolExecutor() as pool:
         torch_answer, numba_answer = pool.submit(probe, TORCH_PROBE), pool.submit(probe, NUMBA_PROBE)
         pycolmap_answer = pool.submit(probe, PYCOLMAP_PROBE)
-        machine = [check_ffmpeg(), check_libusb(), check_disk(Path.cwd()), check_memory(), check_cpu()]
+        machine = [check_ffmpeg(), check_libusb(), check_disk(Path.cwd()), check_memory()]
         plugin = [check_nerfstudio(), check_methods()]
         torch, numba = torch_answer.result(), numba_answer.result()
     return [
@@ -288,6 +294,7 @@ def run_checks() -> list[Check]:
         *machine[:2],
         check_lpips(Path(torch["hub"]) / "checkpoints" if "hub" in torch else None),
         *machine[2:],
+        check_cpu(torch),
     ]
 
 

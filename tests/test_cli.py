@@ -103,6 +103,17 @@ def test_arguments_reach_the_command_and_its_exit_code_comes_back(
     assert seen == [(7, True)]
 
 
+def test_how_threads_wait_is_settled_where_torch_is(command: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    settled: list[str] = []
+    monkeypatch.setattr("peak_nerf.system.waiting.sleep_when_busy", lambda: settled.append("before the command"))
+    monkeypatch.setattr(command, "run", lambda: settled.append("the command"), raising=False)
+    assert cli.main(["try"]) == 0
+    assert settled == ["before the command", "the command"]
+    monkeypatch.delitem(sys.modules, "torch")
+    cli.main(["try"])
+    assert settled[2:] == ["the command"]
+
+
 def test_unknown_option_of_a_command_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit_:
         cli.main(["doctor", "--jsn"])

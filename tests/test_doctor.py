@@ -22,6 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 TORCH = {
     "version": "2.14.1",
     "threads": 2,
+    "waiting_left_alone": None,
     "hub": "/nowhere/hub",
     "cuda": False,
     "cuda_version": "13.0",
@@ -118,7 +119,7 @@ def test_cuda_without_a_driver_is_missing(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("PATH", str(tmp_path))
     check = doctor.check_cuda(TORCH)
     assert check.status == "missing"
-    assert "peak-lite" in check.remedy
+    assert check.remedy == "ns-train peak --data DATA"
 
 
 def test_cuda_with_a_driver_that_torch_cannot_use_is_broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -310,9 +311,15 @@ def test_memory_and_cpu_are_numbers() -> None:
     size = re.fullmatch(r"([\d.]+) GB", doctor.check_memory().value)
     assert size is not None
     assert float(size[1]) > 0.1
-    cores = re.match(r"(\d+) cores", doctor.check_cpu().value)
+    cores = re.match(r"(\d+) cores", doctor.check_cpu(NO_TORCH).value)
     assert cores is not None
     assert 1 <= int(cores[1]) <= (os.cpu_count() or 1)
+
+
+def test_cpu_tells_how_threads_wait() -> None:
+    assert doctor.check_cpu(TORCH).value.endswith("; waiting threads sleep under load")
+    given = doctor.check_cpu(TORCH | {"waiting_left_alone": "OMP_WAIT_POLICY is set"})
+    assert given.value.endswith("; waiting threads are left alone: OMP_WAIT_POLICY is set")
 
 
 # ------------------------------------------------------------------------------------------------------- answers

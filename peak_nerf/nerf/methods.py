@@ -53,28 +53,40 @@ def _method(
     return MethodSpecification(config=config, description=description)
 
 
-peak_method = _method(
-    "peak",
-    "PEAK: hash grid ++ polynomial encoding with Kernel Alignment Regularizer, full size.",
-    PeakPipelineConfig(datamanager=PeakDataManagerConfig(), model=PeakModelConfig(kar_queries=256)),
-    _optimizers(),
-    (20000, 2000, 2000),
-)
+def _peak(name: str, description: str, full: bool) -> MethodSpecification:
+    """PEAK in full size, for a GPU, or in that for two CPU cores."""
+    if full:
+        model, length = PeakModelConfig(kar_queries=256), (20000, 2000, 2000)
+    else:
+        model, length = (
+            PeakModelConfig(
+                n_levels=8,
+                n_features=4,
+                log2_table_size=17,
+                finest_resolution=512,
+                steps_per_side=200,
+                target_samples=1 << 15,
+            ),
+            (2800, 1000, 500),
+        )
+    pipeline = PeakPipelineConfig(datamanager=PeakDataManagerConfig(), model=model)
+    return _method(name, description, pipeline, _optimizers(), length)
 
-_lite_model = PeakModelConfig(
-    n_levels=8,
-    n_features=4,
-    log2_table_size=17,
-    finest_resolution=512,
-    steps_per_side=200,
-    target_samples=1 << 15,
-)
-peak_lite_method = _method(
+
+def _peak_of_this_machine() -> MethodSpecification:
+    """`peak`, whose size is settled when `ns-train` lists its methods, before any option is read."""
+    description = (
+        "PEAK: hash grid ++ polynomial encoding with Kernel Alignment Regularizer. Full size on a machine with CUDA"
+        " (with --machine.device-type cpu too), the sizes and steps of peak-lite on any other."
+    )
+    return _peak("peak", description, full=torch.cuda.is_available())
+
+
+peak_method = _peak_of_this_machine()
+peak_lite_method = _peak(
     "peak-lite",
-    "PEAK for two CPU cores: a 25-view scene in about 5 minutes, no GPU needed.",
-    PeakPipelineConfig(datamanager=PeakDataManagerConfig(), model=_lite_model),
-    _optimizers(),
-    (2800, 1000, 500),
+    "PEAK for two CPU cores, on any machine: a 25-view scene in about 5 minutes, no GPU needed.",
+    full=False,
 )
 
 _nerfacto_pipeline = PeakPipelineConfig(

@@ -32,6 +32,7 @@ from peak_nerf.metrics import lpips_weights
 from peak_nerf.nerf.ddp import seen_by_ddp
 from peak_nerf.nerf.options import PeakOptions as PeakOptions
 from peak_nerf.nerf.progress import progress_callback
+from peak_nerf.system.waiting import sleep_when_busy
 
 KAR_WEIGHT = 1e-2
 """Weight of KAR where none is given."""
@@ -59,6 +60,7 @@ class PeakModelMixin(_Base):
 
     def populate_modules(self) -> None:
         """The model's own modules, then the encoding and g."""
+        sleep_when_busy()
         with without_lpips_download(type(self)):
             super().populate_modules()
         weight = KAR_WEIGHT if self.config.kar_weight is None else self.config.kar_weight

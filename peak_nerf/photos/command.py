@@ -225,7 +225,7 @@ def _write_page(
 ) -> None:
     out = shlex.quote(str(folder.out))
     resumed = f"peak photos {shlex.quote(str(options.source))} --out {out} --resume --train"
-    commands = [f"ns-train peak-lite --data {out}", *([] if summary else [resumed])]
+    commands = [f"ns-train peak --data {out}", *([] if summary else [resumed])]
     record = folder.record
     write_page(
         scene,
@@ -253,4 +253,4 @@ def _say_end(folder: SceneFolder, summary: TrainingSummary | None, display: Disp
     if summary is not None:
         display.say(f"{summary.psnr:.2f} dB on {summary.n_test} held-out photos; {folder.out / summary.gif}")
     else:
-        display.say(f"Train: ns-train peak-lite --data {shlex.quote(str(folder.out))}")
+        display.say(f"Train: ns-train peak --data {shlex.quote(str(folder.out))}")

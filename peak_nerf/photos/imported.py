@@ -48,7 +48,7 @@ def kind_of(source: Path) -> Kind:
     scene = next((name for name in SCENES if (source / name).is_file()), None)
     if scene is not None:
         raise PeakError(
-            f"{source}: has poses already ({scene}): ns-train peak-lite --data {source}; to find them anew, name the "
+            f"{source}: has poses already ({scene}): ns-train peak --data {source}; to find them anew, name the "
             f"folder of its pictures"
         )
     if model_folder(source) is not None:

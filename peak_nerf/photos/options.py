@@ -44,7 +44,7 @@ class TrainOptions:
     """Going on to a radiance field."""
 
     train: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Also train peak-lite, evaluate it on held-out photos and render a moving picture along the cameras' path."""
+    """Also run `ns-train peak`, evaluate it on held-out photos and render a moving picture along the cameras' path."""
     train_seconds: Annotated[
         float | None,
         Field(gt=0),

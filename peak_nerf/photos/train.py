@@ -19,7 +19,7 @@ from peak_nerf.errors import PeakError
 from peak_nerf.system.programs import run_program
 from peak_nerf.system.record import write_json
 
-METHOD = "peak-lite"
+METHOD = "peak"
 RUN = Path("runs", "photos", METHOD, "run")
 """nerfstudio's folder of the run, relative to the scene's."""
 RESULTS = Path("training")
@@ -90,7 +90,7 @@ class Training:
 
 
 def train_scene(scene: Path, *, seconds: float | None, seed: int, say: Say, resume: bool) -> TrainingSummary:
-    """Train `peak-lite` on the scene, evaluate it, and render the flight and the comparison.
+    """Train `peak` on the scene, evaluate it, and render the flight and the comparison.
 
     Args:
         scene: folder with transforms.json.

@@ -22,6 +22,9 @@ from typing import Any
 
 import torch
 
+CALLBACK = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+"""What GNU OpenMP calls on each thread of a team."""
+
 _pool: ThreadPoolExecutor | None = None
 _pool_size = 0
 _forked = False
@@ -74,12 +77,12 @@ def parallel_for(
         except BaseException as error:  # an exception cannot cross C: the caller raises it below
             errors.append(error)
 
-    openmp = _openmp()
-    if openmp is None or _forked:
+    openmp = gnu_openmp()
+    if openmp is None:
         for future in [_threads(threads).submit(run) for _ in range(threads)]:
             future.result()
     else:
-        openmp.GOMP_parallel(_CALLBACK(run), None, threads, 0)
+        openmp.GOMP_parallel(CALLBACK(run), None, threads, 0)
     if errors:
         raise errors[0]
 
@@ -104,16 +107,17 @@ def keep_freed_memory() -> None:
         library.mallopt(trim_threshold, gigabyte)
 
 
-_CALLBACK = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+def gnu_openmp() -> ctypes.CDLL | None:
+    """The GNU OpenMP library that torch itself loaded; None where it has none, and in a forked child."""
+    return None if _forked else _gnu_openmp()
 
 
 @lru_cache(maxsize=1)
-def _openmp() -> ctypes.CDLL | None:
-    """The GNU OpenMP library that torch itself loaded, or None."""
+def _gnu_openmp() -> ctypes.CDLL | None:
     libraries = sorted((Path(torch.__file__).parent / "lib").glob("libgomp*.so*"))
     if not libraries or "OpenMP" not in torch.__config__.parallel_info():
         return None
     library = ctypes.CDLL(str(libraries[0]))
-    library.GOMP_parallel.argtypes = [_CALLBACK, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
+    library.GOMP_parallel.argtypes = [CALLBACK, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
     library.GOMP_parallel.restype = None
     return library

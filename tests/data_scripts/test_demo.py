@@ -15,7 +15,7 @@ demo = load_script("demo")
 
 def test_train_command_names_the_views_and_only_given_steps(tmp_path):
     short = demo.train_command(demo.Settings(out=tmp_path, steps=7, views=9))
-    assert short[:2] == ["ns-train", "peak-lite"]
+    assert short[:2] == ["ns-train", "peak"]
     assert short[-3:] == ["peak-data", "--num-views", "9"]
     assert short[short.index("--max-num-iterations") + 1] == "7"
     assert "--max-num-iterations" not in demo.train_command(demo.Settings(out=tmp_path, steps=None))
@@ -23,7 +23,7 @@ def test_train_command_names_the_views_and_only_given_steps(tmp_path):
 
 def test_eval_command_loads_the_config_that_training_writes(tmp_path):
     command = demo.eval_command(demo.Settings(out=tmp_path))
-    expected = tmp_path / "runs" / "demo" / "peak-lite" / "run" / "config.yml"
+    expected = tmp_path / "runs" / "demo" / "peak" / "run" / "config.yml"
     assert command[command.index("--load-config") + 1] == str(expected)
 
 
@@ -50,7 +50,7 @@ def test_record_is_strict_json_without_absent_metrics(tmp_path):
     record = demo.metrics_record(settings, {"psnr": 25.5, "ssim": 0.9, "lpips": float("nan"), "fps": 2}, 61.234, 8, 12)
     assert json.loads(json.dumps(record, allow_nan=False)) == record
     assert "lpips" not in record
-    expected = {"task": "nerf", "method": "peak-lite", "seed": 42, "psnr": 25.5, "ssim": 0.9, "seconds": 61.23}
+    expected = {"task": "nerf", "method": "peak", "seed": 42, "psnr": 25.5, "ssim": 0.9, "seconds": 61.23}
     assert {k: record[k] for k in expected} == expected
     assert record["settings"] == {"views": 25, "steps": 100}
     assert record["n_parameters"] == 12

@@ -27,8 +27,8 @@ light, photos, shapes, textures = (
 )
 
 SUMMARY = TrainingSummary(
-    "peak-lite", 24.567, 0.8, None, 3, 500, 160.0, 20.0, 40.0, "training/flythrough.gif", "training/side_by_side.png",
-    "runs/photos/peak-lite/run",
+    "peak", 24.567, 0.8, None, 3, 500, 160.0, 20.0, 40.0, "training/flythrough.gif", "training/side_by_side.png",
+    "runs/photos/peak/run",
 )  # fmt: skip
 
 

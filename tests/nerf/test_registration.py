@@ -1,5 +1,6 @@
 """What nerfstudio sees of us, also when we are broken."""
 
+import dataclasses
 import subprocess
 import sys
 import textwrap
@@ -10,6 +11,7 @@ from nerfstudio.plugins.registry_dataparser import DataParserSpecification
 from nerfstudio.plugins.types import MethodSpecification
 
 from peak_nerf.nerf import registration
+from peak_nerf.nerf.model import PeakModelConfig
 
 
 def test_methods_and_parser_are_registered() -> None:
@@ -23,11 +25,18 @@ def test_methods_and_parser_are_registered() -> None:
     assert isinstance(parser, DataParserSpecification)
 
 
-def test_cuda_is_taken_where_there_is_one(monkeypatch) -> None:
-    from peak_nerf.nerf import methods as config
+def test_peak_has_the_size_of_its_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Full size and CUDA where there is CUDA; elsewhere `peak` differs from `peak-lite` by its name alone."""
+    from peak_nerf.nerf import methods
 
+    here, lite = methods.peak_method.config, methods.peak_lite_method.config  # there is no CUDA here
+    assert here.pipeline is not lite.pipeline  # a change in one must not reach the other
+    assert dataclasses.replace(here, method_name="peak-lite") == lite
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    assert config._machine().device_type == "cuda"
+    full = methods._peak_of_this_machine().config
+    assert (full.method_name, full.machine.device_type) == ("peak", "cuda")
+    assert (full.max_num_iterations, full.pipeline.model) == (20000, PeakModelConfig(kar_queries=256))
+    assert (lite.max_num_iterations, lite.pipeline.model.log2_table_size) == (2800, 17)
 
 
 def test_unknown_attribute() -> None:

@@ -26,7 +26,7 @@ from tests.photos.capture import Plane, arc, write_capture
 from tests.photos.posed import Posed
 
 SUMMARY = TrainingSummary(
-    method="peak-lite",
+    method="peak",
     psnr=27.31,
     ssim=0.91,
     lpips=None,
@@ -37,7 +37,7 @@ SUMMARY = TrainingSummary(
     seconds_pictures=4.0,
     gif="training/flythrough.gif",
     comparison="training/comparison.jpg",
-    run="runs/photos/peak-lite/run",
+    run="runs/photos/peak/run",
 )
 
 
@@ -80,7 +80,7 @@ def test_a_scene_is_whole(posed: Posed) -> None:
     ]
     page = (posed.scene / "index.html").read_text()
     assert "IMG_003.jpg" in page
-    assert "ns-train peak-lite --data" in page
+    assert "ns-train peak --data" in page
 
 
 def test_pictures_without_a_pose_say_why() -> None:
@@ -200,7 +200,7 @@ def test_pictures_without_overlap_leave_nothing(
         ("empty", (), "empty: is empty; name a folder of JPEG"),
         ("one", (), "one: holds one picture; take at least 3"),
         ("one/P0_000.jpg", (), "P0_000.jpg: is one picture; name the folder that holds all of them"),
-        ("scene", (), "scene: has poses already (transforms.json): ns-train peak-lite --data"),
+        ("scene", (), "scene: has poses already (transforms.json): ns-train peak --data"),
         ("three", ("--masks", "nowhere"), "--masks nowhere: no such folder"),
         ("three", ("--max-size", "-5"), "--max-size: must be at least 64, got -5"),
         ("three", ("--video-frames", "0"), "--video-frames: must be at least 3, got 0"),

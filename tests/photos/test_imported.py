@@ -83,7 +83,7 @@ def test_other_kinds(tmp_path: Path) -> None:
     (tmp_path / "poses_bounds.npy").touch()
     assert kind_of(tmp_path) == "llff"
     (tmp_path / "transforms_train.json").touch()
-    with pytest.raises(PeakError, match=r"has poses already \(transforms_train\.json\): ns-train peak-lite --data "):
+    with pytest.raises(PeakError, match=r"has poses already \(transforms_train\.json\): ns-train peak --data "):
         kind_of(tmp_path)
     with pytest.raises(PeakError, match="nowhere: no such folder or video"):
         kind_of(tmp_path / "nowhere")

@@ -24,7 +24,7 @@ NASTY = "<b>&.jpg"
 
 @dataclass
 class Training:
-    method: str = "peak-lite"
+    method: str = "peak"
     psnr: float = 22.126
     ssim: float = 0.7412
     lpips: float | None = 0.2131
@@ -33,7 +33,7 @@ class Training:
     seconds: float = 247.3
     gif: str | None = "flythrough.gif"
     comparison: str | None = "side by side.png"
-    run: str = "runs/peak-lite/run"
+    run: str = "runs/peak/run"
 
 
 class Reader(HTMLParser):
@@ -162,11 +162,11 @@ def test_training_comes_with_its_figures_pictures_and_viewer(tmp_path: Path, mon
     photos = models.photos(tmp_path)
     Image.new("RGB", (4, 4)).save(tmp_path / "flythrough.gif")
     Image.new("RGB", (40, 40)).save(tmp_path / "side by side.png")
-    train = f"ns-train peak-lite --data {tmp_path}"
-    viewer = f"ns-viewer --load-config {tmp_path}/runs/peak-lite/run/config.yml"
+    train = f"ns-train peak --data {tmp_path}"
+    viewer = f"ns-viewer --load-config {tmp_path}/runs/peak/run/config.yml"
     html = written(tmp_path, photos, training=Training(), commands=[train, viewer])
     words = Reader(html).words()
-    assert "peak-lite , 1,400 steps in 4 min 7 s; measured on 1 photo that it did not see." in words
+    assert "peak , 1,400 steps in 4 min 7 s; measured on 1 photo that it did not see." in words
     assert "22.13 dB PSNR 0.741 SSIM 0.213 LPIPS" in words
     assert re.findall(r'"command"><code>(.*?)</code>', html) == [viewer, train]
     sources = [image["src"] or "" for image in Reader(html).all("img")]
@@ -183,7 +183,7 @@ def test_training_comes_with_its_figures_pictures_and_viewer(tmp_path: Path, mon
 def test_a_folder_with_a_space_is_quoted_in_the_viewers_command(tmp_path: Path) -> None:
     folder = tmp_path / "my scene"
     html = written(folder, models.photos(folder), training=replace(Training(), gif=None, comparison=None))
-    command = f"ns-viewer --load-config &#39;{folder}/runs/peak-lite/run/config.yml&#39;"
+    command = f"ns-viewer --load-config &#39;{folder}/runs/peak/run/config.yml&#39;"
     assert f"<code>{command}</code>" in html
 
 

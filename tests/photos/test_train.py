@@ -36,7 +36,7 @@ class Programs:
         self.commands.append((name, list(command)))
         options = dict(itertools.pairwise(command))
         if name == "ns-train":
-            models = self.scene / "runs" / "photos" / "peak-lite" / options["--timestamp"] / "nerfstudio_models"
+            models = self.scene / "runs" / "photos" / "peak" / options["--timestamp"] / "nerfstudio_models"
             models.mkdir(parents=True, exist_ok=True)
             for old in models.iterdir():
                 old.unlink()
@@ -44,7 +44,7 @@ class Programs:
         if name in self.fail:
             raise self.fail.pop(name)
         if name == "ns-eval":
-            Path(options["--output-path"]).write_text(json.dumps({"results": self.results, "method_name": "peak-lite"}))
+            Path(options["--output-path"]).write_text(json.dumps({"results": self.results, "method_name": "peak"}))
         if name == "flythrough":
             out = Path(options["--out"])
             (out / "flythrough.json").write_text('{"test_views": 3, "frames": 40}')
@@ -73,16 +73,16 @@ def test_photos_are_trained_on_evaluated_and_shown(scene: Path, programs: Progra
     summary = run(scene)
     assert programs.names == ["ns-train", "ns-eval", "flythrough"]
     assert programs.last("ns-train") == (
-        f"ns-train peak-lite --data {scene} --output-dir {scene}/runs --experiment-name photos --timestamp run"
+        f"ns-train peak --data {scene} --output-dir {scene}/runs --experiment-name photos --timestamp run"
         " --vis tensorboard --machine.seed 7 --max-seconds 60"
     )
-    config = f"{scene}/runs/photos/peak-lite/run/config.yml"
+    config = f"{scene}/runs/photos/peak/run/config.yml"
     assert f"--load-config {config} --output-path {scene}/training/eval.json" in programs.last("ns-eval")
     assert f"-m peak_nerf.nerf.flythrough --load-config {config} --out {scene}/training" in programs.last("flythrough")
     assert dataclasses.replace(summary, seconds=0) == TrainingSummary(
-        method="peak-lite", psnr=24.5, ssim=0.8, lpips=0.2, n_test=3, steps=500, seconds=0, seconds_evaluation=2.5,
+        method="peak", psnr=24.5, ssim=0.8, lpips=0.2, n_test=3, steps=500, seconds=0, seconds_evaluation=2.5,
         seconds_pictures=2.5, gif="training/flythrough.gif", comparison="training/side_by_side.png",
-        run="runs/photos/peak-lite/run",
+        run="runs/photos/peak/run",
     )  # fmt: skip
     assert read_summary(scene) == summary
 
@@ -121,7 +121,7 @@ def test_an_interrupted_training_goes_on_from_its_checkpoint(scene: Path, progra
         read_summary(scene)
     summary = run(scene, resume=True)
     assert programs.names == ["ns-train", "ns-train", "ns-eval", "flythrough"]
-    models = scene / "runs" / "photos" / "peak-lite" / "run" / "nerfstudio_models"
+    models = scene / "runs" / "photos" / "peak" / "run" / "nerfstudio_models"
     assert programs.last("ns-train").endswith(f"--max-seconds 60 --load-dir {models}")
     assert summary.seconds > before["seconds"]
 

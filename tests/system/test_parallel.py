@@ -15,7 +15,7 @@ from peak_nerf.system.parallel import parallel_for
 def threads(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both sources of threads, on two threads whatever the machine has."""
     if request.param == "thread pool":
-        monkeypatch.setattr(parallel, "_openmp", lambda: None)
+        monkeypatch.setattr(parallel, "gnu_openmp", lambda: None)
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     yield
@@ -87,7 +87,7 @@ def test_kernels_beside_each_other() -> None:
 
 
 def _in_child(connection: object) -> None:
-    assert parallel._forked  # so that the ranges run on a thread pool, not on OpenMP
+    assert parallel.gnu_openmp() is None  # so that the ranges run on a thread pool, not on OpenMP
     seen: list[int] = []
     parallel_for(lambda i, j: seen.extend(range(i, j)), 100)
     assert sorted(seen) == list(range(100))

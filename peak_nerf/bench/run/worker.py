@@ -63,6 +63,9 @@ def run_job(job: Job, send: Callable[[Event], object], threads: int) -> Event:
         run, options = load_task(job.target)
         if "torch" in sys.modules:  # loaded by the task, if it needs it
             sys.modules["torch"].set_num_threads(threads)
+            from peak_nerf.system.waiting import sleep_when_busy
+
+            sleep_when_busy()
         run(options(**OptionTypes(options).convert_all(job.options)), job.out, on_progress)
     except PeakError as error:
         return Event("failed", str(error))

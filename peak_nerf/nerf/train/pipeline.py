@@ -18,6 +18,7 @@ from peak_nerf.nerf.data.datamanager import PeakDataManager, PeakDataManagerConf
 from peak_nerf.nerf.model import PeakModel, PeakModelConfig
 from peak_nerf.nerf.render.visual_hull import carve_occupancy
 from peak_nerf.nerf.train.viewer import FirstView
+from peak_nerf.system.waiting import sleep_when_busy
 
 MIN_RAYS, MAX_RAYS = 256, 1 << 16
 """Bounds of the number of rays of a training step."""
@@ -40,6 +41,7 @@ class PeakPipeline(VanillaPipeline):
 
     def __init__(self, config: PeakPipelineConfig, device: str, *args: Any, **kwargs: Any) -> None:
         show_log()
+        sleep_when_busy()
         if torch.device(device).type == "cpu":
             # Adam's second moments of rarely touched table rows sink into denormals, which CPUs handle slowly.
             torch.set_flush_denormal(True)

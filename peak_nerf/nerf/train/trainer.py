@@ -24,6 +24,7 @@ from peak_nerf.nerf.train.optimizers import ExponentialScheduleConfig, multiplie
 
 NO_END = 10**9
 """Steps of a run that the clock ends."""
+NO_CUDA = "peak: no CUDA on this machine, so the sizes and steps are by default those of peak-lite"
 
 
 @dataclass
@@ -65,6 +66,8 @@ class PeakTrainer(Trainer):
                 raise PeakError("--max-seconds: is for one process; with several GPUs give --max-num-iterations")
             if limit is not None:
                 self.config.max_num_iterations = NO_END
+            if self.config.method_name == "peak" and not torch.cuda.is_available():
+                CONSOLE.print(NO_CUDA, markup=False, highlight=False, soft_wrap=True)
             super().setup(test_mode)
 
     def progress(self, step: int) -> float:

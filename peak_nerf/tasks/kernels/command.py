@@ -111,9 +111,11 @@ def run_figure2(options: Figure2) -> dict[str, Any]:
     check_folder(options.out)
     import numpy as np
 
+    from peak_nerf.system.waiting import sleep_when_busy
     from peak_nerf.tasks.kernels import figure2 as task
     from peak_nerf.tasks.kernels import figures as pictures
 
+    sleep_when_busy()
     chosen, courses = _fit_all(options)
     kernels = {method: runs[0].kernel.numpy() for method, runs in courses.items()}
     kernels = {**kernels, "optimal": task.grid_and_optimal_kernel(options.points)[1].numpy()}
@@ -190,10 +192,12 @@ def run_spectrum(options: Spectrum) -> dict[str, Any]:
 
     from peak_nerf.core.kernels.alignment import centered_kernel_alignment, spectrum
     from peak_nerf.core.kernels.ntk import empirical_ntk
+    from peak_nerf.system.waiting import sleep_when_busy
     from peak_nerf.tasks.field_file import load_field
     from peak_nerf.tasks.image_field import pixel_coordinates
     from peak_nerf.tasks.kernels import figures as pictures
 
+    sleep_when_busy()
     module, (height, width) = load_field(options.field)
     check_folder(options.out)
     step = max(math.sqrt(height * width / options.points), 1.0)

@@ -49,6 +49,16 @@ def test_it_tells_progress_and_the_end_of_each_job(tmp_path: Path, monkeypatch: 
     assert json.loads((tmp_path / ".cell.partial" / "metrics.json").read_text())["psnr"] == 15.0
 
 
+def test_threads_of_a_task_with_torch_are_settled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settled: list[object] = []
+    monkeypatch.setattr("torch.set_num_threads", settled.append)
+    monkeypatch.setattr("peak_nerf.system.waiting.sleep_when_busy", lambda: settled.append("waiting"))
+    one = job(tmp_path / "cell", method="peak")
+    begin(one)
+    assert worker.run_job(one, lambda _: None, 3).kind == "done"
+    assert settled == [3, "waiting"]  # whether there is anything to settle depends on the number
+
+
 def test_failures_are_events_and_the_worker_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sent = run(tmp_path, monkeypatch, {"method": "fails"}, {"method": "raises"}, {"nonsense": 1}, {"method": "peak"})
     ends = [event for event in sent if event.kind != "progress"]

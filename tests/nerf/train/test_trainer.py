@@ -14,7 +14,7 @@ import yaml
 from nerfstudio.utils.eval_utils import eval_setup
 
 from peak_nerf.errors import PeakError
-from peak_nerf.nerf.train.trainer import latest_checkpoint, write_atomically
+from peak_nerf.nerf.train.trainer import NO_CUDA, latest_checkpoint, write_atomically
 from tests.nerf.runs import start, tiny_config, train
 
 
@@ -41,6 +41,28 @@ def test_resume_finishes_the_run(tmp_path) -> None:
         other = uninterrupted.optimizers.optimizers[name]
         assert optimizer.param_groups[0]["lr"] == pytest.approx(other.param_groups[0]["lr"])
         assert type(optimizer.param_groups[0]["lr"]) is float
+
+
+def test_peak_says_that_it_has_the_smaller_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tiny_config(tmp_path)
+    assert config.method_name == "peak-lite"
+    start(config)
+    assert NO_CUDA not in capsys.readouterr().out
+    config.method_name = "peak"
+    start(config)
+    assert capsys.readouterr().out.count(NO_CUDA) == 1
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    start(config)
+    assert NO_CUDA not in capsys.readouterr().out
+
+
+def test_how_threads_wait_is_settled_with_the_pipeline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settled: list[int] = []
+    monkeypatch.setattr("peak_nerf.nerf.train.pipeline.sleep_when_busy", lambda: settled.append(1))
+    start(tiny_config(tmp_path))
+    assert settled == [1]
 
 
 def test_a_finished_run_says_so(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
