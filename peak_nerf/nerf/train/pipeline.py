@@ -16,6 +16,7 @@ from rich.logging import RichHandler
 from peak_nerf.errors import exit_on_peak_error
 from peak_nerf.nerf.data.datamanager import PeakDataManager, PeakDataManagerConfig
 from peak_nerf.nerf.model import PeakModel, PeakModelConfig
+from peak_nerf.nerf.progress import progress_callback
 from peak_nerf.nerf.render.visual_hull import carve_occupancy
 from peak_nerf.nerf.train.viewer import FirstView
 
@@ -62,7 +63,7 @@ class PeakPipeline(VanillaPipeline):
         if not isinstance(model, PeakModel) or not isinstance(datamanager, PeakDataManager):
             return callbacks
         datamanager.draws_virtual_rays = model.kar_form is not None and model.kar_form.needs_virtual_rays
-        if model.config.cull_cells and datamanager.is_pinhole:
+        if model.config.cull_cells:
             # Before a fixed background, training must not be told by an alpha channel what is empty.
             silhouettes = datamanager.silhouettes() if model.config.train_background == "random" else None
             resolution = model.occupancy.resolution
@@ -77,7 +78,11 @@ class PeakPipeline(VanillaPipeline):
             # Damped, since the count of one batch is noisy.
             sampler.num_rays_per_batch = int(min(max(0.7 * rays + 0.3 * wanted, MIN_RAYS), MAX_RAYS))
 
-        return [*callbacks, TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN_ITERATION], after)]
+        return [
+            *callbacks,
+            progress_callback(datamanager, training_callback_attributes.trainer),
+            TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN_ITERATION], after),
+        ]
 
     def get_average_image_metrics(
         self,
