@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 from jaxtyping import Bool, Float, Int
-from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.cameras.camera_utils import radial_and_tangential_undistort
+from nerfstudio.cameras.cameras import Cameras, CameraType
 from torch import Tensor
 
 
@@ -56,6 +57,13 @@ def local_directions(
 
     x is right, y up, z backward. Of a perspective camera z is -1, of others the length is 1.
     """
+    if int(cameras.camera_type[camera]) == CameraType.PERSPECTIVE.value:  # a quarter of the time of generate_rays
+        fx, fy, cx, cy = (getattr(cameras, name)[camera] for name in ("fx", "fy", "cx", "cy"))
+        plane = torch.stack(((u - cx) / fx, (v - cy) / fy), -1)
+        if cameras.distortion_params is not None:
+            plane = radial_and_tangential_undistort(plane, cameras.distortion_params[camera])
+        x, y = plane.unbind(-1)
+        return torch.stack((x, -y, -torch.ones_like(x)), -1)
     lens = Cameras(
         camera_to_worlds=torch.eye(4, device=cameras.device)[None, :3],
         **{name: getattr(cameras, name)[camera : camera + 1] for name in ("fx", "fy", "cx", "cy", "width", "height")},

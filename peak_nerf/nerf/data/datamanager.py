@@ -20,6 +20,7 @@ from torch import Tensor
 from peak_nerf.nerf.data.dataparser import PeakDataParserConfig
 from peak_nerf.nerf.data.pixel_rays import PixelRays, ray_bundle, rotate
 from peak_nerf.nerf.data.pixels import PixelTable, pixel_tables
+from peak_nerf.nerf.exposure import exposures_differ
 from peak_nerf.nerf.options import renamed
 
 
@@ -65,6 +66,10 @@ class PeakDataManager(VanillaDataManager[InputDataset]):
         self.has_alpha = channels == 4 and bool((self.full_size.colours[:, 3] < 255).any())
         self.cameras: Cameras = self.train_dataset.cameras.to(self.device)
         self.pixel_rays = PixelRays(self.cameras)
+        # The model is built from this, after the data manager.
+        self.train_dataset.metadata["exposures_differ"] = channels == 3 and exposures_differ(
+            images, self.cameras.camera_to_worlds
+        )
         positions = self.cameras.camera_to_worlds[:, :, 3]
         # The first column is each camera itself.
         self.neighbours = torch.cdist(positions, positions).topk(min(4, len(positions)), largest=False).indices[:, 1:]

@@ -53,7 +53,8 @@ class PixelRays:
         values = [cameras.fx, cameras.fy, cameras.cx, cameras.cy, cameras.width, cameras.height, cameras.camera_type]
         values += [] if cameras.distortion_params is None else [cameras.distortion_params]
         distinct, lens = torch.cat([value.double() for value in values], -1).unique(dim=0, return_inverse=True)
-        lattices = [_lattice(cameras, int((lens == i).nonzero()[0])) for i in range(len(distinct))]
+        self.n_lenses = len(distinct)
+        lattices = [_lattice(cameras, int((lens == i).nonzero()[0])) for i in range(self.n_lenses)]
         # direction (3) and the area that a pixel spans there, before it is divided by the direction's length cubed
         self.nodes = torch.cat([lattice.reshape(-1, 4) for lattice in lattices])
         rows, columns = torch.tensor([lattice.shape[:2] for lattice in lattices], device=lens.device).unbind(1)
@@ -69,14 +70,15 @@ class PixelRays:
 
     def local(self, camera: Tensor, u: Tensor, v: Tensor) -> Tensor:
         """Per position of a camera's picture, (n,) each: its direction in the camera's axes and its area, (n, 4)."""
-        per_pixel, columns = self.per_pixel[camera], self.columns[camera]
-        x, y = (u - 0.5) * per_pixel[:, 0], (v - 0.5) * per_pixel[:, 1]
+        lens = camera if self.n_lenses > 1 else 0
+        per_pixel, columns, rows = self.per_pixel[lens], self.columns[lens], self.rows[lens]
+        x, y = (u - 0.5) * per_pixel[..., 0], (v - 0.5) * per_pixel[..., 1]
         # Half a pixel at the border lies beyond the outermost nodes: there the last cell is continued.
         column = x.long().clamp(min=0).minimum(columns - 2)
-        row = y.long().clamp(min=0).minimum(self.rows[camera] - 2)
+        row = y.long().clamp(min=0).minimum(rows - 2)
         right, down = x - column, y - row
         left, up = 1 - right, 1 - down
-        corner = self.first[camera] + row * columns + column
+        corner = self.first[lens] + row * columns + column
         below = corner + columns
         corners = torch.stack((corner, corner + 1, below, below + 1), -1)
         weights = torch.stack((up * left, up * right, down * left, down * right), -1)

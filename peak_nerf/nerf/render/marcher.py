@@ -83,9 +83,10 @@ class RayMarcher:
         near: float = 0.0,
         jitter: Float[Tensor, " r"] | None = None,
     ) -> None:
-        self.origins, self.directions = origins.contiguous(), directions.contiguous()
+        # Which samples there are has no gradient.
+        self.origins, self.directions = origins.detach().contiguous(), directions.detach().contiguous()
         self.occupied, self.blocks, self.dt = occupied, blocks, dt
-        self.t_enter, self.t_exit = box_intersection(origins, directions, near)
+        self.t_enter, self.t_exit = box_intersection(self.origins, self.directions, near)
         self.jitter = torch.full_like(self.t_enter, 0.5) if jitter is None else jitter
         self.step = torch.zeros(origins.shape[0], dtype=torch.int64, device=origins.device)
 

@@ -95,7 +95,10 @@ class VolumeRenderer:
         marcher = self.marcher(origins, directions, torch.rand(len(origins), device=origins.device))
         # In the fog of the first, coarse steps nothing is hidden.
         samples = marcher.next() if self.dt > self.final_dt else self._unhidden(marcher)
-        return self.composite(samples, directions, marcher.t_enter)
+        x = None
+        if origins.requires_grad:  # of cameras that are refined; what regularisers see of the samples has no gradient
+            x = origins[samples.ray] + samples.t[:, None] * directions[samples.ray]
+        return self.composite(samples, directions, marcher.t_enter, x)
 
     @torch.no_grad()
     def _unhidden(self, marcher: RayMarcher) -> PackedSamples:
@@ -114,10 +117,15 @@ class VolumeRenderer:
             marcher.stop(depth > -math.log(OPAQUE))
         return join_waves(parts, self.dt) if parts else marcher.next()
 
-    def composite(self, samples: PackedSamples, directions: Tensor, t_enter: Tensor) -> RenderedRays:
-        """The rays of these directions (r, 3), which enter the box at t_enter (r,), by these samples."""
+    def composite(
+        self, samples: PackedSamples, directions: Tensor, t_enter: Tensor, x: Tensor | None = None
+    ) -> RenderedRays:
+        """The rays of these directions (r, 3), which enter the box at t_enter (r,), by these samples.
+
+        x: the samples' positions, where they have a gradient.
+        """
         n = len(directions)
-        density, geometry = self.field.density(samples.x)
+        density, geometry = self.field.density(samples.x if x is None else x)
         weights, transmittance = packed_weights(density * samples.dt, samples.ray, n)
         colour = self.field.colour(geometry, directions, samples.ray)
         foreground = accumulate(weights, colour, samples.ray, n)

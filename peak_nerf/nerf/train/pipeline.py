@@ -63,6 +63,8 @@ class PeakPipeline(VanillaPipeline):
         if not isinstance(model, PeakModel) or not isinstance(datamanager, PeakDataManager):
             return callbacks
         datamanager.draws_virtual_rays = model.kar_form is not None and model.kar_form.needs_virtual_rays
+        positions = datamanager.cameras.camera_to_worlds[:, :, 3]
+        model.camera_optimizer.gauge.fix(positions, float((positions - model.centre).norm(dim=-1).median()))
         if model.config.cull_cells:
             # Before a fixed background, training must not be told by an alpha channel what is empty.
             silhouettes = datamanager.silhouettes() if model.config.train_background == "random" else None
