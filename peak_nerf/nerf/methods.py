@@ -13,6 +13,9 @@ from peak_nerf.nerf.train.optimizers import ExponentialScheduleConfig, FusedAdam
 from peak_nerf.nerf.train.pipeline import PeakPipelineConfig
 from peak_nerf.nerf.train.trainer import PeakTrainerConfig
 
+CAMERA_RATE, CAMERA_WARMUP = 3e-4, 500
+"""Of poses: a step is about a fifth of a pixel, and full only once there is something to align with."""
+
 
 def _machine() -> MachineConfig:
     """CUDA where there is one, the CPU otherwise: nerfstudio's own default is CUDA on every machine."""
@@ -20,12 +23,18 @@ def _machine() -> MachineConfig:
 
 
 def _optimizers() -> dict:
-    """Tables and a_k, networks, and KAR's g each have a rate of their own."""
-    return {"encoding": _group(4e-2), "networks": _group(1e-2), "kar": _group(1e-3)}
+    """Tables and a_k, networks, KAR's g, poses and exposures each have a rate of their own."""
+    return {
+        "encoding": _group(4e-2),
+        "networks": _group(1e-2),
+        "kar": _group(1e-3),
+        "camera_opt": _group(CAMERA_RATE, warmup_steps=CAMERA_WARMUP),
+        "exposure": _group(1e-2),
+    }
 
 
-def _group(rate: float) -> dict:
-    return {"optimizer": FusedAdamConfig(lr=rate), "scheduler": ExponentialScheduleConfig()}
+def _group(rate: float, warmup_steps: int = 20) -> dict:
+    return {"optimizer": FusedAdamConfig(lr=rate), "scheduler": ExponentialScheduleConfig(warmup_steps=warmup_steps)}
 
 
 def _method(

@@ -18,8 +18,11 @@ from torch.nn import Parameter
 from peak_nerf.core.backbones import ReluInit
 from peak_nerf.core.field import FieldConfig, HashGridConfig
 from peak_nerf.core.kar import KernelAlignmentRegularizer, Norm
+from peak_nerf.errors import PeakError
 from peak_nerf.metrics import view_scores
+from peak_nerf.nerf.camera_refinement import CameraRefinement, CameraRefinementConfig
 from peak_nerf.nerf.ddp import seen_by_ddp
+from peak_nerf.nerf.exposure import Exposure, ExposureCorrection
 from peak_nerf.nerf.losses.kar import KarForm, KarStep
 from peak_nerf.nerf.losses.kar_samples import KarAtSamples
 from peak_nerf.nerf.losses.kar_unobserved import KarUnobserved
@@ -45,6 +48,16 @@ class PeakModelConfig(ModelOptions, ModelConfig):
     """target class to instantiate"""
     enable_collider: bool = False
     """Not used: rays begin and end at the scene box."""
+    camera_optimizer: CameraRefinementConfig = field(default_factory=CameraRefinementConfig)
+    """Refinement of the training cameras' poses; those of evaluation stay as they are."""
+    exposure: Exposure = "auto"
+    """affine: each training picture has a gain and an offset of its own for each colour, and what is rendered is their
+    mean. auto: where neighbouring photos of 16 or more differ in brightness. Not for pictures with alpha."""
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # Runs of before had neither.
+        before = {"camera_optimizer": CameraRefinementConfig(mode="off"), "exposure": "off"}
+        super().__setstate__(before | state)
 
 
 class PeakModel(Model):
@@ -84,6 +97,9 @@ class PeakModel(Model):
         self.occupancy = OccupancyGrid(
             c.occupancy_resolution, c.occupancy_threshold, n_cascades=c.cascades if unbounded else 1
         )
+        refinement = c.camera_optimizer.resolved(metadata.get("kind"), unbounded)
+        self.camera_optimizer: CameraRefinement = refinement.setup(num_cameras=self.num_train_data, device=device)
+        self.exposure, self.corrects_exposure = self._exposure_correction(metadata)
         self.kar: KernelAlignmentRegularizer | None = None
         if c.kar_weight:
             norm: Norm = "huber" if c.kar_form == "unobserved" else "l2"
@@ -112,16 +128,34 @@ class PeakModel(Model):
         self.progress = 0.0
         self.n_samples = 0
 
+    def _exposure_correction(self, metadata: dict[str, Any]) -> tuple[ExposureCorrection | None, bool]:
+        """The correction, and whether it is used.
+
+        `auto` has one in any case: who only renders has not seen the pictures, and must be able to load it.
+        """
+        has_alpha = bool(metadata.get("has_alpha"))
+        if self.config.exposure == "affine" and has_alpha:
+            raise PeakError(
+                "--pipeline.model.exposure affine: is for photos, these pictures have an alpha channel; use off or auto"
+            )
+        if self.config.exposure == "off" or has_alpha:
+            return None, False
+        used = self.config.exposure == "affine" or bool(metadata.get("exposures_differ"))
+        return ExposureCorrection(self.num_train_data).requires_grad_(used), used
+
     def _set_kar_weight(self, handle: ViewerSlider) -> None:
         assert self.kar is not None
         self.kar.weight = float(handle.value)
 
     def get_param_groups(self) -> dict[str, list[Parameter]]:
-        """`encoding`: tables and a_k; `networks`: the MLPs; `kar`: g."""
+        """`encoding`: tables and a_k; `networks`: the MLPs; `kar`: g; `camera_opt`: poses; `exposure`: colours."""
         networks = [*self.field.base.backbone.parameters(), *self.field.colour_network.parameters()]
         groups = {"encoding": list(self.field.base.encoding.parameters()), "networks": networks}
         if self.kar is not None:
             groups["kar"] = list(self.kar.parameters())
+        self.camera_optimizer.get_param_groups(groups)
+        if self.exposure is not None and self.corrects_exposure:
+            groups["exposure"] = list(self.exposure.parameters())
         return groups
 
     # Rays
@@ -133,6 +167,8 @@ class PeakModel(Model):
 
     def get_outputs(self, ray_bundle: RayBundle) -> dict[str, Any]:
         """Per ray: rgb over the background, accumulation and depth (world units); in training what losses need."""
+        if self.training:
+            self.camera_optimizer.apply_to_raybundle(ray_bundle)
         origins, directions = self._normalised(ray_bundle)
         if not self.training:
             return {**self._render(origins, directions), "normals": self.renderer.normals(origins, directions)}
@@ -143,6 +179,7 @@ class PeakModel(Model):
             "rendered": rendered,
             "directions": directions,
             "background": self._training_background(directions, rendered.accumulation),
+            "picture": ray_bundle.camera_indices,
         }
         return outputs if self.kar is None else {**outputs, "kar_parameters": seen_by_ddp(self.kar)}
 
@@ -191,6 +228,7 @@ class PeakModel(Model):
             return losses
         rendered: RenderedRays = outputs["rendered"]
         losses |= regularization_losses(self.config, self.field.grid, rendered)
+        self.camera_optimizer.get_loss_dict(losses)
         if self.kar_form is not None:
             virtual_rays = self._normalised(batch["virtual_rays"]) if "virtual_rays" in batch else None
             kar = self.kar_form.loss(KarStep(rendered, outputs["directions"], virtual_rays, self.progress))
@@ -206,6 +244,8 @@ class PeakModel(Model):
             return outputs["rgb"], self._over_background(image)
         rendered, background = outputs["rendered"], outputs["background"]
         predicted = rendered.foreground + (1 - rendered.accumulation) * background
+        if self.exposure is not None and self.corrects_exposure:
+            predicted = self.exposure(predicted, outputs["picture"].reshape(-1))
         if image.shape[-1] == 3:
             return predicted, image
         alpha = image[:, 3:]
@@ -224,6 +264,7 @@ class PeakModel(Model):
             metrics["rays"] = torch.tensor(float(len(predicted)))
             metrics["samples"] = torch.tensor(float(len(outputs["rendered"].samples)))
             metrics["occupancy"] = self.occupancy.fraction
+            self.camera_optimizer.get_metrics_dict(metrics)
             polynomial = self.field.base.polynomial
             coefficients: Any = [] if polynomial is None else polynomial.coefficients.detach()
             metrics.update({f"a_{k}": a_k for k, a_k in enumerate(coefficients)})

@@ -177,7 +177,9 @@ class RenderOptions:
     """Samples of a rendered ray, at most."""
     cone: float = 1 / 256
     """In unbounded space a step is this fraction of the distance from the camera, where that is more than near it."""
-    gradient_reach: float = 1.0
+    min_cameras: int = 3
+    """In unbounded space, cells that fewer training cameras see stay empty; of few views, half of them are enough."""
+    gradient_reach: float = 0.2
     """In unbounded space gradients of samples nearer to the camera than this, in half box sides, are scaled down by the
     square of the distance: near a camera many rays share few cells, and floaters grow there."""
     cascades: int = 6

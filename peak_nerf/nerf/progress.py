@@ -7,8 +7,8 @@ from typing import Any
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackLocation
 
 
-def progress_callback(model: Any, trainer: Any) -> TrainingCallback:
-    """Sets `model.progress` before each step to the finished fraction of `trainer`'s run.
+def progress_callback(owner: Any, trainer: Any) -> TrainingCallback:
+    """Sets `owner.progress` before each step to the finished fraction of `trainer`'s run.
 
     By the clock where the trainer has one (`PeakTrainer.progress`), else of its steps.
     """
@@ -16,6 +16,6 @@ def progress_callback(model: Any, trainer: Any) -> TrainingCallback:
     by_clock = getattr(trainer, "progress", None)  # nerfstudio's own trainer has none
 
     def before(step: int) -> None:
-        model.progress = step / max(1, total) if by_clock is None else by_clock(step)
+        owner.progress = step / max(1, total) if by_clock is None else by_clock(step)
 
     return TrainingCallback([TrainingCallbackLocation.BEFORE_TRAIN_ITERATION], before)

@@ -1,10 +1,12 @@
 """The model learns a scene, renders it consistently, and KAR does what its switch says."""
 
+import dataclasses
 import math
 
 import pytest
 import torch
 from nerfstudio.cameras.rays import RayBundle
+from PIL import Image
 
 from peak_nerf.core.field import FieldConfig, HashGridConfig
 from peak_nerf.nerf.losses.kar_samples import KarAtSamples
@@ -12,7 +14,7 @@ from peak_nerf.nerf.losses.kar_unobserved import KarUnobserved
 from peak_nerf.nerf.render.field import PeakRadianceField, padding
 from peak_nerf.nerf.render.volrend import accumulate, packed_weights
 from tests.nerf.runs import start, tiny_config, train
-from tests.nerf.scene_factory import write_blender_scene
+from tests.nerf.scene_factory import write_blender_scene, write_nerfstudio_scene
 
 
 @pytest.fixture(scope="module")
@@ -288,3 +290,84 @@ def test_few_views_get_the_distortion_loss_and_few_harmonics(tmp_path) -> None:
     assert pipeline.model.field.direction_encoding.get_out_dim() == 2**2
     pipeline.train()
     assert "distortion" in pipeline.get_train_loss_dict(0)[1]
+
+
+def photos_config(folder, steps: int = 20, n: int = 9, **model):
+    scene = folder / "photos"
+    if not scene.exists():
+        write_nerfstudio_scene(scene, n=n, size=32)
+    config = tiny_config(folder, steps=steps, **model)
+    config.data = config.pipeline.datamanager.data = scene
+    return config
+
+
+def test_colour_has_a_gradient_towards_poses(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of photos, by default; against differences, with samples at the same distances along the moved rays."""
+    trainer = start(photos_config(tmp_path, network_precision="float32", kar_weight=0.0))
+    model = trainer.pipeline.model
+    assert model.camera_optimizer.config.mode == "SO3xR3"
+    with torch.no_grad():  # a field with some shape
+        model.field.base.encoding.encodings[0].table.normal_(std=0.5)
+    model.renderer.dt = 4 * model.renderer.final_dt  # no samples are left out
+    adjustment = model.get_param_groups()["camera_opt"][0]
+    bundle, batch = trainer.pipeline.datamanager.next_train(0)
+    marcher = model.renderer.marcher(*model._normalised(bundle), torch.rand(len(bundle)))
+    samples = marcher.next()
+    monkeypatch.setattr(marcher, "next", lambda: samples)
+    monkeypatch.setattr(model.renderer, "marcher", lambda *_: marcher)
+
+    def loss(step: torch.Tensor) -> torch.Tensor:
+        torch.manual_seed(0)
+        with torch.no_grad():
+            adjustment.copy_(step)
+        outputs = model(dataclasses.replace(bundle))
+        return model.get_loss_dict(outputs, batch)["rgb"]
+
+    loss(torch.zeros_like(adjustment)).backward()
+    gradient = adjustment.grad.clone()
+    assert (gradient.abs() > 0).all()
+    steepest = gradient / gradient.norm()
+    with torch.no_grad():
+        slope = (loss(1e-3 * steepest) - loss(-1e-3 * steepest)) / 2e-3
+    assert float(slope) == pytest.approx(float(gradient.norm()), rel=0.05)
+
+
+def test_views_that_are_held_out_stay_where_they_are(tmp_path) -> None:
+    model = start(photos_config(tmp_path)).pipeline.model.eval()
+    rays = RayBundle(
+        torch.tensor([[4.0, 0.0, 0.0]] * 2),
+        torch.tensor([[-1.0, 0.0, 0.0]] * 2),
+        torch.ones(2, 1),
+        camera_indices=torch.tensor([[0], [1]]),
+    )
+    before = model(dataclasses.replace(rays))
+    with torch.no_grad():
+        model.get_param_groups()["camera_opt"][0].normal_()
+    after = model(dataclasses.replace(rays))
+    assert torch.equal(before["rgb"], after["rgb"])
+
+
+@pytest.mark.parametrize(
+    ("exposure", "differ", "used"),
+    [("auto", False, False), ("auto", True, True), ("off", True, False), ("affine", False, True)],
+)
+def test_exposure_is_corrected_where_it_differs(tmp_path, exposure: str, differ: bool, used: bool) -> None:
+    config = photos_config(tmp_path, n=20, exposure=exposure)
+    if differ:
+        for i, path in enumerate(sorted((tmp_path / "photos" / "images").glob("*.png"))):
+            Image.open(path).point(lambda value, i=i: (100 + value / 2) * (0.5 if i % 2 else 1.0)).save(path)
+    pipeline = start(config).pipeline
+    model = pipeline.model
+    assert ("exposure" in model.get_param_groups()) == used
+    assert ("exposure.affine" in model.state_dict()) == (exposure != "off")
+    bundle, batch = pipeline.datamanager.next_train(0)
+    model.get_loss_dict(model(bundle), batch)["rgb"].backward()
+    if used:
+        assert bool(model.exposure.affine.grad.abs().sum() > 0)
+
+
+def test_exposure_of_pictures_with_alpha_is_refused(tmp_path, capsys) -> None:
+    with pytest.raises(SystemExit):
+        start(tiny_config(tmp_path, exposure="affine"))
+    assert "--pipeline.model.exposure affine" in capsys.readouterr().err
+    assert "exposure.affine" not in start(tiny_config(tmp_path)).pipeline.model.state_dict()

@@ -16,6 +16,7 @@ from rich.logging import RichHandler
 from peak_nerf.errors import exit_on_peak_error
 from peak_nerf.nerf.data.datamanager import PeakDataManager, PeakDataManagerConfig
 from peak_nerf.nerf.model import PeakModel, PeakModelConfig
+from peak_nerf.nerf.progress import progress_callback
 from peak_nerf.nerf.render.visual_hull import carve_occupancy
 from peak_nerf.nerf.train.viewer import FirstView
 from peak_nerf.system.waiting import sleep_when_busy
@@ -64,13 +65,18 @@ class PeakPipeline(VanillaPipeline):
         if not isinstance(model, PeakModel) or not isinstance(datamanager, PeakDataManager):
             return callbacks
         datamanager.draws_virtual_rays = model.kar_form is not None and model.kar_form.needs_virtual_rays
+        positions = datamanager.cameras.camera_to_worlds[:, :, 3]
+        model.camera_optimizer.gauge.fix(positions, float((positions - model.centre).norm(dim=-1).median()))
         if model.config.cull_cells:
             # Before a fixed background, training must not be told by an alpha channel what is empty.
             silhouettes = datamanager.silhouettes() if model.config.train_background == "random" else None
             resolution = model.occupancy.resolution
             model.occupancy.restrict(
                 torch.stack([
-                    carve_occupancy(datamanager.cameras, silhouettes, model.centre, model.half_extent * 2**k, resolution)
+                    carve_occupancy(
+                        datamanager.cameras, silhouettes, model.centre, model.half_extent * 2**k, resolution,
+                        min(model.config.min_cameras, (len(datamanager.cameras) + 1) // 2) if model.renderer.unbounded else 1,
+                    )
                     for k in range(model.occupancy.n_cascades)
                 ])
             )
@@ -82,7 +88,11 @@ class PeakPipeline(VanillaPipeline):
             # Damped, since the count of one batch is noisy.
             sampler.num_rays_per_batch = int(min(max(0.7 * rays + 0.3 * wanted, MIN_RAYS), MAX_RAYS))
 
-        return [*callbacks, TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN_ITERATION], after)]
+        return [
+            *callbacks,
+            progress_callback(datamanager, training_callback_attributes.trainer),
+            TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN_ITERATION], after),
+        ]
 
     def get_average_image_metrics(
         self,

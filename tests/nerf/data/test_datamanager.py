@@ -2,8 +2,11 @@
 
 import pytest
 import torch
+from nerfstudio.engine.callbacks import TrainingCallbackLocation
 from PIL import Image
 
+from peak_nerf.nerf.data import pixels
+from peak_nerf.nerf.data.pixels import Drawn
 from tests.nerf.runs import start, tiny_config
 from tests.nerf.scene_factory import write_nerfstudio_scene
 
@@ -11,19 +14,6 @@ from tests.nerf.scene_factory import write_nerfstudio_scene
 @pytest.fixture(scope="module")
 def datamanager(tmp_path_factory: pytest.TempPathFactory):
     return start(tiny_config(tmp_path_factory.mktemp("data"))).pipeline.datamanager
-
-
-def test_rays_equal_nerfstudios(datamanager) -> None:
-    n = 200
-    camera = torch.randint(12, (n,))
-    row, column = torch.randint(32, (2, n))
-    ours = datamanager.rays(camera, row, column)
-    theirs = datamanager.train_dataset.cameras.generate_rays(
-        camera_indices=camera[:, None], coords=torch.stack((row, column), -1) + 0.5
-    )
-    assert torch.allclose(ours.origins, theirs.origins, atol=1e-6)
-    assert torch.allclose(ours.directions, theirs.directions, atol=1e-6)
-    assert torch.allclose(ours.pixel_area, theirs.pixel_area, rtol=5e-2)
 
 
 def test_pixels_belong_to_their_rays(datamanager) -> None:
@@ -54,25 +44,38 @@ def test_virtual_views_lie_between_the_cameras(datamanager) -> None:
     assert ((rays.origins.square().sum(-1) - b**2).clamp(min=0).sqrt() < 2.1).all()
 
 
-def test_rgb_scene_with_distortion_takes_the_general_camera(tmp_path) -> None:
+def test_rays_of_photos_with_distortion_are_nerfstudios(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = tiny_config(tmp_path)
     scene = write_nerfstudio_scene(tmp_path / "photos", n=9, size=32, k1=0.05)
     config.data = config.pipeline.datamanager.data = scene
     datamanager = start(config).pipeline.datamanager
-    assert not datamanager.is_pinhole
+    drawn: list[Drawn] = []
+    draw = datamanager.full_size.draw
+    monkeypatch.setattr(datamanager.full_size, "draw", lambda n: drawn.append(draw(n)) or drawn[-1])
     bundle, batch = datamanager.next_train(0)
-    assert bundle.origins.shape == (512, 3)
     assert batch["image"].shape == (512, 3)
-    assert torch.isfinite(bundle.directions).all()
+    theirs = datamanager.train_dataset.cameras.generate_rays(
+        camera_indices=drawn[0].camera[:, None], coords=torch.stack((drawn[0].v, drawn[0].u), -1)
+    )
+    assert torch.allclose(bundle.directions, theirs.directions, atol=1e-4)
+    assert torch.equal(bundle.origins, theirs.origins)
 
 
-@pytest.mark.parametrize("by_division", [True, False])
-def test_every_pixel_has_its_camera(datamanager, monkeypatch: pytest.MonkeyPatch, by_division: bool) -> None:
-    assert datamanager.pixels_per_image == 32 * 32
-    if not by_division:
-        monkeypatch.setattr(datamanager, "pixels_per_image", None)
-    pixel = torch.arange(len(datamanager.pixels))
-    assert torch.equal(datamanager._camera_of(pixel), torch.arange(12).repeat_interleave(32 * 32))
+def test_training_begins_on_small_copies(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A quarter until 10 % of the training, half until 30 %; a pixel of a copy has the ray through its middle."""
+    monkeypatch.setattr(pixels, "SMALLEST", 32)
+    config = tiny_config(tmp_path, steps=20)
+    config.pipeline.datamanager.coarse_to_fine = True
+    trainer = start(config)
+    datamanager = trainer.pipeline.datamanager
+    shrunken = []
+    for table in (table for _, table in datamanager.tables):
+        monkeypatch.setattr(table, "draw", lambda n, t=table, f=table.draw: shrunken.append(t.factor) or f(n))
+    for step in range(20):
+        for callback in trainer.callbacks:
+            callback.run_callback_at_location(step, TrainingCallbackLocation.BEFORE_TRAIN_ITERATION)
+        datamanager.next_train(step)
+    assert shrunken == [4] * 2 + [2] * 4 + [1] * 14
 
 
 def test_an_opaque_alpha_channel_is_none(datamanager, tmp_path) -> None:
@@ -83,6 +86,6 @@ def test_an_opaque_alpha_channel_is_none(datamanager, tmp_path) -> None:
         image.putalpha(255)
         image.save(path)
     opaque = start(config).pipeline.datamanager
-    assert opaque.pixels.shape[-1] == 4
+    assert opaque.full_size.colours.shape[-1] == 4
     assert not opaque.has_alpha
     assert opaque.silhouettes() is None

@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.cameras.cameras import Cameras, CameraType
 
+from peak_nerf.nerf.cameras import project
 from peak_nerf.nerf.render.visual_hull import carve_occupancy
 from tests.nerf.runs import start, tiny_config
 
@@ -84,3 +85,72 @@ def test_nothing_lies_beside_an_image_that_shows_the_scene_whole(whole: bool) ->
     everywhere = torch.ones(100, 100, dtype=torch.bool)
     possible = carve_occupancy(cameras, [silhouette, everywhere], torch.zeros(3), 1.0, 64)
     assert possible[beside].any() != whole
+
+
+DISTORTED = {
+    "barrel": (CameraType.PERSPECTIVE, 100.0, [-0.15, 0.02, 0.0, 0.0, 0.003, -0.004]),
+    "pincushion": (CameraType.PERSPECTIVE, 100.0, [0.25, 0.0, 0.0, 0.0, 0.0, 0.0]),
+    "fisheye": (CameraType.FISHEYE, 60.0, [0.02, 0.0, 0.0, 0.0, 0.0, 0.0]),
+    "fisheye beyond 180 degrees": (CameraType.FISHEYE, 25.0, [0.0] * 6),
+}
+
+
+def distorted_camera(name: str, distance: float) -> Cameras:
+    kind, focal, parameters = DISTORTED[name]
+    plain = camera_on_x(distance)
+    return Cameras(
+        plain.camera_to_worlds, fx=focal, fy=focal, cx=50.0, cy=50.0, width=100, height=100,
+        distortion_params=torch.tensor([parameters]), camera_type=kind,
+    )  # fmt: skip
+
+
+def cells_on_rays(camera: Cameras, resolution: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Per pixel of the border and of every ninth row, the cells along nerfstudio's own ray: (n, 3), and whose pixel."""
+    v, u = (a.flatten() for a in torch.meshgrid(torch.linspace(0, 100, 12), torch.linspace(0, 100, 45), indexing="ij"))
+    rays = camera.generate_rays(torch.zeros(len(u), 1, dtype=torch.int64), torch.stack((v, u), -1))
+    t = torch.linspace(0.01, 8.0, 800)
+    x = rays.origins[:, None] + t[:, None] * rays.directions[:, None]
+    cell = torch.floor((x + 1) * (resolution / 2)).long()
+    inside = ((cell >= 0) & (cell < resolution)).all(-1)
+    pixel = torch.stack((v, u), -1)[:, None].expand(-1, 800, 2)
+    return cell[inside], pixel[inside].long().clamp(max=99)
+
+
+@pytest.mark.parametrize("name", DISTORTED)
+def test_no_lens_loses_a_cell_that_it_sees(name: str) -> None:
+    camera = distorted_camera(name, 0.0)
+    possible = carve_occupancy(camera, None, torch.zeros(3), 1.0, 64)
+    cell, _ = cells_on_rays(camera, 64)
+    assert possible[tuple(cell.T)].all()
+    # And it is worth the while: behind a camera nothing is kept, unless it looks behind.
+    x = centres(64)[..., 0]
+    assert bool(possible[x > 0.2].any()) == (name == "fisheye beyond 180 degrees")
+    if name in ("barrel", "pincushion"):
+        assert 0.04 < possible.float().mean() < 0.08  # 1/24 is seen without distortion
+
+
+@pytest.mark.parametrize("name", ["barrel", "pincushion"])
+def test_a_silhouette_is_carved_through_its_lens(name: str) -> None:
+    """What is seen through the right half's pixels stays, though distortion has bent the edge; the left goes."""
+    silhouette = torch.zeros(100, 100, dtype=torch.bool)
+    silhouette[:, 70:] = True
+    camera = distorted_camera(name, 3.0)
+    possible = carve_occupancy(camera, [silhouette], torch.zeros(3), 1.0, 64)
+    cell, pixel = cells_on_rays(camera, 64)
+    opaque = silhouette[tuple(pixel.T)]
+    assert possible[tuple(cell[opaque].T)].all()
+    # Near a picture's border its window is not whole.
+    clear = (pixel[:, 1] > 15) & (pixel[:, 1] < 45) & (pixel[:, 0] > 15) & (pixel[:, 0] < 85)
+    assert not possible[tuple(cell[clear].T)].any()
+
+
+@pytest.mark.parametrize("name", ["barrel", "pincushion"])
+def test_projection_inverts_nerfstudios_rays(name: str) -> None:
+    camera = distorted_camera(name, 3.0)
+    v, u = torch.rand(2, 500) * 100
+    rays = camera.generate_rays(torch.zeros(500, 1, dtype=torch.int64), torch.stack((v, u), -1))
+    t = torch.rand(500, 1) + 1
+    again = project(camera, 0, rays.origins + t * rays.directions)
+    assert torch.allclose(again[0], u, atol=2e-3)
+    assert torch.allclose(again[1], v, atol=2e-3)
+    assert torch.allclose(again[2], -(rays.origins + t * rays.directions)[:, 0] + 3, atol=1e-5)
