@@ -41,24 +41,29 @@ def test_an_object_with_alpha_gets_the_box_that_cameras_see() -> None:
     assert "alpha, the cameras look at one point" in space.line()
 
 
+WIDE_35 = 4 * math.tan(0.35)
+WIDE = 4 * math.tan(0.3)
+"""Half the width of the pictures of `ring` at its centre, where half their angle of view is 0.3; on disk it is 0.35."""
+
+
 @pytest.mark.parametrize(
     ("space", "has_alpha", "unbounded", "half", "said"),
     [
-        ("auto", False, True, 2.0, "unbounded scene, contracted beyond its box of +-2 around (0, 0, 0): photos with"),
+        (
+            "auto",
+            False,
+            True,
+            WIDE,
+            "unbounded scene, contracted beyond its box of +-1.24 around (0, 0, 0): photos with",
+        ),
         ("box", False, False, 4.0, "bounded scene in a box of +-4 around (0, 0, 0): photos without alpha, the cube of"),
-        ("unbounded", True, True, 2.0, "alpha, the cameras look at one point (--space unbounded)"),
+        ("unbounded", True, True, WIDE, "alpha, the cameras look at one point (--space unbounded)"),
     ],
 )
 def test_photos_are_unbounded_unless_told(space, has_alpha: bool, unbounded: bool, half: float, said: str) -> None:
     chosen = choose_space(space, ring(), 0.3, has_alpha, 4.0)
     assert (chosen.unbounded, chosen.half) == (unbounded, pytest.approx(half))
     assert said in chosen.line()
-
-
-def test_cameras_that_look_at_one_thing_stand_outside_its_box() -> None:
-    """Whatever their direction: the corners of the cube are nearer than the nearest camera."""
-    chosen = choose_space("auto", ring(), 0.3, False, 4.0)
-    assert chosen.half * math.sqrt(3) < 4.0
 
 
 def test_cameras_that_look_about_keep_their_cube() -> None:
@@ -140,26 +145,31 @@ def test_the_parser_says_what_it_chose_in_one_line(tmp_path: Path, capsys, monke
     assert outputs.metadata["unbounded"]
     lines = [line for line in capsys.readouterr().out.splitlines() if "box of" in line]
     assert len(lines) == 1
-    assert lines[0].startswith("peak-data: unbounded scene, contracted beyond its box of +-0.5")
+    assert lines[0].startswith("peak-data: unbounded scene, contracted beyond its box of +-0.37")
     assert lines[0].endswith("one point; --space and --scene-scale change it")
     cut_out = PeakDataParserConfig(data=write_nerfstudio_scene(tmp_path / "object", alpha=True))
     train, test = (cut_out.setup().get_dataparser_outputs(split) for split in ("train", "test"))
     assert not train.metadata["unbounded"]
     torch.testing.assert_close(train.scene_box.aabb, test.scene_box.aabb)
     # The ball of radius 1 that the pictures show lies in the box, which is smaller than the cameras' cube.
-    centre = train.dataparser_scale * (train.dataparser_transform @ torch.tensor([0.0, 0.0, 0.0, 1.0]))
+    centre = train.dataparser_scale * train.dataparser_transform[:, 3]
     low, high = train.scene_box.aabb
     assert bool(((centre - train.dataparser_scale > low) & (centre + train.dataparser_scale < high)).all())
     assert float((high - low).max()) < 1.5
 
 
-def test_instant_ngp_photos_keep_the_unit_cube(tmp_path: Path) -> None:
-    data = write_nerfstudio_scene(tmp_path, aabb_scale=16)
+@pytest.mark.parametrize(("aabb_scale", "half"), [(16, WIDE_35), (0.5, 0.25 / 0.33)])
+def test_instant_ngp_photos_are_as_wide_as_the_pictures_at_most_its_box(
+    tmp_path: Path, aabb_scale: float, half: float
+) -> None:
+    data = write_nerfstudio_scene(tmp_path, aabb_scale=aabb_scale)
     outputs = PeakDataParserConfig(data=data).setup().get_dataparser_outputs("train")
     assert outputs.metadata["unbounded"]
-    assert outputs.scene_box.aabb[1].tolist() == [1.5] * 3
+    low, high = outputs.scene_box.aabb
+    torch.testing.assert_close((high - low) / 2, torch.full((3,), half))
+    torch.testing.assert_close((high + low) / 2, torch.zeros(3), atol=1e-6, rtol=0)
     boxed = PeakDataParserConfig(data=data, space="box").setup().get_dataparser_outputs("train")
-    assert boxed.scene_box.aabb[1].tolist() == [24.0] * 3
+    torch.testing.assert_close(boxed.scene_box.aabb[1], torch.full((3,), aabb_scale * 0.5 / 0.33))
 
 
 def test_frames_without_an_image_are_listed_and_left_out(tmp_path: Path, capsys) -> None:
