@@ -40,6 +40,8 @@ NEAR = 2.0
 """Points are near up to so many times the median depth of their picture's points, or the distance of the focus."""
 HELD = 0.9
 """Fraction of the sightings of near points that an unbounded scene's cube holds."""
+ROUNDS = 5
+"""Of finding the median of the points around a focus; it hardly moves after two."""
 OUTLIERS = 0.005
 """Fraction of the points at either end of each axis that a bounded scene's box need not hold: mismatches."""
 FEWEST_POINTS = 50
@@ -131,25 +133,29 @@ def box_ahead(poses: Tensor, bounds: Tensor, half_fov: float, unbounded: bool) -
 
 
 def cube_of_points(views: Views, focus: Tensor | None, distance: float, half_fov: float) -> tuple[Tensor, float]:
-    """Centre (3,) and half side of the cube of an unbounded scene.
+    """Centre (3,) and half side of the cube of an unbounded scene, which holds `HELD` of what is seen near.
 
-    With a focus around it, else around the median of what is seen near; large enough for `HELD` of that. What is around
-    a focus at `distance` from the cameras is no larger than the pictures are wide there, and at least half that.
+    Its centre is the median of that. With a focus at `distance` from the cameras, the median of what lies around the
+    focus, which nearly parallel cameras leave uncertain, as far as the pictures are wide there; the cube is no larger
+    than that then, so that what is behind the focus makes no cell coarser, and at least half as large.
     """
     if focus is None:
         median = torch.zeros(int(views.camera.max()) + 1, dtype=views.depth.dtype)
         for camera in views.camera.unique():
             median[camera] = views.depth[views.camera == camera].median()
         near = views.xyz[views.depth <= NEAR * median[views.camera]]
-        centre = near.median(0).values
+        smallest, largest, centre = 0.0, math.inf, near.median(0).values
     else:
         near, centre = views.xyz[views.depth <= NEAR * distance], focus
+        largest = distance * math.tan(half_fov)
+        smallest = 0.5 * largest
+        for _ in range(ROUNDS):
+            around = near[(near - centre).abs().amax(1) <= largest]
+            centre = around.median(0).values if len(around) else centre
+    if len(near) == 0:
+        return centre, largest
     reach = (near - centre).abs().amax(1).sort().values
-    half = float(reach[math.ceil(HELD * len(reach)) - 1]) if len(reach) else 0.0
-    if focus is not None:
-        wide = distance * math.tan(half_fov)
-        half = min(max(half, 0.5 * wide), wide)
-    return centre, half
+    return centre, min(max(float(reach[math.ceil(HELD * len(reach)) - 1]), smallest), largest)
 
 
 def box_of_points(xyz: Tensor) -> tuple[Tensor, float]:
