@@ -39,9 +39,7 @@ DEPTH = 2.0
 NEAR = 2.0
 """Points are near up to so many times the median depth of their picture's points, or the distance of the focus."""
 HELD = 0.9
-"""Fraction of the sightings of near points that an unbounded scene's cube holds."""
-ROUNDS = 5
-"""Of finding the median of the points around a focus; it hardly moves after two."""
+"""Fraction of the sightings of near points that an unbounded scene's cube holds along each axis."""
 OUTLIERS = 0.005
 """Fraction of the points at either end of each axis that a bounded scene's box need not hold: mismatches."""
 FEWEST_POINTS = 50
@@ -133,37 +131,30 @@ def box_ahead(poses: Tensor, bounds: Tensor, half_fov: float, unbounded: bool) -
 
 
 def cube_of_points(views: Views, focus: Tensor | None, distance: float, half_fov: float) -> tuple[Tensor, float]:
-    """Centre (3,) and half side of the cube of an unbounded scene, which holds `HELD` of what is seen near.
+    """Centre (3,) and half side of an unbounded scene's cube, which along each axis holds `HELD` of what is seen near.
 
-    Its centre is the median of that. With a focus at `distance` from the cameras, the median of what lies around the
-    focus, which nearly parallel cameras leave uncertain, as far as the pictures are wide there; the cube is no larger
-    than that then, so that what is behind the focus makes no cell coarser, and at least half as large.
+    With a focus at `distance` from the cameras it is no larger than the pictures are wide there, so that what is behind
+    the focus makes no cell coarser, at least half as large, and holds the focus in its inner half.
     """
     if focus is None:
-        median = torch.zeros(int(views.camera.max()) + 1, dtype=views.depth.dtype)
+        limit = torch.zeros(int(views.camera.max()) + 1, dtype=views.depth.dtype)
         for camera in views.camera.unique():
-            median[camera] = views.depth[views.camera == camera].median()
-        near = views.xyz[views.depth <= NEAR * median[views.camera]]
-        smallest, largest, centre = 0.0, math.inf, near.median(0).values
-    else:
-        near, centre = views.xyz[views.depth <= NEAR * distance], focus
-        largest = distance * math.tan(half_fov)
-        smallest = 0.5 * largest
-        for _ in range(ROUNDS):
-            around = near[(near - centre).abs().amax(1) <= largest]
-            centre = around.median(0).values if len(around) else centre
+            limit[camera] = NEAR * views.depth[views.camera == camera].median()
+        return middle_box(views.xyz[views.depth <= limit[views.camera]], (1 - HELD) / 2)
+    wide = distance * math.tan(half_fov)
+    near = views.xyz[views.depth <= NEAR * distance]
     if len(near) == 0:
-        return centre, largest
-    reach = (near - centre).abs().amax(1).sort().values
-    return centre, min(max(float(reach[math.ceil(HELD * len(reach)) - 1]), smallest), largest)
+        return focus, wide
+    centre, half = middle_box(near, (1 - HELD) / 2)
+    return focus + (centre - focus).clamp(-0.5 * wide, 0.5 * wide), min(max(half, 0.5 * wide), wide)
 
 
-def box_of_points(xyz: Tensor) -> tuple[Tensor, float]:
-    """Centre (3,) and half side of a bounded box around points (n, 3), but for outliers."""
+def middle_box(xyz: Tensor, skipped: float) -> tuple[Tensor, float]:
+    """Centre (3,) and half side of the box around points (n, 3) without that fraction at either end of each axis."""
     ordered = xyz.sort(0).values
-    skipped = math.floor(OUTLIERS * len(xyz))
-    low, high = ordered[skipped], ordered[len(xyz) - 1 - skipped]
-    return (low + high) / 2, MARGIN * float((high - low).max()) / 2
+    n = math.floor(skipped * len(xyz))
+    low, high = ordered[n], ordered[len(xyz) - 1 - n]
+    return (low + high) / 2, float((high - low).max()) / 2
 
 
 def choose_space(
@@ -222,7 +213,8 @@ def choose_space(
             centre, half = torch.zeros_like(focus), max(half, float(focus.abs().max()) + seen)
             why = "the cube of the cameras"
     if views is not None:
-        centre, half = _around_both(centre, half, *box_of_points(views.xyz))
+        middle, reach = middle_box(views.xyz, OUTLIERS)
+        centre, half = _around_both(centre, half, middle, MARGIN * reach)
         why += ", and all sparse points"
     return SceneSpace(centre, half, unbounded, f"{what}, {why}{given}")
 
