@@ -10,7 +10,7 @@ import torch
 from peak_nerf.errors import PeakError
 from peak_nerf.nerf.data import dataparser
 from peak_nerf.nerf.data.dataparser import PeakDataParserConfig
-from peak_nerf.nerf.data.scene_box import choose_space, focus_point, look_inward
+from peak_nerf.nerf.data.scene_box import Views, choose_space, cube_of_points, focus_point, look_inward
 from tests.nerf.scene_factory import ring_pose, write_nerfstudio_scene
 
 
@@ -64,6 +64,102 @@ def test_photos_are_unbounded_unless_told(space, has_alpha: bool, unbounded: boo
     chosen = choose_space(space, ring(), 0.3, has_alpha, 4.0)
     assert (chosen.unbounded, chosen.half) == (unbounded, pytest.approx(half))
     assert said in chosen.line()
+
+
+def test_the_focus_is_exact_far_from_the_origin() -> None:
+    poses = torch.from_numpy(np.stack([ring_pose(0.8 * i) for i in range(8)]))
+    offset = torch.tensor([5e5, 5e6, 100.0], dtype=torch.float64)
+    poses[:, :3, 3] += offset
+    focus = focus_point(poses)
+    assert focus is not None
+    torch.testing.assert_close(focus - offset, torch.zeros(3, dtype=torch.float64), rtol=0, atol=1e-7)
+    assert look_inward(poses, focus, 0.01)
+
+
+def grid(half: float, n: int = 11) -> torch.Tensor:
+    """(n^3, 3) in a cube around the origin."""
+    return torch.cartesian_prod(*[torch.linspace(-half, half, n)] * 3)
+
+
+def seen_by_one(xyz: torch.Tensor, depth: float = 4.0) -> Views:
+    return Views(torch.zeros(len(xyz), dtype=torch.int64), xyz, torch.full((len(xyz),), depth))
+
+
+@pytest.mark.parametrize(
+    ("half", "expected"),
+    [(1.0, 1.0), (0.3, 0.5 * WIDE), (9.0, WIDE)],  # what is there; half the width of the pictures; that width
+)
+def test_the_cube_of_what_cameras_look_at(half: float, expected: float) -> None:
+    """11 points along each axis, of which the outer ones, 1 in 11 each, are more than 5 %: none is skipped."""
+    centre, got = cube_of_points(seen_by_one(grid(half)), torch.zeros(3), 4.0, 0.3)
+    assert got == pytest.approx(expected)
+    torch.testing.assert_close(centre, torch.zeros(3), atol=1e-6, rtol=0)
+
+
+def test_five_percent_at_either_end_do_not_count() -> None:
+    """Of 101 evenly spaced points the sixth from either end: 0.9 of their reach."""
+    line = torch.linspace(-1, 1, 101)[:, None].expand(-1, 3)
+    centre, half = cube_of_points(seen_by_one(line), torch.zeros(3), 4.0, 0.3)
+    assert half == pytest.approx(0.9)
+    assert not centre.any()
+
+
+def test_the_cube_is_where_the_points_are_but_holds_the_focus() -> None:
+    points = grid(0.8)
+    centre, half = cube_of_points(seen_by_one(points + torch.tensor([0.3, -9.0, 0.0])), torch.zeros(3), 4.0, 0.3)
+    assert half == pytest.approx(0.8)
+    torch.testing.assert_close(centre, torch.tensor([0.3, -0.5 * WIDE, 0.0]))
+
+
+def test_what_is_far_behind_does_not_move_the_cube() -> None:
+    """Twice the distance of the focus and more."""
+    near, far = seen_by_one(grid(1.0)), seen_by_one(grid(9.0) + torch.tensor([30.0, 0.0, 0.0]), 8.01)
+    both = Views(*(torch.cat(pair) for pair in zip(vars(near).values(), vars(far).values(), strict=True)))
+    centre, half = cube_of_points(both, torch.zeros(3), 4.0, 0.3)
+    assert half == pytest.approx(1.0)
+    torch.testing.assert_close(centre, torch.zeros(3), atol=1e-6, rtol=0)
+
+
+def test_without_a_focus_the_cube_is_around_what_each_camera_sees_near() -> None:
+    """Camera 0 has its median at 1 and drops what is beyond 2; camera 1 at 10 and keeps all.
+
+    Of what is left 5 % is one layer of a grid: along x from -0.8 to 7.6.
+    """
+    xyz = torch.cat([grid(1.0), grid(1.0)[:500] + 50, grid(2.0) + torch.tensor([6.0, 0.0, 0.0])])
+    camera = torch.cat([torch.zeros(1831), torch.ones(1331)]).long()
+    depth = torch.cat([torch.ones(1331), torch.full((500,), 2.1), torch.full((1331,), 10.0)])
+    centre, half = cube_of_points(Views(camera, xyz, depth), None, 0.0, 0.3)
+    assert half == pytest.approx(4.2)
+    torch.testing.assert_close(centre, torch.tensor([3.4, 0.0, 0.0]), atol=1e-6, rtol=0)
+
+
+def test_points_go_before_bounds_and_few_points_do_not() -> None:
+    bounds = torch.tensor([[2.0, 10.0]]).repeat(8, 1)
+    chosen = choose_space("auto", ring(), 0.3, False, 4.0, bounds, seen_by_one(grid(1.0)))
+    assert (chosen.unbounded, chosen.half) == (True, pytest.approx(1.0))
+    assert "around the sparse points that they see near" in chosen.line()
+    few = choose_space("auto", ring(), 0.3, False, 4.0, None, seen_by_one(grid(1.0)[:49]))
+    assert few.half == pytest.approx(WIDE)
+
+
+@pytest.mark.parametrize("has_alpha", [True, False])
+def test_a_bounded_box_holds_all_points(has_alpha: bool) -> None:
+    points = grid(0.5) + torch.tensor([0.0, 0.0, 7.0])
+    chosen = choose_space("box", ring(), 0.3, has_alpha, 4.0, None, seen_by_one(points))
+    assert not chosen.unbounded
+    low, high = chosen.centre - chosen.half, chosen.centre + chosen.half
+    assert bool(((points >= low) & (points <= high)).all())
+    without = choose_space("box", ring(), 0.3, has_alpha, 4.0)
+    assert bool((low <= without.centre - without.half + 1e-5).all())
+    assert bool((high >= without.centre + without.half - 1e-5).all())
+
+
+def test_an_object_that_no_box_is_sure_to_hold_is_unbounded() -> None:
+    """Alpha, but cameras that look along a wall: a cube around them would cut what they see."""
+    chosen = choose_space("auto", forward_facing(), 0.3, True, 4.0)
+    assert chosen.unbounded
+    assert not choose_space("box", forward_facing(), 0.3, True, 4.0).unbounded
+    assert not choose_space("auto", forward_facing(), 0.3, True, 4.0, BOUNDS).unbounded
 
 
 def test_cameras_that_look_about_keep_their_cube() -> None:
