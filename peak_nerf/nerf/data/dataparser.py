@@ -58,15 +58,15 @@ class PeakDataParserConfig(DataParserConfig):
     their own axes."""
     center_method: Literal["poses", "focus", "none"] = "poses"
     """How to centre the poses of a transforms.json or an LLFF scene. Files with aabb_scale, and Blender scenes, keep
-    their origin."""
+    their origin where it is in the middle of their cameras."""
     auto_scale_poses: bool = True
     """Scale the cameras of a transforms.json or an LLFF scene into [-1, 1]. Files with aabb_scale, and Blender scenes,
-    keep theirs."""
+    keep their unit where it puts the cameras about 4 from what they look at."""
     space: Space = "auto"
     """What a transforms.json or an LLFF scene shows: a scene that fits its box, or an unbounded one, contracted beyond
-    its box; auto takes pictures with alpha for the first and photos for the second, and says so."""
+    its cube; auto takes pictures with alpha for the first and photos for the second, and says so."""
     scene_scale: float = 1.0
-    """Factor on the scene box of a transforms.json or an LLFF scene."""
+    """Factor on the box or cube of a transforms.json or an LLFF scene."""
     chosen_views: tyro.conf.Suppress[tuple[int, ...]] = ()
     """The train views in use: filled in by `resolve_views` and by the parser, never read."""
 
