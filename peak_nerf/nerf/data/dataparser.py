@@ -137,7 +137,8 @@ class PeakDataParser(DataParser):
         placed_by = scene_file
         if scene.kind == "blender" and "train" in scene.files and split != "train":
             placed_by = scene_files.read_scene_file(scene.files["train"])
-        half_fov = half_angle(placed_by, sizes[0])
+        of_file = None if scene.kind == "llff" else downscale
+        half_fov = half_angle(placed_by, sizes[0], of_file)
         placement = _placement(scene, placed_by, config, half_fov)
         cloud = _cloud(scene, placed_by, placement, config, half_fov)
         bounds = _bounds(scene_file, placement.scale) if scene.kind == "llff" else None
@@ -150,7 +151,6 @@ class PeakDataParser(DataParser):
         }
         if bounds is not None:
             metadata["bounds"] = bounds[indices].float()
-        of_file = None if scene.kind == "llff" else downscale
         full = [full_size(scene_file, frame, size, of_file) for frame, size in zip(frames, sizes, strict=True)]
         if split == "train" and cloud is not None:
             metadata |= cloud.metadata(np.divide(sizes, full))

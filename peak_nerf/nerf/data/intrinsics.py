@@ -120,11 +120,10 @@ def _camera_model(scene_file: SceneFile, frame: Frame) -> str:
     return model
 
 
-def half_angle(scene_file: SceneFile, size: tuple[int, int]) -> float:
-    """Half the wider angle of view of the file's first frame, in radians."""
+def half_angle(scene_file: SceneFile, size: tuple[int, int], downscale: int | None) -> float:
+    """Half the wider angle of view of the file's first frame, in radians; size and downscale as for `full_size`."""
     frame, angles = scene_file.frames[0], []
-    for axis, key, n in zip("xy", "wh", size, strict=True):
-        extent = number(scene_file, frame, key, low=0.0) or float(n)
+    for axis, extent in zip("xy", full_size(scene_file, frame, size, downscale), strict=True):
         focal = _focal_length(scene_file, frame, axis, extent) or _focal_length(scene_file, frame, "x", extent)
         angles += [] if focal is None else [math.atan(0.5 * extent / focal)]
     return max(angles, default=0.5)

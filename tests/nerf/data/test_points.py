@@ -155,11 +155,15 @@ def test_evaluation_sees_no_points_but_the_same_space(observed: Path) -> None:
 
 
 def test_pixels_are_those_of_the_images_as_read(observed: Path) -> None:
-    full = parse(observed).metadata["sightings"]
+    edit_json(observed / "transforms.json", w=None, h=None)  # then the file's numbers are of the images times 2
+    whole = parse(observed)
+    full = whole.metadata["sightings"]
     (observed / "images_2").mkdir()
     for path in (observed / "images").iterdir():
         Image.open(path).resize((8, 8)).save(observed / "images_2" / path.name)
-    half = parse(observed, downscale_factor=2).metadata["sightings"]
+    smaller = parse(observed, downscale_factor=2)
+    assert torch.equal(smaller.scene_box.aabb, whole.scene_box.aabb)
+    half = smaller.metadata["sightings"]
     torch.testing.assert_close(half.xy, full.xy / 2)
     torch.testing.assert_close(half.error, full.error / 2)
     torch.testing.assert_close(half.depth, full.depth)
