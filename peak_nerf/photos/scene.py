@@ -11,8 +11,8 @@ import numpy as np
 from PIL import Image
 
 from peak_nerf.errors import PeakError
+from peak_nerf.nerf.data.observations import Observations, write_observations
 from peak_nerf.photos.model import Intrinsics, Photo, SparseModel
-from peak_nerf.photos.observations import Observations, write_observations
 from peak_nerf.photos.projection import observed_errors, observed_projections
 from peak_nerf.system.files import write_atomically
 from peak_nerf.system.record import write_json

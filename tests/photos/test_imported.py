@@ -15,9 +15,9 @@ from PIL import Image
 from peak_nerf.cli import main
 from peak_nerf.errors import PeakError
 from peak_nerf.images.photo import read_photo
+from peak_nerf.nerf.data.observations import read_observations
 from peak_nerf.photos.folder import Record
 from peak_nerf.photos.imported import import_colmap, kind_of, model_folder
-from peak_nerf.photos.observations import read_observations
 from tests.photos.capture import FOCAL, SIZE, arc, distances, write_capture
 from tests.photos.posed import Posed
 

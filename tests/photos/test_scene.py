@@ -15,8 +15,8 @@ from PIL import Image
 
 from peak_nerf.errors import PeakError
 from peak_nerf.nerf.data.dataparser import PeakDataParserConfig
+from peak_nerf.nerf.data.observations import read_observations
 from peak_nerf.photos.model import Intrinsics, SparseModel
-from peak_nerf.photos.observations import read_observations
 from peak_nerf.photos.projection import project
 from peak_nerf.photos.scene import write_scene
 from tests.photos import models

@@ -9,7 +9,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import tyro
-from nerfstudio.cameras import camera_utils
 from nerfstudio.data.dataparsers.base_dataparser import DataParser, DataParserConfig, DataparserOutputs
 from nerfstudio.data.scene_box import SceneBox
 from nerfstudio.plugins.registry_dataparser import DataParserSpecification
@@ -18,11 +17,11 @@ from torch import Tensor
 
 from peak_nerf.errors import PeakError
 from peak_nerf.nerf.data import scene_files
-from peak_nerf.nerf.data.intrinsics import cameras_of, half_angle, number
+from peak_nerf.nerf.data.intrinsics import cameras_of, full_size, half_angle, number
+from peak_nerf.nerf.data.placement import Placement, in_own_frame, oriented, own_space
+from peak_nerf.nerf.data.points import Cloud, has_points, read_cloud
 from peak_nerf.nerf.data.scene_box import SceneSpace, Space, choose_space
 from peak_nerf.nerf.data.scene_files import Frame, Scene, SceneFile
-
-BLENDER_HALF_BOX = 1.5  # also instant-ngp's unit cube in the units of its files, which it scales by 1/3
 
 _said: set[str] = set()
 
@@ -59,15 +58,15 @@ class PeakDataParserConfig(DataParserConfig):
     their own axes."""
     center_method: Literal["poses", "focus", "none"] = "poses"
     """How to centre the poses of a transforms.json or an LLFF scene. Files with aabb_scale, and Blender scenes, keep
-    their origin."""
+    their origin where it is in the middle of their cameras."""
     auto_scale_poses: bool = True
     """Scale the cameras of a transforms.json or an LLFF scene into [-1, 1]. Files with aabb_scale, and Blender scenes,
-    keep theirs."""
+    keep their unit where it puts the cameras about 4 from what they look at."""
     space: Space = "auto"
     """What a transforms.json or an LLFF scene shows: a scene that fits its box, or an unbounded one, contracted beyond
-    its box; auto takes pictures with alpha for the first and photos for the second, and says so."""
+    its cube; auto takes pictures with alpha for the first and photos for the second, and says so."""
     scene_scale: float = 1.0
-    """Factor on the scene box of a transforms.json or an LLFF scene."""
+    """Factor on the box or cube of a transforms.json or an LLFF scene."""
     chosen_views: tyro.conf.Suppress[tuple[int, ...]] = ()
     """The train views in use: filled in by `resolve_views` and by the parser, never read."""
 
@@ -76,20 +75,36 @@ class PeakDataParserConfig(DataParserConfig):
 
         data: read this scene instead of `self.data`; `ns-train --data` leaves its path with the data manager.
         """
-        scene = scene_files.find_scene(self.data if data is None else data, say_once)
+        self.training_frames(scene_files.find_scene(self.data if data is None else data, say_once))
+        return self.chosen_views
+
+    def training_frames(self, scene: Scene) -> tuple[SceneFile, list[int], int]:
+        """The file of the train split, those of its frames that are trained on, and of how many that there are."""
         scene_file, indices = scene_files.split_of_scene(
             scene, "train", self.eval_interval, say_once, self.downscale_factor
         )
         indices = scene_files.without_missing(scene, scene_file, indices, self.downscale_factor or 1, say_once)
         self.chosen_views = choose_views(len(indices), self.num_views, self.view_indices, scene_file.path)
-        return self.chosen_views
+        return scene_file, [indices[view] for view in self.chosen_views], len(indices)
+
+
+class PeakDataparserOutputs(DataparserOutputs):
+    """With a transform in float64: map coordinates need more digits than float32 has."""
+
+    def transform_poses_to_original_space(
+        self, poses: Tensor, camera_convention: Literal["opengl", "opencv"] = "opencv"
+    ) -> Tensor:
+        """As nerfstudio's, in float64."""
+        return super().transform_poses_to_original_space(poses.double(), camera_convention)
 
 
 class PeakDataParser(DataParser):
     """Turns a scene's files into cameras and image paths; see `PeakDataParserConfig`.
 
     The outputs' metadata: `background`, `kind` (blender, nerfstudio or llff), `has_alpha`, `unbounded`; of LLFF scenes
-    `bounds`, (n, 2) float32: depths near and far that each of the split's views sees, in units of its cameras.
+    `bounds`, (n, 2) float32: depths near and far that each of the split's views sees, in units of its cameras. Of the
+    train split of scenes with sparse points `points` (`SparsePoints`) and, where it is known which view saw which of
+    them, `sightings` (`Sightings`).
     """
 
     config: PeakDataParserConfig
@@ -102,15 +117,14 @@ class PeakDataParser(DataParser):
         if not (config.scene_scale > 0 and math.isfinite(config.scene_scale)):
             raise PeakError(f"--scene-scale is {config.scene_scale}; give a positive number")
         scene = scene_files.find_scene(config.data, say_once)
-        scene_file, indices = scene_files.split_of_scene(
-            scene, split, config.eval_interval, say_once, config.downscale_factor
-        )
-        indices = scene_files.without_missing(scene, scene_file, indices, downscale, say_once)
         if split == "train":
-            views = choose_views(len(indices), config.num_views, config.view_indices, scene_file.path)
-            say_once(_views_line(views, len(indices)))
-            config.chosen_views = views
-            indices = [indices[view] for view in views]
+            scene_file, indices, n_available = config.training_frames(scene)
+            say_once(_views_line(config.chosen_views, n_available))
+        else:
+            scene_file, indices = scene_files.split_of_scene(
+                scene, split, config.eval_interval, say_once, config.downscale_factor
+            )
+            indices = scene_files.without_missing(scene, scene_file, indices, downscale, say_once)
         frames = [scene_file.frames[i] for i in indices]
 
         image_filenames = [scene_files.image_path(scene, frame.name, downscale) for frame in frames]
@@ -119,9 +133,16 @@ class PeakDataParser(DataParser):
         if not all("w" in frame.values and "h" in frame.values for frame in frames):
             scene_files.check_one_size(image_filenames, sizes, scene_file.path)
 
-        poses, transform, scale, aabb_scale = _placed(scene, scene_file, config)
-        bounds = _bounds(scene_file, scale) if scene.kind == "llff" else None
-        space = _space(scene, scene_file, config, poses, bounds, aabb_scale, sizes[0], n_channels == 4)
+        # A Blender scene's splits have a file each; all of them are placed by that of the training views.
+        placed_by = scene_file
+        if scene.kind == "blender" and "train" in scene.files and split != "train":
+            placed_by = scene_files.read_scene_file(scene.files["train"])
+        of_file = None if scene.kind == "llff" else downscale
+        half_fov = half_angle(placed_by, sizes[0], of_file)
+        placement = _placement(scene, placed_by, config, half_fov)
+        cloud = _cloud(scene, placed_by, placement, config, half_fov)
+        bounds = _bounds(scene_file, placement.scale) if scene.kind == "llff" else None
+        space = _space(scene, placed_by, config, placement, bounds, cloud, half_fov, n_channels == 4)
         metadata: dict[str, Any] = {
             "background": config.background,
             "kind": scene.kind,
@@ -129,18 +150,20 @@ class PeakDataParser(DataParser):
             "unbounded": space.unbounded,
         }
         if bounds is not None:
-            metadata["bounds"] = bounds[indices]
-        return DataparserOutputs(
+            metadata["bounds"] = bounds[indices].float()
+        full = [full_size(scene_file, frame, size, of_file) for frame, size in zip(frames, sizes, strict=True)]
+        if split == "train" and cloud is not None:
+            metadata |= cloud.metadata(np.divide(sizes, full))
+        poses = placement.poses(_poses(scene_file))[indices].float()
+        return PeakDataparserOutputs(
             image_filenames=image_filenames,
-            cameras=cameras_of(
-                scene_file, frames, image_filenames, sizes, None if scene.kind == "llff" else downscale, poses[indices]
-            ),
+            cameras=cameras_of(scene_file, frames, image_filenames, sizes, full, of_file, poses),
             alpha_color=None,  # so that the dataset yields RGBA: the model composites, on `metadata["background"]`
-            scene_box=SceneBox(aabb=torch.stack((space.centre - space.half, space.centre + space.half))),
+            scene_box=SceneBox(aabb=torch.stack((space.centre - space.half, space.centre + space.half)).float()),
             mask_filenames=_mask_filenames(scene, scene_file, frames, sizes, downscale),
             metadata=metadata,
-            dataparser_transform=transform,
-            dataparser_scale=scale,
+            dataparser_transform=placement.transform @ _applied_transform(scene_file),
+            dataparser_scale=placement.scale * (number(scene_file, None, "applied_scale", low=0.0) or 1.0),
         )
 
 
@@ -180,68 +203,74 @@ def _views_line(views: tuple[int, ...], n_available: int) -> str:
     return f"{len(views)} of {n_available} training views: {', '.join(shown)}"
 
 
-def _placed(
-    scene: Scene, scene_file: SceneFile, config: PeakDataParserConfig
-) -> tuple[Tensor, Tensor, float, float | None]:
-    """All poses (n_frames, 3, 4) where they are used, the (3, 4) transform and the scale that took them there, and
-    aabb_scale of a file in instant-ngp's frame."""
-    values = scene_file.values
-    poses = torch.from_numpy(np.stack([frame.pose for frame in scene_file.frames]))
-    aabb_scale = number(scene_file, None, "aabb_scale", low=0.0)
-    if scene.kind == "blender" or aabb_scale is not None:
-        return poses[:, :3], torch.eye(4)[:3], 1.0, aabb_scale
+def _poses(scene_file: SceneFile) -> Tensor:
+    """Of all frames, (n_frames, 4, 4) float64."""
+    return torch.from_numpy(np.stack([frame.pose for frame in scene_file.frames]))
 
-    method = values.get("orientation_override", config.orientation_method)
+
+def _has_own_frame(scene: Scene, scene_file: SceneFile) -> bool:
+    """Whether its axes, origin and unit mean something: Blender scenes, and files for instant-ngp."""
+    return scene.kind == "blender" or scene_file.values.get("aabb_scale") is not None
+
+
+def _placement(scene: Scene, scene_file: SceneFile, config: PeakDataParserConfig, half_fov: float) -> Placement:
+    if _has_own_frame(scene, scene_file):
+        return in_own_frame(scene_file, _poses(scene_file), half_fov, scene.kind == "blender")
+    method = scene_file.values.get("orientation_override", config.orientation_method)
     if method not in ("pca", "up", "vertical", "none"):
         raise PeakError(f"{scene_file.path}: orientation_override is {method!r}; use pca, up, vertical or none")
-    _, transform = camera_utils.auto_orient_and_center_poses(poses, method=method, center_method=config.center_method)
-    poses = transform @ poses  # not the poses it returns: 'pca' flips the wrong axis of those
-    if not torch.isfinite(poses).all():
-        raise PeakError(
-            f"{scene_file.path}: orientation '{method}' and centre '{config.center_method}' do not exist for these "
-            f"poses; pass --orientation-method none --center-method none"
-        )
-    scale = 1.0
-    if config.auto_scale_poses:
-        scale = 1.0 / (float(poses[:, :, 3].abs().max()) or 1.0)
-    poses[:, :, 3] *= scale
-    if "applied_transform" in values:  # what ns-process-data did to the capture's own coordinates
-        applied = scene_files.number_array(values["applied_transform"])
-        if applied is None or applied.shape not in ((3, 4), (4, 4)) or not np.isfinite(applied).all():
-            raise PeakError(f"{scene_file.path}: applied_transform is not 3x4 numbers; correct or remove it")
-        transform = transform @ torch.cat([torch.from_numpy(applied[:3]), torch.eye(4)[3:]])
-    applied_scale = number(scene_file, None, "applied_scale", low=0.0)
-    return poses, transform, scale * (1.0 if applied_scale is None else applied_scale), None
+    return oriented(_poses(scene_file), method, config.center_method, config.auto_scale_poses, scene_file)
+
+
+def _applied_transform(scene_file: SceneFile) -> Tensor:
+    """(4, 4) float64: what ns-process-data did to the capture's own coordinates."""
+    value = scene_file.values.get("applied_transform")
+    applied = np.eye(4)[:3] if value is None else scene_files.number_array(value)
+    if applied is None or applied.shape not in ((3, 4), (4, 4)) or not np.isfinite(applied).all():
+        raise PeakError(f"{scene_file.path}: applied_transform is not 3x4 numbers; correct or remove it")
+    return torch.from_numpy(np.vstack([applied[:3], np.eye(4)[3:]]))
 
 
 def _bounds(scene_file: SceneFile, scale: float) -> Tensor:
-    """Depths near and far of all frames, (n_frames, 2), in units of the poses where they are used."""
-    return scale * torch.tensor([[frame.values["near"], frame.values["far"]] for frame in scene_file.frames])
+    """Depths near and far of all frames, (n_frames, 2) float64, in units of the poses where they are used."""
+    bounds = [[frame.values["near"], frame.values["far"]] for frame in scene_file.frames]
+    return scale * torch.tensor(bounds, dtype=torch.float64)
+
+
+def _cloud(
+    scene: Scene, scene_file: SceneFile, placement: Placement, config: PeakDataParserConfig, half_fov: float
+) -> Cloud | None:
+    """What the training views saw, whichever split is asked for: all of them have one space."""
+    if scene.kind == "llff" or not has_points(scene_file):
+        return None
+    scene_file, training, n_available = config.training_frames(scene)
+    poses = placement.poses(_poses(scene_file))
+    return read_cloud(scene_file, placement, poses, training, len(training) == n_available, half_fov, say_once)
 
 
 def _space(
     scene: Scene,
     scene_file: SceneFile,
     config: PeakDataParserConfig,
-    poses: Tensor,
+    placement: Placement,
     bounds: Tensor | None,
-    aabb_scale: float | None,
-    size: tuple[int, int],
+    cloud: Cloud | None,
+    half_fov: float,
     has_alpha: bool,
 ) -> SceneSpace:
-    """The scene's box, and whether there is something behind it; says what was chosen."""
-    if scene.kind == "blender":
-        return SceneSpace(torch.zeros(3), BLENDER_HALF_BOX * (aabb_scale or 1.0), False, "a Blender scene")
-    if aabb_scale is not None:
-        # Beyond instant-ngp's unit cube space is contracted, where aabb_scale would make the cube large and coarse.
-        unbounded = not has_alpha if config.space == "auto" else config.space == "unbounded"
-        half = BLENDER_HALF_BOX * (1.0 if unbounded else aabb_scale) * config.scene_scale
-        space = SceneSpace(torch.zeros(3), half, unbounded, f"{scene_file.path.name} has aabb_scale {aabb_scale:g}")
+    """The scene's box, and whether there is something beyond it; says what was chosen."""
+    poses = placement.poses(_poses(scene_file))
+    views = None if cloud is None else cloud.views
+    if _has_own_frame(scene, scene_file):
+        blender = scene.kind == "blender"
+        space = own_space(scene_file, config.space, placement, poses, half_fov, has_alpha, views, blender)
     else:
-        half_fov = half_angle(scene_file, size)
-        chosen = choose_space(config.space, poses, half_fov, has_alpha, 1.0, bounds)
-        space = replace(chosen, half=chosen.half * config.scene_scale)
-    say_once(space.line())
+        own_cube = float(poses[:, :, 3].abs().max()) or 1.0
+        space = choose_space(config.space, poses, half_fov, has_alpha, own_cube, bounds, views)
+    if scene.kind != "blender":
+        space = replace(space, half=space.half * config.scene_scale)
+    if scene.kind != "blender" or placement.scale != 1 or bool(placement.transform[:, 3].any()):
+        say_once(space.line())
     return space
 
 

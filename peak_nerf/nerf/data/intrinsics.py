@@ -23,17 +23,17 @@ def cameras_of(
     frames: list[Frame],
     paths: list[Path],
     sizes: list[tuple[int, int]],
+    full_sizes: list[tuple[float, float]],
     downscale: int | None,
     poses: Tensor,
 ) -> Cameras:
     """Cameras of the images as they are read, each with its own intrinsics.
 
+    full_sizes: of the images to which the file's numbers refer, by `full_size`.
     downscale: how many times smaller than what the file says the images are; None for any number of times.
     """
     focal, centre, distortion, types = [], [], [], []
-    for frame, path, size in zip(frames, paths, sizes, strict=True):
-        factor = downscale or 1
-        full = [number(scene_file, frame, key, low=0.0) or n * factor for key, n in zip("wh", size, strict=True)]
+    for frame, path, size, full in zip(frames, paths, sizes, full_sizes, strict=True):
         # Shrunken images may be rounded either way.
         if downscale is None:
             if abs(full[0] * size[1] - full[1] * size[0]) > full[0] + full[1]:
@@ -72,6 +72,13 @@ def cameras_of(
         distortion_params=distortions if distortions.any() else None,  # None spares an iterative solve for every ray
         camera_type=types,
     )
+
+
+def full_size(scene_file: SceneFile, frame: Frame, size: tuple[int, int], downscale: int | None) -> tuple[float, float]:
+    """Width and height of the image to which the file's numbers refer; `size` is that of the image as it is read."""
+    factor = downscale or 1
+    w, h = (number(scene_file, frame, key, low=0.0) or float(n * factor) for key, n in zip("wh", size, strict=True))
+    return w, h
 
 
 def number(
@@ -113,11 +120,10 @@ def _camera_model(scene_file: SceneFile, frame: Frame) -> str:
     return model
 
 
-def half_angle(scene_file: SceneFile, size: tuple[int, int]) -> float:
-    """Half the wider angle of view of the file's first frame, in radians."""
+def half_angle(scene_file: SceneFile, size: tuple[int, int], downscale: int | None) -> float:
+    """Half the wider angle of view of the file's first frame, in radians; size and downscale as for `full_size`."""
     frame, angles = scene_file.frames[0], []
-    for axis, key, n in zip("xy", "wh", size, strict=True):
-        extent = number(scene_file, frame, key, low=0.0) or float(n)
+    for axis, extent in zip("xy", full_size(scene_file, frame, size, downscale), strict=True):
         focal = _focal_length(scene_file, frame, axis, extent) or _focal_length(scene_file, frame, "x", extent)
         angles += [] if focal is None else [math.atan(0.5 * extent / focal)]
     return max(angles, default=0.5)

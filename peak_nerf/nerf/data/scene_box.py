@@ -1,5 +1,16 @@
-"""Where a scene's box goes, and whether there is something behind it; decided from cameras and images, said in a line.
-Of LLFF scenes the depths that each camera sees are known, too.
+"""Where a scene's cube goes, and whether there is something beyond it; decided from what is known, said in a line.
+
+An unbounded scene is one field over contracted space: nothing before or behind the cube is lost, and the cube only says
+where resolution is spent. Half of the field's finest cells along each axis lie in it. It goes by the first of these:
+
+1. sparse points: around those near ones that the cameras look at (`cube_of_points`);
+2. LLFF's bounds, of cameras that face forward (`box_ahead`);
+3. cameras that look at one point: around it, as wide as the pictures are there, so that a picture of n pixels has
+   n / 2 .. n of n cells; of a file with `aabb_scale` not larger than instant-ngp's box;
+4. the cameras' own cube.
+
+A bounded scene ends at its box, which holds what several cameras see: instant-ngp's box of a file with `aabb_scale`,
+else all points, all that lies between LLFF's bounds, or the width of the pictures where the cameras look at one point.
 
 Symbols:
     f    focus: the point nearest to all optical axes
@@ -21,12 +32,18 @@ INWARD = 0.9
 """Fraction of cameras that must have the focus in their picture for it to be what they look at."""
 MARGIN = 1.05
 """Of a box around what the cameras see."""
-OUTSIDE = 0.5
-"""Half side of a box that cameras stand outside of, as a fraction of the nearest one's distance; 0.58 touches it."""
 FRONT = 0.9
 """Where the box ahead of cameras that face forward begins, as a fraction of the nearest depth, as LLFF has it."""
 DEPTH = 2.0
 """Half side of that box in near depths: most of what has parallax, and cells that are still fine."""
+NEAR = 2.0
+"""Points are near up to so many times the median depth of their picture's points, or the distance of the focus."""
+HELD = 0.9
+"""Fraction of the sightings of near points that an unbounded scene's cube holds along each axis."""
+OUTLIERS = 0.005
+"""Fraction of the points at either end of each axis that a bounded scene's box need not hold: mismatches."""
+FEWEST_POINTS = 50
+"""Sightings that say where a scene is."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +54,7 @@ class SceneSpace:
     """(3,)"""
     half: float
     unbounded: bool
-    """Whether there is a background behind the cube, to be seen in contracted space."""
+    """Whether there is something beyond the cube, to be seen in contracted space."""
     reason: str
 
     def line(self) -> str:
@@ -47,6 +64,18 @@ class SceneSpace:
         return (
             f"{kind} +-{self.half:.3g} around ({x:g}, {y:g}, {z:g}): {self.reason}; --space and --scene-scale change it"
         )
+
+
+@dataclass(frozen=True)
+class Views:
+    """Which camera sees which point, n times; the same point may be seen often, and counts as often."""
+
+    camera: Tensor
+    """(n,) int64"""
+    xyz: Tensor
+    """(n, 3)"""
+    depth: Tensor
+    """(n,) along the camera's optical axis."""
 
 
 def focus_point(poses: Tensor) -> Tensor | None:
@@ -60,7 +89,9 @@ def focus_point(poses: Tensor) -> Tensor | None:
     matrix = across.mean(0)
     if float(torch.linalg.eigvalsh(matrix)[0]) < 1e-4:
         return None
-    return torch.linalg.solve(matrix, (across @ position[:, :, None]).mean(0)[:, 0]).float()
+    middle = position.mean(0)  # about which it is exact, however far away the origin
+    focus = middle + torch.linalg.solve(matrix, (across @ (position - middle)[:, :, None]).mean(0)[:, 0])
+    return focus.to(poses.dtype)
 
 
 def look_inward(poses: Tensor, focus: Tensor, half_fov: float) -> bool:
@@ -99,15 +130,46 @@ def box_ahead(poses: Tensor, bounds: Tensor, half_fov: float, unbounded: bool) -
     return seen.mean(0), half
 
 
+def cube_of_points(views: Views, focus: Tensor | None, distance: float, half_fov: float) -> tuple[Tensor, float]:
+    """Centre (3,) and half side of an unbounded scene's cube, which along each axis holds `HELD` of what is seen near.
+
+    With a focus at `distance` from the cameras it is no larger than the pictures are wide there, so that what is behind
+    the focus makes no cell coarser, at least half as large, and holds the focus in its inner half.
+    """
+    if focus is None:
+        limit = torch.zeros(int(views.camera.max()) + 1, dtype=views.depth.dtype)
+        for camera in views.camera.unique():
+            limit[camera] = NEAR * views.depth[views.camera == camera].median()
+        return middle_box(views.xyz[views.depth <= limit[views.camera]], (1 - HELD) / 2)
+    wide = distance * math.tan(half_fov)
+    near = views.xyz[views.depth <= NEAR * distance]
+    if len(near) == 0:
+        return focus, wide
+    centre, half = middle_box(near, (1 - HELD) / 2)
+    return focus + (centre - focus).clamp(-0.5 * wide, 0.5 * wide), min(max(half, 0.5 * wide), wide)
+
+
+def middle_box(xyz: Tensor, skipped: float) -> tuple[Tensor, float]:
+    """Centre (3,) and half side of the box around points (n, 3) without that fraction at either end of each axis."""
+    ordered = xyz.sort(0).values
+    n = math.floor(skipped * len(xyz))
+    low, high = ordered[n], ordered[len(xyz) - 1 - n]
+    return (low + high) / 2, float((high - low).max()) / 2
+
+
 def choose_space(
-    space: Space, poses: Tensor, half_fov: float, has_alpha: bool, half: float, bounds: Tensor | None = None
+    space: Space,
+    poses: Tensor,
+    half_fov: float,
+    has_alpha: bool,
+    half: float,
+    bounds: Tensor | None = None,
+    views: Views | None = None,
 ) -> SceneSpace:
     """The space of a capture whose cameras (n, 3 or 4, 4) lie in the cube of `half` around the origin.
 
-    Pictures with an alpha channel are of an object: a box around what cameras that look inward see of it. Photos are
-    unbounded, with contracted space behind the box: around what the cameras look at, where they do look at one thing,
-    and small enough that they stand outside, so that no ray begins in fog; ahead of cameras that face forward, where
-    the depths that they see are known; else the cameras' own cube.
+    Pictures with an alpha channel are of an object, in a bounded box, if the cameras look at one point or it is known
+    what they see; photos are unbounded. For the rest see the top of this module.
 
     Args:
         space: `auto` for the rule above; `box` and `unbounded` insist.
@@ -116,20 +178,48 @@ def choose_space(
         has_alpha: whether the pictures have an alpha channel.
         half: half the side of the cameras' own cube.
         bounds: (n, 2) depths near and far that each camera sees, where they are known.
+        views: of sparse points, where there are some.
     """
-    unbounded = not has_alpha if space == "auto" else space == "unbounded"
-    given = "" if space == "auto" else f" (--space {space})"
+    focus = focus_point(poses)
+    if focus is not None and not look_inward(poses, focus, half_fov):
+        focus = None
+    if views is not None and len(views.depth) < FEWEST_POINTS:
+        views = None
     what = "alpha" if has_alpha else "photos without alpha"
+    given = "" if space == "auto" else f" (--space {space})"
+    unbounded = space == "unbounded"
+    if space == "auto":
+        unbounded = not has_alpha or (focus is None and bounds is None and views is None)
+    distances = None if focus is None else (poses[:, :3, 3] - focus).norm(dim=-1)
+
+    if views is not None and unbounded:
+        distance = 0.0 if distances is None else float(distances.median())
+        cube = cube_of_points(views, focus, distance, half_fov)
+        looks = "the cameras look at one point, " if focus is not None else ""
+        return SceneSpace(*cube, unbounded, f"{what}, {looks}around the sparse points that they see near{given}")
     ahead = None if bounds is None else box_ahead(poses, bounds, half_fov, unbounded)
     if ahead is not None:
         return SceneSpace(*ahead, unbounded, f"{what}, the cameras face forward and their near depth is known{given}")
-    focus = focus_point(poses)
-    if focus is None or not look_inward(poses, focus, half_fov) or (space == "box" and not has_alpha):
-        why = "the cube of the cameras" if space == "box" else "the cameras do not look at one point"
-        return SceneSpace(torch.zeros(3), half, unbounded, f"{what}, {why}{given}")
-    distance = (poses[:, :3, 3] - focus).norm(dim=-1)
-    if unbounded:
-        half = OUTSIDE * float(distance.min())
+    if distances is None or focus is None:
+        centre, why = torch.zeros_like(poses[0, :3, 3]), "the cameras do not look at one point"
+    elif unbounded:
+        centre, half, why = focus, float(distances.median()) * math.tan(half_fov), "the cameras look at one point"
     else:
-        half = min(MARGIN * float(distance.max()) * math.tan(half_fov), float(distance.max()))
-    return SceneSpace(focus, half, unbounded, f"{what}, the cameras look at one point{given}")
+        farthest = float(distances.max())
+        seen = min(MARGIN * farthest * math.tan(half_fov), farthest)
+        if has_alpha:
+            centre, half, why = focus, seen, "the cameras look at one point"
+        else:
+            centre, half = torch.zeros_like(focus), max(half, float(focus.abs().max()) + seen)
+            why = "the cube of the cameras"
+    if views is not None:
+        middle, reach = middle_box(views.xyz, OUTLIERS)
+        centre, half = _around_both(centre, half, middle, MARGIN * reach)
+        why += ", and all sparse points"
+    return SceneSpace(centre, half, unbounded, f"{what}, {why}{given}")
+
+
+def _around_both(centre: Tensor, half: float, other: Tensor, other_half: float) -> tuple[Tensor, float]:
+    """The least cube around two."""
+    low, high = torch.minimum(centre - half, other - other_half), torch.maximum(centre + half, other + other_half)
+    return (low + high) / 2, float((high - low).max()) / 2

@@ -34,7 +34,7 @@ class Frame:
     """One entry of `frames`: the image's name as written, the camera-to-world matrix, and the entry itself."""
 
     name: str
-    pose: np.ndarray  # (4, 4) float32, OpenGL axes
+    pose: np.ndarray  # (4, 4) float64, OpenGL axes
     values: Mapping[str, Any]
 
 
@@ -216,19 +216,18 @@ def _read_frame(path: Path, index: int, entry: Any) -> Frame:
         raise PeakError(
             f"{path}: transform_matrix of frame {index} ({name}) is not 4x4 numbers; export the poses again"
         )
-    if not np.isfinite(pose).all():
+    if not (np.abs(pose) < np.finfo(np.float32).max).all():
         raise PeakError(f"{path}: transform_matrix of frame {index} ({name}) has NaN or infinity; remove the frame")
     if abs(np.linalg.det(pose[:3, :3])) < 1e-9:
         raise PeakError(f"{path}: transform_matrix of frame {index} ({name}) has no valid rotation; remove the frame")
-    return Frame(name.replace("\\", "/"), np.vstack([pose[:3], np.eye(4, dtype=np.float32)[3:]]), entry)
+    return Frame(name.replace("\\", "/"), np.vstack([pose[:3], np.eye(4)[3:]]), entry)
 
 
 def number_array(value: Any) -> np.ndarray | None:
-    """`value` as a float32 array, or None when it is ragged or not made of numbers."""
+    """`value` as a float64 array, or None when it is ragged or not made of numbers."""
     try:
-        with np.errstate(over="ignore"):
-            return np.array(value, dtype=np.float64).astype(np.float32)
-    except (TypeError, ValueError):
+        return np.array(value, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError):
         return None
 
 

@@ -20,6 +20,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 
 from peak_nerf.errors import PeakError, exit_on_peak_error
 from peak_nerf.nerf.data.dataparser import PeakDataParserConfig
+from peak_nerf.nerf.data.space_figure import write_space_figure
 from peak_nerf.nerf.train.optimizers import ExponentialScheduleConfig, multiplier
 
 NO_END = 10**9
@@ -146,6 +147,7 @@ class PeakTrainer(Trainer):
         """Train; Ctrl-C saves what there is before it goes."""
         with exit_on_peak_error():
             try:
+                self.draw_space()
                 super().train()
             except KeyboardInterrupt:
                 if self.training_state == "completed":  # the viewer of a finished run was closed
@@ -158,6 +160,20 @@ class PeakTrainer(Trainer):
                 raise SystemExit(130) from None
             finally:
                 self.seconds, self._running_since = self.elapsed(), None
+
+    @check_main_thread
+    def draw_space(self) -> None:
+        """space.png beside config.yml, once. A picture that cannot be drawn is said, and training goes on."""
+        path, datamanager = self.base_dir / "space.png", getattr(self.pipeline, "datamanager", None)
+        outputs = getattr(datamanager, "train_dataparser_outputs", None)
+        if path.exists() or outputs is None:
+            return
+        test = getattr(datamanager, "eval_dataset", None)
+        try:
+            write_space_figure(path, outputs, None if test is None else test.cameras)
+        except Exception as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            CONSOLE.print(f"{path}: not drawn ({reason})", markup=False, highlight=False, soft_wrap=True)
 
     def train_iteration(self, step: int) -> Any:
         """One step. A loss that is not a number stops the run before it is saved over a good checkpoint."""

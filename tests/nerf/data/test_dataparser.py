@@ -57,7 +57,7 @@ def test_blender_as_nerfstudio_reads_it(blender: Path, split: str):
     assert_same_cameras(ours.cameras, theirs.cameras)
     assert ours.image_filenames == theirs.image_filenames
     torch.testing.assert_close(ours.scene_box.aabb, theirs.scene_box.aabb)
-    torch.testing.assert_close(ours.dataparser_transform, theirs.dataparser_transform)
+    torch.testing.assert_close(ours.dataparser_transform.float(), theirs.dataparser_transform)
     assert ours.dataparser_scale == 1.0
 
 
@@ -85,8 +85,10 @@ def test_capture_as_nerfstudio_reads_it(tmp_path: Path, split: str, options: dic
     theirs = config.setup().get_dataparser_outputs(split=split)
     assert_same_cameras(ours.cameras, theirs.cameras)
     assert ours.image_filenames == theirs.image_filenames
-    torch.testing.assert_close(ours.scene_box.aabb, theirs.scene_box.aabb)
-    torch.testing.assert_close(ours.dataparser_transform, theirs.dataparser_transform)
+    # Their box is that of scaled cameras, also where they are not scaled: ours is the cameras' cube either way.
+    unit = 1.0 if "auto_scale_poses" not in options else math.sqrt(15)  # camera 0, 1 above the ground, 4 away
+    torch.testing.assert_close(ours.scene_box.aabb, unit * theirs.scene_box.aabb, rtol=1e-4, atol=0)
+    torch.testing.assert_close(ours.dataparser_transform.float(), theirs.dataparser_transform)
     assert ours.dataparser_scale == pytest.approx(theirs.dataparser_scale)
 
 
@@ -94,8 +96,8 @@ def test_instant_ngp_box_as_nerfstudio_reads_it(tmp_path: Path):
     data = write_nerfstudio_scene(tmp_path, aabb_scale=4, fl_x=None, fl_y=None, camera_angle_x=CAMERA_ANGLE_X)
     ours = parse(data, space="box")
     theirs = InstantNGPDataParserConfig(data=data, eval_mode="interval").setup().get_dataparser_outputs(split="train")
-    # They shrink the scene by 0.3333; box and cameras must keep their proportion.
-    torch.testing.assert_close(ours.scene_box.aabb * 0.3333, theirs.scene_box.aabb, rtol=1e-3, atol=0)
+    # They shrink the scene by 0.3333 where instant-ngp has 0.33, and put the origin at 0 where it has 0.5.
+    torch.testing.assert_close(ours.scene_box.aabb * 0.33, theirs.scene_box.aabb)
     a, b = ours.cameras.camera_to_worlds, theirs.cameras.camera_to_worlds
     torch.testing.assert_close(a[:, :, 3] * 0.3333, b[:, :, 3])
     torch.testing.assert_close(a[:, :, :3], b[:, :, :3])
@@ -287,7 +289,7 @@ def test_fisheye(tmp_path: Path):
 
 def test_orientation_override(tmp_path: Path):
     ours = parse(write_nerfstudio_scene(tmp_path, orientation_override="none"), center_method="none")
-    torch.testing.assert_close(ours.dataparser_transform, torch.eye(4)[:3])
+    torch.testing.assert_close(ours.dataparser_transform, torch.eye(4, dtype=torch.float64)[:3])
 
 
 def test_pca_leaves_every_camera_looking_at_the_ball(capture: Path):

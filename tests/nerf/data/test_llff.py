@@ -78,10 +78,10 @@ def test_pixels_look_where_they_look_in_the_files_world(scene: Path):
     """Pixel (0, 0) of images_4 is 11.5 px left and 7.5 px above the centre, at a focal length of 20."""
     outputs = parse(scene, **AS_WRITTEN)
     rays = outputs.cameras.generate_rays(torch.zeros(1, 1, dtype=torch.long), coords=torch.tensor([[0.5, 0.5]]))
-    to_file = outputs.dataparser_transform[:, :3].T
+    to_file = outputs.dataparser_transform[:, :3].T.float()
     expected = torch.tensor([-20.0, -11.5, 7.5])
     torch.testing.assert_close(to_file @ rays.directions[0], expected / expected.norm())
-    offset = outputs.dataparser_transform[:, 3]
+    offset = outputs.dataparser_transform[:, 3].float()
     torch.testing.assert_close(to_file @ (rays.origins[0] - offset), torch.tensor([0.0, 0.5, 0.0]))
     # The first training picture is the second of the file; the cameras' row lies along x, and they look along -z.
     torch.testing.assert_close(rays.origins[0], torch.tensor([0.5, 0.0, 0.0]))

@@ -10,7 +10,7 @@ import torch
 from peak_nerf.errors import PeakError
 from peak_nerf.nerf.data import dataparser
 from peak_nerf.nerf.data.dataparser import PeakDataParserConfig
-from peak_nerf.nerf.data.scene_box import choose_space, focus_point, look_inward
+from peak_nerf.nerf.data.scene_box import Views, choose_space, cube_of_points, focus_point, look_inward
 from tests.nerf.scene_factory import ring_pose, write_nerfstudio_scene
 
 
@@ -41,12 +41,23 @@ def test_an_object_with_alpha_gets_the_box_that_cameras_see() -> None:
     assert "alpha, the cameras look at one point" in space.line()
 
 
+WIDE_35 = 4 * math.tan(0.35)
+WIDE = 4 * math.tan(0.3)
+"""Half the width of the pictures of `ring` at its centre, where half their angle of view is 0.3; on disk it is 0.35."""
+
+
 @pytest.mark.parametrize(
     ("space", "has_alpha", "unbounded", "half", "said"),
     [
-        ("auto", False, True, 2.0, "unbounded scene, contracted beyond its box of +-2 around (0, 0, 0): photos with"),
+        (
+            "auto",
+            False,
+            True,
+            WIDE,
+            "unbounded scene, contracted beyond its box of +-1.24 around (0, 0, 0): photos with",
+        ),
         ("box", False, False, 4.0, "bounded scene in a box of +-4 around (0, 0, 0): photos without alpha, the cube of"),
-        ("unbounded", True, True, 2.0, "alpha, the cameras look at one point (--space unbounded)"),
+        ("unbounded", True, True, WIDE, "alpha, the cameras look at one point (--space unbounded)"),
     ],
 )
 def test_photos_are_unbounded_unless_told(space, has_alpha: bool, unbounded: bool, half: float, said: str) -> None:
@@ -55,10 +66,100 @@ def test_photos_are_unbounded_unless_told(space, has_alpha: bool, unbounded: boo
     assert said in chosen.line()
 
 
-def test_cameras_that_look_at_one_thing_stand_outside_its_box() -> None:
-    """Whatever their direction: the corners of the cube are nearer than the nearest camera."""
-    chosen = choose_space("auto", ring(), 0.3, False, 4.0)
-    assert chosen.half * math.sqrt(3) < 4.0
+def test_the_focus_is_exact_far_from_the_origin() -> None:
+    poses = torch.from_numpy(np.stack([ring_pose(0.8 * i) for i in range(8)]))
+    offset = torch.tensor([5e5, 5e6, 100.0], dtype=torch.float64)
+    poses[:, :3, 3] += offset
+    focus = focus_point(poses)
+    assert focus is not None
+    torch.testing.assert_close(focus - offset, torch.zeros(3, dtype=torch.float64), rtol=0, atol=1e-7)
+    assert look_inward(poses, focus, 0.01)
+
+
+def grid(half: float, n: int = 11) -> torch.Tensor:
+    """(n^3, 3) in a cube around the origin."""
+    return torch.cartesian_prod(*[torch.linspace(-half, half, n)] * 3)
+
+
+def seen_by_one(xyz: torch.Tensor, depth: float = 4.0) -> Views:
+    return Views(torch.zeros(len(xyz), dtype=torch.int64), xyz, torch.full((len(xyz),), depth))
+
+
+@pytest.mark.parametrize(
+    ("half", "expected"),
+    [(1.0, 1.0), (0.3, 0.5 * WIDE), (9.0, WIDE)],  # what is there; half the width of the pictures; that width
+)
+def test_the_cube_of_what_cameras_look_at(half: float, expected: float) -> None:
+    """11 points along each axis, of which the outer ones, 1 in 11 each, are more than 5 %: none is skipped."""
+    centre, got = cube_of_points(seen_by_one(grid(half)), torch.zeros(3), 4.0, 0.3)
+    assert got == pytest.approx(expected)
+    torch.testing.assert_close(centre, torch.zeros(3), atol=1e-6, rtol=0)
+
+
+def test_five_percent_at_either_end_do_not_count() -> None:
+    """Of 101 evenly spaced points the sixth from either end: 0.9 of their reach."""
+    line = torch.linspace(-1, 1, 101)[:, None].expand(-1, 3)
+    centre, half = cube_of_points(seen_by_one(line), torch.zeros(3), 4.0, 0.3)
+    assert half == pytest.approx(0.9)
+    assert not centre.any()
+
+
+def test_the_cube_is_where_the_points_are_but_holds_the_focus() -> None:
+    points = grid(0.8)
+    centre, half = cube_of_points(seen_by_one(points + torch.tensor([0.3, -9.0, 0.0])), torch.zeros(3), 4.0, 0.3)
+    assert half == pytest.approx(0.8)
+    torch.testing.assert_close(centre, torch.tensor([0.3, -0.5 * WIDE, 0.0]))
+
+
+def test_what_is_far_behind_does_not_move_the_cube() -> None:
+    """Twice the distance of the focus and more."""
+    near, far = seen_by_one(grid(1.0)), seen_by_one(grid(9.0) + torch.tensor([30.0, 0.0, 0.0]), 8.01)
+    both = Views(*(torch.cat(pair) for pair in zip(vars(near).values(), vars(far).values(), strict=True)))
+    centre, half = cube_of_points(both, torch.zeros(3), 4.0, 0.3)
+    assert half == pytest.approx(1.0)
+    torch.testing.assert_close(centre, torch.zeros(3), atol=1e-6, rtol=0)
+
+
+def test_without_a_focus_the_cube_is_around_what_each_camera_sees_near() -> None:
+    """Camera 0 has its median at 1 and drops what is beyond 2; camera 1 at 10 and keeps all.
+
+    Of what is left 5 % is one layer of a grid: along x from -0.8 to 7.6.
+    """
+    xyz = torch.cat([grid(1.0), grid(1.0)[:500] + 50, grid(2.0) + torch.tensor([6.0, 0.0, 0.0])])
+    camera = torch.cat([torch.zeros(1831), torch.ones(1331)]).long()
+    depth = torch.cat([torch.ones(1331), torch.full((500,), 2.1), torch.full((1331,), 10.0)])
+    centre, half = cube_of_points(Views(camera, xyz, depth), None, 0.0, 0.3)
+    assert half == pytest.approx(4.2)
+    torch.testing.assert_close(centre, torch.tensor([3.4, 0.0, 0.0]), atol=1e-6, rtol=0)
+
+
+def test_points_go_before_bounds_and_few_points_do_not() -> None:
+    bounds = torch.tensor([[2.0, 10.0]]).repeat(8, 1)
+    chosen = choose_space("auto", ring(), 0.3, False, 4.0, bounds, seen_by_one(grid(1.0)))
+    assert (chosen.unbounded, chosen.half) == (True, pytest.approx(1.0))
+    assert "around the sparse points that they see near" in chosen.line()
+    few = choose_space("auto", ring(), 0.3, False, 4.0, None, seen_by_one(grid(1.0)[:49]))
+    assert few.half == pytest.approx(WIDE)
+
+
+@pytest.mark.parametrize("has_alpha", [True, False])
+def test_a_bounded_box_holds_all_points(has_alpha: bool) -> None:
+    points = grid(0.5) + torch.tensor([0.0, 0.0, 7.0])
+    chosen = choose_space("box", ring(), 0.3, has_alpha, 4.0, None, seen_by_one(points))
+    assert not chosen.unbounded
+    low, high = chosen.centre - chosen.half, chosen.centre + chosen.half
+    assert bool(((points >= low) & (points <= high)).all())
+    without = choose_space("box", ring(), 0.3, has_alpha, 4.0)
+    assert bool((low <= without.centre - without.half + 1e-5).all())
+    assert bool((high >= without.centre + without.half - 1e-5).all())
+
+
+def test_an_object_that_no_box_is_sure_to_hold_is_unbounded() -> None:
+    """Alpha, but cameras that look along a wall: a cube around them would cut what they see."""
+    chosen = choose_space("auto", forward_facing(), 0.3, True, 4.0)
+    assert chosen.unbounded
+    assert not choose_space("box", forward_facing(), 0.3, True, 4.0).unbounded
+    assert not choose_space("auto", forward_facing(), 0.3, True, 4.0, BOUNDS).unbounded
 
 
 def test_cameras_that_look_about_keep_their_cube() -> None:
@@ -140,26 +241,31 @@ def test_the_parser_says_what_it_chose_in_one_line(tmp_path: Path, capsys, monke
     assert outputs.metadata["unbounded"]
     lines = [line for line in capsys.readouterr().out.splitlines() if "box of" in line]
     assert len(lines) == 1
-    assert lines[0].startswith("peak-data: unbounded scene, contracted beyond its box of +-0.5")
+    assert lines[0].startswith("peak-data: unbounded scene, contracted beyond its box of +-0.37")
     assert lines[0].endswith("one point; --space and --scene-scale change it")
     cut_out = PeakDataParserConfig(data=write_nerfstudio_scene(tmp_path / "object", alpha=True))
     train, test = (cut_out.setup().get_dataparser_outputs(split) for split in ("train", "test"))
     assert not train.metadata["unbounded"]
     torch.testing.assert_close(train.scene_box.aabb, test.scene_box.aabb)
     # The ball of radius 1 that the pictures show lies in the box, which is smaller than the cameras' cube.
-    centre = train.dataparser_scale * (train.dataparser_transform @ torch.tensor([0.0, 0.0, 0.0, 1.0]))
+    centre = train.dataparser_scale * train.dataparser_transform[:, 3]
     low, high = train.scene_box.aabb
     assert bool(((centre - train.dataparser_scale > low) & (centre + train.dataparser_scale < high)).all())
     assert float((high - low).max()) < 1.5
 
 
-def test_instant_ngp_photos_keep_the_unit_cube(tmp_path: Path) -> None:
-    data = write_nerfstudio_scene(tmp_path, aabb_scale=16)
+@pytest.mark.parametrize(("aabb_scale", "half"), [(16, WIDE_35), (0.5, 0.25 / 0.33)])
+def test_instant_ngp_photos_are_as_wide_as_the_pictures_at_most_its_box(
+    tmp_path: Path, aabb_scale: float, half: float
+) -> None:
+    data = write_nerfstudio_scene(tmp_path, aabb_scale=aabb_scale)
     outputs = PeakDataParserConfig(data=data).setup().get_dataparser_outputs("train")
     assert outputs.metadata["unbounded"]
-    assert outputs.scene_box.aabb[1].tolist() == [1.5] * 3
+    low, high = outputs.scene_box.aabb
+    torch.testing.assert_close((high - low) / 2, torch.full((3,), half))
+    torch.testing.assert_close((high + low) / 2, torch.zeros(3), atol=1e-6, rtol=0)
     boxed = PeakDataParserConfig(data=data, space="box").setup().get_dataparser_outputs("train")
-    assert boxed.scene_box.aabb[1].tolist() == [24.0] * 3
+    torch.testing.assert_close(boxed.scene_box.aabb[1], torch.full((3,), aabb_scale * 0.5 / 0.33))
 
 
 def test_frames_without_an_image_are_listed_and_left_out(tmp_path: Path, capsys) -> None:

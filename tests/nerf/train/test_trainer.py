@@ -14,6 +14,7 @@ import yaml
 from nerfstudio.utils.eval_utils import eval_setup
 
 from peak_nerf.errors import PeakError
+from peak_nerf.nerf.train import trainer as trainer_module
 from peak_nerf.nerf.train.trainer import NO_CUDA, latest_checkpoint, write_atomically
 from tests.nerf.runs import start, tiny_config, train
 
@@ -270,3 +271,20 @@ def test_a_preset_is_not_written_to(tmp_path: Path) -> None:
     groups = config.optimizers
     start(config)
     assert all(group["scheduler"].max_steps is None for group in groups.values())
+
+
+def test_the_space_is_drawn_once_and_a_failure_stops_nothing(tmp_path, monkeypatch, capsys) -> None:
+    trainer = train(tiny_config(tmp_path, steps=2))
+    picture = trainer.base_dir / "space.png"
+    assert picture.is_file()
+    picture.write_bytes(b"drawn")
+    trainer.draw_space()
+    assert picture.read_bytes() == b"drawn"
+    picture.unlink()
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("no fonts\nat all")
+
+    monkeypatch.setattr(trainer_module, "write_space_figure", fail)
+    trainer.draw_space()
+    assert "space.png: not drawn (no fonts)" in capsys.readouterr().out

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from peak_nerf.errors import PeakError
-from peak_nerf.photos.observations import FORMAT_VERSION, Observations, read_observations, write_observations
+from peak_nerf.nerf.data.observations import FORMAT_VERSION, Observations, read_observations, write_observations
 
 
 def arrays() -> dict[str, np.ndarray]:
