@@ -171,7 +171,7 @@ def test_scenes_under_a_data_root(scene: Path, tmp_path: Path) -> None:
     assert before.startswith("nerf_synthetic/ball sha256:")
     (root / "nerf_synthetic" / "ball" / "train" / "r_0.png").write_bytes(b"other")
     assert job("ball").recorded["scene"] != before
-    assert job("ship").absent == [root / "nerf_synthetic" / "ship" / "transforms_train.json"]
+    assert job("ship").absent == [root / "{nerf_synthetic,llff,posed}" / "ship"]
 
 
 def test_table_3_is_scene_by_views_by_method() -> None:

@@ -70,7 +70,7 @@ def _opening(results: Results) -> Iterator[Block]:
     words = [f"{results.count('finished')} of {len(results.cells)} cells are finished"]
     kinds = (
         ("failed", "failed"),
-        ("absent", "absent (no such image or mask in the data root)"),
+        ("absent", "absent (no such image, mask or scene in the data root)"),
         ("missing", "not run"),
     )
     words += [f"{n} {word}" for status, word in kinds if (n := results.count(status))]
