@@ -48,6 +48,9 @@ class PeakDataParserConfig(DataParserConfig):
     """Train on these views of the train split, counted from 0 (transforms.json, LLFF: in order of file name)."""
     background: Literal["white", "black", "random"] = "white"
     """What the model puts behind images that have an alpha channel."""
+    use_alpha: bool = True
+    """Off, images with an alpha channel are put before `background`, white or black, as they are read: nothing tells
+    the training what is empty but colours. The space stays that of images with alpha."""
     downscale_factor: int | None = None
     """Read the images shrunk by this factor, from images_2/, images_4/, ...; None reads the full size, and of an LLFF
     scene the images whose longer side is nearest to 500 to 1000 pixels, and says which."""
@@ -88,8 +91,10 @@ class PeakDataParserConfig(DataParserConfig):
 class PeakDataParser(DataParser):
     """Turns a scene's files into cameras and image paths; see `PeakDataParserConfig`.
 
-    The outputs' metadata: `background`, `kind` (blender, nerfstudio or llff), `has_alpha`, `unbounded`; of LLFF scenes
-    `bounds`, (n, 2) float32: depths near and far that each of the split's views sees, in units of its cameras.
+    The outputs' metadata: `background`, `kind` (blender, nerfstudio or llff), `has_alpha`, `unbounded`;
+    `solid_background`, whether the images show `background` where the scene is empty, as those of a Blender scene
+    without alpha do, and those put before it here; of LLFF scenes `bounds`, (n, 2) float32: depths near and far that
+    each of the split's views sees, in units of its cameras.
     """
 
     config: PeakDataParserConfig
@@ -101,6 +106,8 @@ class PeakDataParser(DataParser):
             raise PeakError(f"--downscale-factor is {downscale}; give a whole number from 1 on, or leave it out")
         if not (config.scene_scale > 0 and math.isfinite(config.scene_scale)):
             raise PeakError(f"--scene-scale is {config.scene_scale}; give a positive number")
+        if not config.use_alpha and config.background == "random":
+            raise PeakError("--use-alpha False puts the images before one colour; give --background white or black")
         scene = scene_files.find_scene(config.data, say_once)
         scene_file, indices = scene_files.split_of_scene(
             scene, split, config.eval_interval, say_once, config.downscale_factor
@@ -122,10 +129,12 @@ class PeakDataParser(DataParser):
         poses, transform, scale, aabb_scale = _placed(scene, scene_file, config)
         bounds = _bounds(scene_file, scale) if scene.kind == "llff" else None
         space = _space(scene, scene_file, config, poses, bounds, aabb_scale, sizes[0], n_channels == 4)
+        has_alpha = n_channels == 4 and config.use_alpha
         metadata: dict[str, Any] = {
             "background": config.background,
             "kind": scene.kind,
-            "has_alpha": n_channels == 4,
+            "has_alpha": has_alpha,
+            "solid_background": not has_alpha and (n_channels == 4 or scene.kind == "blender"),
             "unbounded": space.unbounded,
         }
         if bounds is not None:
@@ -135,7 +144,8 @@ class PeakDataParser(DataParser):
             cameras=cameras_of(
                 scene_file, frames, image_filenames, sizes, None if scene.kind == "llff" else downscale, poses[indices]
             ),
-            alpha_color=None,  # so that the dataset yields RGBA: the model composites, on `metadata["background"]`
+            # None, so that the dataset yields RGBA: the model composites, on `metadata["background"]`.
+            alpha_color=None if config.use_alpha else torch.full((3,), float(config.background == "white")),
             scene_box=SceneBox(aabb=torch.stack((space.centre - space.half, space.centre + space.half))),
             mask_filenames=_mask_filenames(scene, scene_file, frames, sizes, downscale),
             metadata=metadata,
