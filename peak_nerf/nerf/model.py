@@ -100,6 +100,8 @@ class PeakModel(Model):
         background = metadata.get("background", "white")
         # What is behind an unbounded scene's box is added by the background field.
         self.background_colour = 0.0 if background == "black" or self.far is not None else 1.0
+        # Images that show the background where the scene is empty teach a random one as matter, painted on the box.
+        self.solid_background = bool(metadata.get("solid_background"))
         near = c.near_plane / self.half_extent
         self.renderer = VolumeRenderer(
             self.field, self.occupancy, 2 / c.steps_per_side, near, self.background_colour, c.render_substeps
@@ -182,6 +184,8 @@ class PeakModel(Model):
         if self.far is not None:
             return self._background(origins, directions, accumulation)
         if self.config.train_background == "random":
+            if self.solid_background:
+                return origins.new_full((1, 3), self.background_colour)
             return torch.rand(len(origins), 3, device=self.device)
         return origins.new_full((1, 3), 1.0 if self.config.train_background == "white" else 0.0)
 

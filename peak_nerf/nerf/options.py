@@ -170,7 +170,8 @@ class RenderOptions:
     near_plane: float = 0.05
     """Rays begin no nearer to the camera than this, in world units."""
     train_background: Literal["random", "white", "black"] = "random"
-    """What stands behind training rays; random teaches opacity. Evaluation uses the data parser's `background`."""
+    """What stands behind training rays; random teaches opacity where images have an alpha channel, and is the data
+    parser's `background`, which evaluation uses, where they show that instead."""
     background_samples: Annotated[int, tyro.conf.arg(aliases=["--pipeline.model.far-samples"])] = 8
     """Samples of a ray behind the box of an unbounded scene, in contracted space; 0 paints all on the box's walls."""
 
