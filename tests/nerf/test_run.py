@@ -102,12 +102,48 @@ def test_ctrl_c_is_a_ctrl_c(scene: Path, tmp_path: Path) -> None:
         ({"budget_seconds": math.inf}, "give a number above 0"),
         ({"kar_rate": 0.0, "steps": 1}, "give a number above 0"),
         ({"views": 99}, "--num-views is 99, but the train split has 12 views"),
+        ({"views": "all", "view_indices": "1 2"}, "views and view_indices are both given"),
+        ({"view_indices": "1,2"}, "view_indices is '1,2'; give whole numbers, such as '26 86 2 55'"),
         ({"kar_weight": -1.0}, "kar-weight -1"),
     ],
 )
 def test_errors(options: dict[str, object], said: str, scene: Path, tmp_path: Path) -> None:
     with pytest.raises(PeakError, match=said):
         run_nerf(NerfOptions(scene, **options), tmp_path / "out")
+
+
+def test_which_images_are_trained_on() -> None:
+    def dataparser(**options: object):
+        config = trainer_config(NerfOptions(Path("ball"), **options), Path("out"), Path("scratch"))
+        return config.pipeline.datamanager.dataparser
+
+    default = dataparser()
+    assert (default.num_views, default.view_indices, default.downscale_factor) == (None, None, None)
+    assert default.use_alpha
+    assert dataparser(views="all").num_views is None
+    assert dataparser(views=3).num_views == 3
+    given = dataparser(view_indices="26 86 2", downscale_factor=8, use_alpha=False)
+    assert (given.num_views, given.view_indices, given.downscale_factor) == (None, (26, 86, 2), 8)
+    assert not given.use_alpha
+    assert default.view_indices is None  # the preset is shared
+
+
+def test_a_suite_names_views_by_number_word_or_place() -> None:
+    types = option_types(TASKS["nerf"])
+    assert [types.convert("views", value) for value in (3, "all")] == [3, "all"]
+    assert types.convert("view_indices", "26 86 2") == "26 86 2"
+    assert types.convert("view_indices", 26) == "26"
+    with pytest.raises(ValueError, match="'every' is not known; there are all"):
+        types.convert("views", "every")
+    with pytest.raises(ValueError, match="should match pattern"):
+        types.convert("view_indices", "26,86")
+
+
+def test_a_run_without_alpha_on_views_by_their_place(scene: Path, tmp_path: Path) -> None:
+    options = NerfOptions(scene, view_indices="5 0 11", use_alpha=False, steps=3, **TINY)
+    metrics = run_nerf(options, tmp_path / "out")
+    assert (metrics["chosen_views"], metrics["views"]) == ([5, 0, 11], 3)
+    assert (metrics["settings"]["view_indices"], metrics["settings"]["use_alpha"]) == ("5 0 11", False)
 
 
 def test_old_names_and_forms_of_kar_are_those_of_today() -> None:
