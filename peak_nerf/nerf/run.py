@@ -24,8 +24,9 @@ from peak_nerf.system.record import check_folder, peak_memory_gib, plain, reset_
 
 N_CHECKS = 10
 """Times in a training that the PSNR of a test view is computed for the history."""
-CHECK_STRIDE = 2
-"""Of a view of which only the PSNR is wanted, every so many pixels in each direction are rendered."""
+CHECK_PIXELS = 200 * 200
+"""A view of which only the PSNR is wanted is rendered at about so many pixels at most, and at every other in each
+direction at most."""
 PICTURES = 3
 """Test views in comparison.png."""
 
@@ -147,6 +148,8 @@ class _Watch:
         self.trainer, self.on_progress = trainer, on_progress
         self.history: list[Progress] = []
         self.view = len(trainer.pipeline.datamanager.eval_dataset) // 2
+        camera = trainer.pipeline.datamanager.eval_dataset.cameras[self.view]
+        self.stride = check_stride(int(camera.height), int(camera.width))
         self.steps, self.reported = 0, 0.0
 
     def look(self, step: int) -> None:
@@ -158,7 +161,7 @@ class _Watch:
         due = fraction >= (len(self.history) + 1) / N_CHECKS
         if due:
             with trainer.clock_stopped(), torch.random.fork_rng():
-                truth, rgb, _ = render_view(trainer.pipeline, self.view, CHECK_STRIDE)
+                truth, rgb, _ = render_view(trainer.pipeline, self.view, self.stride)
                 mse = float((truth - rgb).square().mean())
             self.history.append(self._progress(step, fraction, -10 * math.log10(max(mse, 1e-10))))
         now = time.perf_counter()
@@ -171,6 +174,11 @@ class _Watch:
         config = self.trainer.config
         n_steps = config.max_num_iterations if config.max_seconds is None else None
         return Progress(step + 1, n_steps, self.trainer.elapsed(), fraction, math.nan, test_psnr)
+
+
+def check_stride(height: int, width: int) -> int:
+    """Every how many pixels in each direction a view is rendered of which only the PSNR is wanted."""
+    return max(2, math.ceil(math.sqrt(height * width / CHECK_PIXELS)))
 
 
 def render_view(pipeline: Any, index: int, stride: int = 1) -> tuple[Any, Any, Any]:
