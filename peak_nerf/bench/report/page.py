@@ -176,7 +176,7 @@ def _published_blocks(table: Table, suite: Suite) -> Iterator[Block]:
         return
     yield Heading("Beside published figures")
     source = " ".join(suite.published.source.split())
-    yield Paragraph(f"Published: {source}. Ours are means over the rows above, of these those that all methods have.")
+    yield Paragraph(f"Published: {source}. Ours are means over those rows of the table above that all methods have.")
     works = list(dict.fromkeys(work for one in beside for work in one.theirs))
     rows = [
         [
