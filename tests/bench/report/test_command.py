@@ -87,9 +87,13 @@ def test_only_seeds_that_both_have_are_compared(write: Write, tmp_path: Path) ->
     assert kar_comparisons(table, results.suite)[0].gains["lena", "random"] == 1.0
 
 
-PUBLISHED = (
-    "published:\n  source: two papers\n  values:\n    mask=random: {A: 24, B-3: 25.5}\n    image=house: {A: 29}\npaper:"
-)
+PUBLISHED = """\
+published:
+  source: two papers
+  values:
+    mask=random: {A: 24, B-3: 25.5}
+    image=house,mask=random: {A: 29}
+paper:"""
 
 
 def test_published_figures_stand_beside_our_means_over_their_rows(write: Write, tmp_path: Path) -> None:
@@ -97,12 +101,12 @@ def test_published_figures_stand_beside_our_means_over_their_rows(write: Write, 
     results = fill(tmp_path / "mine", write(("paper:", PUBLISHED)), PSNR)
     both, house = beside_published(results.tables()[0], results.suite)
     assert both == Beside("mask=random", {"A": 24, "B-3": 25.5}, {"peak": 26.0, "peak-no-kar": 25.5}, 2, 2)
-    assert house == Beside("image=house", {"A": 29}, {"peak": 30.0, "peak-no-kar": 31.0}, 1, 1)
+    assert house == Beside("image=house,mask=random", {"A": 29}, {"peak": 30.0, "peak-no-kar": 31.0}, 1, 1)
     text = page(results).markdown()
     assert "Published: two papers." in text
     assert "| cells | peak | peak-no-kar | rows | A | B-3 |" in text
     assert "| mask=random | 26.00 | 25.50 | 2 of 2 | 24.00 | 25.50 |" in text
-    assert "| image=house | 30.00 | 31.00 | 1 of 1 | 29.00 |  |" in text
+    assert "| image=house, mask=random | 30.00 | 31.00 | 1 of 1 | 29.00 |  |" in text
 
 
 def test_published_figures_stand_beside_what_there_is(write: Write, tmp_path: Path) -> None:
@@ -112,7 +116,7 @@ def test_published_figures_stand_beside_what_there_is(write: Write, tmp_path: Pa
     both, house = beside_published(results.tables()[0], results.suite)
     assert (both.ours, both.n_complete, both.n_rows) == ({"peak": 22.0, "peak-no-kar": 20.0}, 1, 2)
     assert (house.ours, house.n_complete, house.n_rows) == ({}, 0, 1)
-    assert "| image=house |  |  | 0 of 1 | 29.00 |  |" in page(results).markdown()
+    assert "| image=house, mask=random |  |  | 0 of 1 | 29.00 |  |" in page(results).markdown()
 
 
 def test_lower_is_better_turns_best_and_gains_round(write: Write, tmp_path: Path) -> None:
