@@ -116,6 +116,8 @@ class PeakModel(Model):
         self.half_extent = float((high - low).max() / 2)
         background = metadata.get("background", "white")
         self.background_colour = 0.0 if background == "black" else 1.0
+        # Images that show the background where the scene is empty teach a random one as matter, painted on the box.
+        self.solid_background = bool(metadata.get("solid_background"))
         near = c.near_plane / self.half_extent
         steps = Steps(
             2 / c.steps_per_side, c.cone if unbounded else 0.0, c.samples_per_ray, math.exp(c.density_bias), 2 / c.steps_per_side
@@ -192,6 +194,8 @@ class PeakModel(Model):
         if self.renderer.unbounded:
             return self.renderer.background_of(directions, accumulation)
         if self.config.train_background == "random":
+            if self.solid_background:
+                return directions.new_full((1, 3), self.background_colour)
             return torch.rand(len(directions), 3, device=self.device)
         return directions.new_full((1, 3), 1.0 if self.config.train_background == "white" else 0.0)
 

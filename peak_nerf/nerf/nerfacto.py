@@ -2,12 +2,14 @@
 
 # No `from __future__ import annotations`: tyro reads this module's dataclass fields as types.
 import copy
+import dataclasses
 import logging
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from nerfstudio.cameras.camera_optimizers import CameraOptimizerConfig
+from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.model_components.scene_colliders import AABBBoxCollider
 from nerfstudio.models.nerfacto import NerfactoModel, NerfactoModelConfig
 
@@ -23,6 +25,12 @@ class PeakNerfactoModelConfig(PeakOptions, NerfactoModelConfig):
 
     _target: type = field(default_factory=lambda: PeakNerfactoModel)
     """target class to instantiate"""
+    scale_to_box: bool = True
+    """In an unbounded scene, work in units in which the scene box reaches from -1 to 1: nerfacto's contraction, its
+    near plane and the distances that it samples at are made for that. Runs from before this option have it off."""
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__({"scale_to_box": False, **state})
 
 
 class PeakNerfactoModel(PeakModelMixin, NerfactoModel):
@@ -51,5 +59,16 @@ class PeakNerfactoModel(PeakModelMixin, NerfactoModel):
         for name, value in changes.items():
             setattr(self.config, name, value)
         super().populate_modules()
+        low, high = self.scene_box.aabb
+        scaled = self.config.scale_to_box and not bounded
+        self.centre = (low + high) / 2 if scaled else torch.zeros(3)
+        self.half_extent = float((high - low).max() / 2) if scaled else 1.0
         if bounded:
             self.collider = AABBBoxCollider(self.scene_box, near_plane=self.config.near_plane)
+
+    def get_outputs(self, ray_bundle: RayBundle) -> dict[str, Any]:
+        """As nerfacto's, of rays in units of the scene box; depths are those of the world."""
+        origins = (ray_bundle.origins - self.centre.to(ray_bundle.origins)) / self.half_extent
+        outputs = super().get_outputs(dataclasses.replace(ray_bundle, origins=origins))
+        depths = {name: self.half_extent * value for name, value in outputs.items() if "depth" in name}
+        return {**outputs, **depths}

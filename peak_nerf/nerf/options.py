@@ -170,7 +170,8 @@ class RenderOptions:
     near_plane: float = 0.05
     """Rays begin no nearer to the camera than this, in world units."""
     train_background: Literal["random", "white", "black"] = "random"
-    """What stands behind training rays; random teaches opacity. Evaluation uses the data parser's `background`."""
+    """What stands behind training rays; random teaches opacity where images have an alpha channel, and is the data
+    parser's `background`, which evaluation uses, where they show that instead."""
     samples_per_ray: int = 16
     """Samples of a training ray, at most; chosen among its steps by what the occupancy grid knows."""
     render_samples: int = 32

@@ -8,6 +8,7 @@ import dataclasses
 import gc
 import math
 import random
+import re
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -18,13 +19,14 @@ import numpy as np
 
 from peak_nerf.core.fit import Progress
 from peak_nerf.errors import PeakError
-from peak_nerf.nerf.run_options import METHODS, PRESETS, NerfOptions, model_changes
+from peak_nerf.nerf.run_options import METHODS, PRESETS, VIEW_INDICES, NerfOptions, model_changes
 from peak_nerf.system.record import check_folder, peak_memory_gib, plain, reset_peak_memory, versions, write_json
 
 N_CHECKS = 10
 """Times in a training that the PSNR of a test view is computed for the history."""
-CHECK_STRIDE = 2
-"""Of a view of which only the PSNR is wanted, every so many pixels in each direction are rendered."""
+CHECK_PIXELS = 200 * 200
+"""A view of which only the PSNR is wanted is rendered at about so many pixels at most, and at every other in each
+direction at most."""
 PICTURES = 3
 """Test views in comparison.png."""
 
@@ -58,8 +60,11 @@ def run_nerf(options: NerfOptions, out: Path, on_progress: Callable[[Progress], 
 def _check(options: NerfOptions) -> None:
     if options.method not in METHODS or options.preset not in PRESETS:
         raise PeakError(f"nerf: method is one of {', '.join(METHODS)}, preset one of {', '.join(PRESETS)}")
-    if options.steps is not None and options.budget_seconds is not None:
-        raise PeakError("nerf: steps and budget_seconds are both given; keep one of them")
+    for one, other in (("steps", "budget_seconds"), ("views", "view_indices")):
+        if getattr(options, one) is not None and getattr(options, other) is not None:
+            raise PeakError(f"nerf: {one} and {other} are both given; keep one of them")
+    if options.view_indices is not None and re.match(VIEW_INDICES, options.view_indices) is None:
+        raise PeakError(f"nerf: view_indices is {options.view_indices!r}; give whole numbers, such as '26 86 2 55'")
     for name in ("steps", "budget_seconds", "kar_rate"):
         value = getattr(options, name)
         if value is not None and not 0 < value < math.inf:
@@ -76,7 +81,11 @@ def trainer_config(options: NerfOptions, out: Path, scratch: Path) -> Any:
     config: Any = copy.deepcopy(getattr(registration, options.preset.replace("-", "_")).config)
     config.data = config.pipeline.datamanager.data = options.scene
     dataparser = config.pipeline.datamanager.dataparser
-    dataparser.num_views = options.views
+    dataparser.num_views = None if options.views == "all" else options.views
+    if options.view_indices is not None:
+        dataparser.view_indices = tuple(map(int, options.view_indices.split()))
+    dataparser.downscale_factor = options.downscale_factor
+    dataparser.use_alpha = options.use_alpha
     dataparser.background = options.background or dataparser.background
     config.output_dir = scratch if options.run_folder is None else options.run_folder
     config.experiment_name = options.scene.name
@@ -139,6 +148,8 @@ class _Watch:
         self.trainer, self.on_progress = trainer, on_progress
         self.history: list[Progress] = []
         self.view = len(trainer.pipeline.datamanager.eval_dataset) // 2
+        camera = trainer.pipeline.datamanager.eval_dataset.cameras[self.view]
+        self.stride = check_stride(int(camera.height), int(camera.width))
         self.steps, self.reported = 0, 0.0
 
     def look(self, step: int) -> None:
@@ -150,7 +161,7 @@ class _Watch:
         due = fraction >= (len(self.history) + 1) / N_CHECKS
         if due:
             with trainer.clock_stopped(), torch.random.fork_rng():
-                truth, rgb, _ = render_view(trainer.pipeline, self.view, CHECK_STRIDE)
+                truth, rgb, _ = render_view(trainer.pipeline, self.view, self.stride)
                 mse = float((truth - rgb).square().mean())
             self.history.append(self._progress(step, fraction, -10 * math.log10(max(mse, 1e-10))))
         now = time.perf_counter()
@@ -163,6 +174,11 @@ class _Watch:
         config = self.trainer.config
         n_steps = config.max_num_iterations if config.max_seconds is None else None
         return Progress(step + 1, n_steps, self.trainer.elapsed(), fraction, math.nan, test_psnr)
+
+
+def check_stride(height: int, width: int) -> int:
+    """Every how many pixels in each direction a view is rendered of which only the PSNR is wanted."""
+    return max(2, math.ceil(math.sqrt(height * width / CHECK_PIXELS)))
 
 
 def render_view(pipeline: Any, index: int, stride: int = 1) -> tuple[Any, Any, Any]:

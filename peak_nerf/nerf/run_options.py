@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from pydantic import Field
 
 from peak_nerf.nerf.options import KAR_FORMS, RENAMED, ModelOptions
 
@@ -19,6 +21,7 @@ METHODS: Mapping[str, Mapping[str, Any]] = {
 PRESETS = ("peak-lite", "peak", "peak-nerfacto")
 NONE = "none"
 """What a suite writes where an option takes None, which its YAML cannot say."""
+VIEW_INDICES = r"^\d+( \d+)*$"
 
 
 @dataclass
@@ -26,9 +29,15 @@ class NerfSettings:
     """A radiance field, trained by nerfstudio's own trainer and evaluated on the scene's test views."""
 
     scene: Path
-    """The scene's folder; in a suite its name, found in nerf_synthetic/ under the data root."""
-    views: int | None = None
-    """Training views, evenly spaced over the train split; None for all."""
+    """The scene's folder; in a suite its name, found in nerf_synthetic/, llff/ or posed/ under the data root."""
+    views: int | Literal["all"] | None = None
+    """Training views, evenly spaced over the train split; without this and view_indices, all."""
+    view_indices: Annotated[str, Field(pattern=VIEW_INDICES)] | None = None
+    """Training views by their place in the train split, counted from 0, such as "26 86 2 55"."""
+    downscale_factor: int | None = None
+    """Train and evaluate on the images of `images_N`; None as `peak-data` does."""
+    use_alpha: bool = True
+    """Off, images with an alpha channel are put before the background as they are read."""
     method: str = field(default="peak", metadata={"choices": tuple(METHODS)})
     """`peak`: the preset as it is. `plain`: without KAR, polynomial encoding and distortion loss."""
     preset: str = field(default="peak-lite", metadata={"choices": PRESETS})

@@ -1,5 +1,7 @@
 """PEAK in nerfstudio's own nerfacto: offline, on the CPU, with gradients everywhere they belong, and reloaded."""
 
+import copy
+import dataclasses
 import json
 import math
 
@@ -12,6 +14,7 @@ from torch import nn
 
 from peak_nerf.nerf import mixin, registration
 from peak_nerf.nerf.mixin import FastHashEncoding, MissingMetric, add_polynomial, replace_hash_encodings
+from peak_nerf.nerf.nerfacto import PeakNerfactoModelConfig
 from peak_nerf.nerf.train.trainer import latest_checkpoint
 from tests.nerf.runs import nerfacto_config, start, train
 from tests.nerf.scene_factory import write_blender_scene, write_nerfstudio_scene
@@ -104,6 +107,36 @@ def test_a_capture_is_contracted_and_g_sees_contracted_space(tmp_path) -> None:
     far = torch.tensor([[0.5, 0.0, 0.0], [1000.0, 0.0, 0.0]])
     assert model.kar_coordinates(far)[:, 0].tolist() == pytest.approx([0.25, 0.9995])
     assert model._reach(far)[:, 0].tolist() == pytest.approx([0.03, 30.0])
+
+
+def test_a_capture_is_rendered_in_units_of_its_box(tmp_path) -> None:
+    """Against nerfacto itself on rays that are moved and scaled by hand; depths are those of the world."""
+    scene = write_nerfstudio_scene(tmp_path / "capture", n=9, size=16)
+    pipeline = start(nerfacto_config(scene, tmp_path / "out")).pipeline
+    model = pipeline.model.eval()
+    low, high = model.scene_box.aabb
+    model.centre, model.half_extent = torch.tensor([0.1, -0.2, 0.3]), 2.5  # of a box elsewhere
+    with torch.no_grad():
+        rays = model.collider(pipeline.datamanager.eval_dataset.cameras.generate_rays(0).flatten())
+        moved = dataclasses.replace(rays, origins=(rays.origins - model.centre) / 2.5)
+        ours, theirs = model.get_outputs(rays), NerfactoModel.get_outputs(model, moved)
+    assert torch.equal(ours["rgb"], theirs["rgb"])
+    for name in ("depth", "expected_depth", "prop_depth_0", "prop_depth_1"):
+        torch.testing.assert_close(ours[name], 2.5 * theirs[name])
+    fresh = start(nerfacto_config(scene, tmp_path / "fresh")).pipeline.model
+    torch.testing.assert_close(fresh.centre, (low + high) / 2)
+    assert fresh.half_extent == pytest.approx(float((high - low).max() / 2))
+
+
+def test_a_bounded_scene_and_runs_of_before_stay_in_world_units(blender, tmp_path) -> None:
+    model = start(nerfacto_config(blender, tmp_path / "out")).pipeline.model
+    assert (model.centre.tolist(), model.half_extent) == ([0.0] * 3, 1.0)
+    config = nerfacto_config(blender, tmp_path / "old").pipeline.model
+    assert config.scale_to_box
+    assert copy.copy(config).scale_to_box
+    old = PeakNerfactoModelConfig.__new__(PeakNerfactoModelConfig)
+    old.__setstate__({name: value for name, value in config.__dict__.items() if name != "scale_to_box"})
+    assert not old.scale_to_box
 
 
 def test_the_polynomial_stands_beside_the_grid() -> None:

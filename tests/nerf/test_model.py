@@ -182,6 +182,23 @@ def test_rays_that_miss_the_box_see_the_background(trained) -> None:
     assert outputs["depth"].min() >= 0
 
 
+@pytest.mark.parametrize(("use_alpha", "background"), [(True, "white"), (False, "white"), (False, "black")])
+def test_behind_training_rays_is_what_the_images_show(tmp_path, use_alpha: bool, background: str) -> None:
+    config = tiny_config(tmp_path)
+    dataparser = config.pipeline.datamanager.dataparser
+    dataparser.use_alpha, dataparser.background = use_alpha, background
+    pipeline = start(config).pipeline
+    rays, batch = pipeline.datamanager.next_train(0)
+    outputs = pipeline.model(rays)
+    if use_alpha:
+        assert outputs["background"].shape == (len(rays), 3)
+        assert outputs["background"].std() > 0.2  # 0.29 where it is uniform
+        return
+    assert outputs["background"].tolist() == [[float(background == "white")] * 3]
+    corner = batch["image"][(batch["image"] == batch["image"][:, :1]).all(1)]
+    assert (corner == 255 * (background == "white")).any()  # where the ball is not, the images are of that colour
+
+
 def test_normals_point_out_of_the_ball(trained) -> None:
     trained.pipeline.eval()
     directions = torch.nn.functional.normalize(torch.randn(300, 3, generator=torch.Generator().manual_seed(0)), dim=-1)

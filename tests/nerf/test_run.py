@@ -18,7 +18,7 @@ from peak_nerf.bench.suite.grid import Cell
 from peak_nerf.bench.suite.registry import TASKS, option_types
 from peak_nerf.core.fit import Progress
 from peak_nerf.errors import PeakError
-from peak_nerf.nerf.run import render_view, run_nerf, trainer_config
+from peak_nerf.nerf.run import check_stride, render_view, run_nerf, trainer_config
 from peak_nerf.nerf.run_options import NerfOptions, model_changes
 from tests.nerf.runs import TINY, start, tiny_config
 from tests.nerf.scene_factory import write_blender_scene
@@ -66,6 +66,10 @@ def test_a_view_that_is_only_scored_is_a_part_of_the_whole(tmp_path: Path) -> No
         assert torch.allclose(image[::2, ::2], fewer, atol=1e-5)
 
 
+def test_large_views_are_looked_at_through_fewer_pixels() -> None:
+    assert [check_stride(*size) for size in ((32, 32), (400, 400), (378, 504), (960, 540))] == [2, 2, 3, 4]
+
+
 def test_a_budget_in_seconds_and_a_run_that_is_kept(scene: Path, tmp_path: Path) -> None:
     options = NerfOptions(scene, method="plain", budget_seconds=1.5, run_folder=tmp_path / "runs", **TINY)
     metrics = run_nerf(options, tmp_path / ".views=8,method=plain.partial")
@@ -102,12 +106,48 @@ def test_ctrl_c_is_a_ctrl_c(scene: Path, tmp_path: Path) -> None:
         ({"budget_seconds": math.inf}, "give a number above 0"),
         ({"kar_rate": 0.0, "steps": 1}, "give a number above 0"),
         ({"views": 99}, "--num-views is 99, but the train split has 12 views"),
+        ({"views": "all", "view_indices": "1 2"}, "views and view_indices are both given"),
+        ({"view_indices": "1,2"}, "view_indices is '1,2'; give whole numbers, such as '26 86 2 55'"),
         ({"kar_weight": -1.0}, "kar-weight -1"),
     ],
 )
 def test_errors(options: dict[str, object], said: str, scene: Path, tmp_path: Path) -> None:
     with pytest.raises(PeakError, match=said):
         run_nerf(NerfOptions(scene, **options), tmp_path / "out")
+
+
+def test_which_images_are_trained_on() -> None:
+    def dataparser(**options: object):
+        config = trainer_config(NerfOptions(Path("ball"), **options), Path("out"), Path("scratch"))
+        return config.pipeline.datamanager.dataparser
+
+    default = dataparser()
+    assert (default.num_views, default.view_indices, default.downscale_factor) == (None, None, None)
+    assert default.use_alpha
+    assert dataparser(views="all").num_views is None
+    assert dataparser(views=3).num_views == 3
+    given = dataparser(view_indices="26 86 2", downscale_factor=8, use_alpha=False)
+    assert (given.num_views, given.view_indices, given.downscale_factor) == (None, (26, 86, 2), 8)
+    assert not given.use_alpha
+    assert default.view_indices is None  # the preset is shared
+
+
+def test_a_suite_names_views_by_number_word_or_place() -> None:
+    types = option_types(TASKS["nerf"])
+    assert [types.convert("views", value) for value in (3, "all")] == [3, "all"]
+    assert types.convert("view_indices", "26 86 2") == "26 86 2"
+    assert types.convert("view_indices", 26) == "26"
+    with pytest.raises(ValueError, match="'every' is not known; there are all"):
+        types.convert("views", "every")
+    with pytest.raises(ValueError, match="should match pattern"):
+        types.convert("view_indices", "26,86")
+
+
+def test_a_run_without_alpha_on_views_by_their_place(scene: Path, tmp_path: Path) -> None:
+    options = NerfOptions(scene, view_indices="5 0 11", use_alpha=False, steps=3, **TINY)
+    metrics = run_nerf(options, tmp_path / "out")
+    assert (metrics["chosen_views"], metrics["views"]) == ([5, 0, 11], 3)
+    assert (metrics["settings"]["view_indices"], metrics["settings"]["use_alpha"]) == ("5 0 11", False)
 
 
 def test_old_names_and_forms_of_kar_are_those_of_today() -> None:
@@ -171,7 +211,7 @@ def test_scenes_under_a_data_root(scene: Path, tmp_path: Path) -> None:
     assert before.startswith("nerf_synthetic/ball sha256:")
     (root / "nerf_synthetic" / "ball" / "train" / "r_0.png").write_bytes(b"other")
     assert job("ball").recorded["scene"] != before
-    assert job("ship").absent == [root / "nerf_synthetic" / "ship" / "transforms_train.json"]
+    assert job("ship").absent == [root / "{nerf_synthetic,llff,posed}" / "ship"]
 
 
 def test_table_3_is_scene_by_views_by_method() -> None:
@@ -180,3 +220,29 @@ def test_table_3_is_scene_by_views_by_method() -> None:
     assert len(cells) == len({cell.id for cell in cells}) == 6 * 4 * len(suite.methods)
     assert suite.paper is not None
     assert suite.paper.values["scene=lego,views=25"] == {"plain": 21.74, "peak": 23.27}
+
+
+@pytest.mark.parametrize(
+    ("name", "n_cells"),
+    [("paper/llff", 8 * 4 * 3), ("paper/blender8", 2 * 2 * 2 * 2), ("studies/photos", 3 * 4 * 6 * 3)],
+)
+def test_suites_of_photos_and_few_views_read(name: str, n_cells: int) -> None:
+    suite = read_suite(Path(__file__).parents[2] / "configs" / f"{name}.yaml")
+    cells = list(suite.cells())
+    assert len(cells) == len({cell.id for cell in cells}) == n_cells
+    types = option_types(TASKS["nerf"])
+    for cell in cells:  # what a worker makes of it
+        options = NerfOptions(**types.convert_all({**cell.options, "scene": "x"}))
+        trainer_config(options, Path("out"), Path("scratch"))
+
+
+def test_the_few_view_lists_are_those_of_the_papers() -> None:
+    suite = read_suite(Path(__file__).parents[2] / "configs" / "paper" / "blender8.yaml")
+    first, second = (str(value).split() for value in suite.data["view_indices"])
+    assert first == ["26", "86", "2", "55", "75", "93", "16", "73"]
+    assert sorted(set(second) ^ set(first)) == ["75", "76"]
+    assert suite.published is not None
+    means = {work: value for figures in suite.published.values.values() for work, value in figures.items()}
+    assert means | {"highest known": 25.65} == {
+        "FreeNeRF": 24.26, "CoR-GS": 24.43, "DropGaussian": 25.42, "ICO-GS": 25.56, "highest known": 25.65
+    }  # fmt: skip

@@ -19,7 +19,7 @@ th { font-weight: 600; } th.axis, td.text { text-align: left; }
 tr.foot td, tr.foot th { background: var(--shade); }
 td img { display: block; margin-left: auto; width: 96px; height: auto; image-rendering: auto; }
 .faint { color: var(--faint); font-size: .85em; } .bad { color: var(--bad); }
-td > .faint, td > .bad { white-space: nowrap; }
+td { white-space: nowrap; } td.text { white-space: normal; }
 svg { max-width: 100%; height: auto; } svg * { stroke-linejoin: round; stroke-linecap: butt; }
 """
 

@@ -18,6 +18,7 @@ from peak_nerf.bench.report.results import (
     Table,
     against_others,
     against_paper,
+    beside_published,
     kar_comparisons,
     number,
 )
@@ -36,6 +37,7 @@ def page(results: Results) -> Document:
     add(_opening(results))
     for table in results.tables():
         add([Heading(f"Over {table.swept}" if table.swept else _metric(suite)), results_grid(table, suite)])
+        add(_published_blocks(table, suite))
         add(_comparison_blocks(table, suite))
     if suite.plot.kind == "curve":
         add(curve_blocks(results))
@@ -70,7 +72,7 @@ def _opening(results: Results) -> Iterator[Block]:
     words = [f"{results.count('finished')} of {len(results.cells)} cells are finished"]
     kinds = (
         ("failed", "failed"),
-        ("absent", "absent (no such image or mask in the data root)"),
+        ("absent", "absent (no such image, mask or scene in the data root)"),
         ("missing", "not run"),
     )
     words += [f"{n} {word}" for status, word in kinds if (n := results.count(status))]
@@ -166,6 +168,26 @@ def _mean_row(table: Table) -> list[list[Text]]:
         faint = "" if paper is None else f"paper {figure(paper)}"
         texts.append(Text("" if mean is None else figure(mean), faint, bold=method == best and len(ours) > 1))
     return [texts]
+
+
+def _published_blocks(table: Table, suite: Suite) -> Iterator[Block]:
+    beside = beside_published(table, suite)
+    if not beside or suite.published is None:
+        return
+    yield Heading("Beside published figures")
+    source = " ".join(suite.published.source.split())
+    yield Paragraph(f"Published: {source}. Ours are means over those rows of the table above that all methods have.")
+    works = list(dict.fromkeys(work for one in beside for work in one.theirs))
+    rows = [
+        [
+            Text(one.where.replace(",", ", ")),
+            *(Text(figure(one.ours[m]) if m in one.ours else "") for m in table.methods),
+            Text(f"{one.n_complete} of {one.n_rows}"),
+            *(Text(figure(one.theirs[work]) if work in one.theirs else "") for work in works),
+        ]
+        for one in beside
+    ]
+    yield Grid(["cells", *table.methods, "rows", *works], rows)
 
 
 # --------------------------------------------------------------------------------------------------- comparisons

@@ -114,6 +114,19 @@ class Table:
         )
 
 
+@dataclass(frozen=True)
+class Beside:
+    """Figures of other work, and our means over the rows that they are about."""
+
+    where: str
+    """The rows, as the suite selects them."""
+    theirs: dict[str, float]
+    ours: dict[str, float]
+    """By method, over those of the rows that are complete; empty when none is."""
+    n_complete: int
+    n_rows: int
+
+
 @dataclass
 class Comparison:
     """One method less another (or less the paper), in pairs of the same row and seed."""
@@ -190,6 +203,28 @@ def against_paper(table: Table) -> list[Comparison]:
 
     compared = [_compare(table, m, "paper", [gains(table.at(row, m)) for row in table.rows]) for m in table.methods]
     return [comparison for comparison in compared if comparison.gains]
+
+
+def beside_published(table: Table, suite: Suite) -> list[Beside]:
+    """Each selection of the published figures that the table has rows of."""
+    complete, found = table.complete_rows(), []
+    for where, theirs in (suite.published.values if suite.published else {}).items():
+        selection = parse_selection(suite, where)
+        rows = [row for row in table.rows if _matches(table, row, selection)]
+        used = [row for row in rows if row in complete]
+        ours = {}
+        for method in table.methods:
+            means = [mean for row in used if (mean := table.mean(row, method)) is not None]
+            if used and len(means) == len(used):
+                ours[method] = statistics.fmean(means)
+        if rows:
+            found.append(Beside(where, theirs, ours, len(used), len(rows)))
+    return found
+
+
+def _matches(table: Table, row: Row, selection: dict[str, list[str]]) -> bool:
+    at = dict(zip(table.axes, row, strict=True))
+    return all(at.get(axis) in values for axis, values in selection.items())
 
 
 def against_others(table: Table) -> list[Comparison]:

@@ -1,4 +1,4 @@
-"""Where a suite's data are: images/NAME.png, masks/NAME.png and nerf_synthetic/NAME/ under a data root."""
+"""Where a suite's data are: images/NAME.png, masks/NAME.png, and scenes NAME/ in the folders of `SCENES`."""
 
 from __future__ import annotations
 
@@ -17,10 +17,15 @@ FILE_FIRST_MASKS = ("textural",)
 """Drawn by us only where the data root has no file of it."""
 
 
-SCENES = "nerf_synthetic"
-"""Folder of the scenes; a scene may also lie under the data root itself."""
-SCENE_FILES = ("transforms_train.json", "transforms.json")
+SCENES = ("nerf_synthetic", "llff", "posed")
+"""Folders of the scenes: Blender's, LLFF's, and other captures with poses. A scene may also lie under the data root
+itself, and be named with its folder, as llff/fern."""
+SCENE_FILES = ("transforms_train.json", "transforms.json", "poses_bounds.npy")
 """A folder that holds one of these is a scene."""
+SCENE_DATA = ("transforms*.json", "poses_bounds.npy", "observations.npz", "*.ply")
+"""What of a scene counts by its content: poses and sparse points."""
+PICTURES = (".png", ".jpg", ".jpeg")
+"""What of a scene counts by name and size."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +65,8 @@ class DataRoot:
     def __post_init__(self) -> None:
         if not self.folder.is_dir():
             raise PeakError(
-                f"--data-root {self.folder}: no such folder; give the one that holds images/, masks/ or {SCENES}/"
+                f"--data-root {self.folder}: no such folder; give the one that holds images/, masks/ or"
+                f" {'/, '.join(SCENES)}/"
             )
 
     def job(self, cell: Cell, target: str, folder: Path) -> Job:
@@ -79,22 +85,28 @@ class DataRoot:
         return job
 
     def _use_scene(self, job: Job, name: str) -> None:
-        """A scene is as much as its transforms say and the images in its folder are."""
-        candidates = (self.folder / SCENES / name, self.folder / name)
+        """A scene is as much as its poses and points say and the pictures in its folder are.
+
+        Raises: PeakError when several folders have a scene of this name.
+        """
+        candidates = [*(self.folder / parent / name for parent in SCENES), self.folder / name]
         found = [folder for folder in candidates if any((folder / file).is_file() for file in SCENE_FILES)]
         if not found:
-            job.options["scene"] = str(candidates[0].resolve())
-            job.absent.append(candidates[0] / SCENE_FILES[0])
+            job.absent.append(self.folder / name if "/" in name else self.folder / f"{{{','.join(SCENES)}}}" / name)
             return
+        if len(found) > 1:
+            both = " and ".join(folder.relative_to(self.folder).as_posix() for folder in found)
+            raise PeakError(f"--data-root {self.folder}: {both} are both scenes {name!r}; rename one")
         folder = found[0]
         job.options["scene"] = str(folder.resolve())
         job.recorded["scene"] = f"{folder.relative_to(self.folder).as_posix()} sha256:{self._scene_digest(folder)}"
 
     def _scene_digest(self, folder: Path) -> str:
-        """Of the transforms by content, of the images by name and size: a scene may have gigabytes of them."""
+        """Of poses and points by content, of the pictures by name and size: a scene may have gigabytes of them."""
         if folder not in self._digests:
-            lines = [f"{file.name} {self._digest(file)}" for file in sorted(folder.glob("transforms*.json"))]
-            images = (file for file in folder.rglob("*") if file.suffix.lower() in (".png", ".jpg", ".jpeg"))
+            data = sorted(file for pattern in SCENE_DATA for file in folder.glob(pattern))
+            lines = [f"{file.name} {self._digest(file)}" for file in data]
+            images = (file for file in folder.rglob("*") if file.suffix.lower() in PICTURES)
             lines += sorted(f"{file.relative_to(folder).as_posix()} {file.stat().st_size}" for file in images)
             self._digests[folder] = hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
         return self._digests[folder]

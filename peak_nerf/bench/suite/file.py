@@ -192,20 +192,31 @@ def _check_axes(suite: Suite, source: Source) -> None:
 
 
 def _check_paper(suite: Suite, source: Source) -> None:
-    """The paper's figures belong to cells and methods that exist."""
+    """The paper's figures belong to cells and methods that exist, those of other work to cells and to none of ours."""
     names = [method.name for method in suite.methods]
     for where, figures in (suite.paper.values if suite.paper else {}).items():
-        try:
-            selection = parse_selection(suite, where)
-        except ValueError as error:
-            source.fail(("paper", "values", where), str(error))
-        if {"method", "seed"} & set(selection):
-            source.fail(("paper", "values", where), "name only data and settings; methods go under it")
+        _check_place(suite, source, ("paper", "values", where))
         for name in figures:
             if name not in names:
                 source.fail(
                     ("paper", "values", where, name), f"no such method in this suite; {did_you_mean(name, names)}"
                 )
+    for where, figures in (suite.published.values if suite.published else {}).items():
+        _check_place(suite, source, ("published", "values", where))
+        for name in figures:
+            if name in names:
+                loc = ("published", "values", where, name)
+                source.fail(loc, "is a method of this suite; name the other work, or give the figure under paper")
+
+
+def _check_place(suite: Suite, source: Source, loc: Loc) -> None:
+    """The last key of `loc` selects cells of the suite, whatever their method and seed."""
+    try:
+        selection = parse_selection(suite, str(loc[-1]))
+    except ValueError as error:
+        source.fail(loc, str(error))
+    if {"method", "seed"} & set(selection):
+        source.fail(loc, "name only data and settings; methods go under it")
 
 
 def _check_options(suite: Suite, source: Source, options: OptionTypes) -> None:

@@ -1,4 +1,4 @@
-"""What a suite is: a grid of task x data x method x seed, what its report shows, and the paper's figures beside it."""
+"""What a suite is: a grid of task x data x method x seed, what its report shows, and figures of others beside it."""
 
 from __future__ import annotations
 
@@ -86,6 +86,14 @@ class Paper(Strict):
     """By cells, such as `image=baboon,mask=random`, then by method: the suite's metric."""
 
 
+class Published(Strict):
+    """Figures of other work, in a table of their own beside our means over the cells that they are about."""
+
+    source: str
+    values: dict[str, dict[str, float]]
+    """By cells, such as `views=3` (a mean over all scenes), then by the name of the work: the suite's metric."""
+
+
 class Plot(Strict):
     """What the report draws."""
 
@@ -133,6 +141,7 @@ class Suite(Strict):
     sweep: dict[str, AxisValues] = {}
     """Options varied one at a time, each over its values; for every method without a sweep of its own."""
     paper: Paper | None = None
+    published: Published | None = None
     plot: Plot = Plot()
     resources: Resources = Resources()
     notes: str = ""

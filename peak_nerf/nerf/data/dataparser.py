@@ -47,6 +47,9 @@ class PeakDataParserConfig(DataParserConfig):
     """Train on these views of the train split, counted from 0 (transforms.json, LLFF: in order of file name)."""
     background: Literal["white", "black", "random"] = "white"
     """What the model puts behind images that have an alpha channel."""
+    use_alpha: bool = True
+    """Off, images with an alpha channel are put before `background`, white or black, as they are read: nothing tells
+    the training what is empty but colours. The space stays that of images with alpha."""
     downscale_factor: int | None = None
     """Read the images shrunk by this factor, from images_2/, images_4/, ...; None reads the full size, and of an LLFF
     scene the images whose longer side is nearest to 500 to 1000 pixels, and says which."""
@@ -105,6 +108,8 @@ class PeakDataParser(DataParser):
     `bounds`, (n, 2) float32: depths near and far that each of the split's views sees, in units of its cameras. Of the
     train split of scenes with sparse points `points` (`SparsePoints`) and, where it is known which view saw which of
     them, `sightings` (`Sightings`).
+    `solid_background`: whether the images show `background` where the scene is empty, as those of a Blender scene
+    without alpha do, and those put before it here.
     """
 
     config: PeakDataParserConfig
@@ -116,6 +121,8 @@ class PeakDataParser(DataParser):
             raise PeakError(f"--downscale-factor is {downscale}; give a whole number from 1 on, or leave it out")
         if not (config.scene_scale > 0 and math.isfinite(config.scene_scale)):
             raise PeakError(f"--scene-scale is {config.scene_scale}; give a positive number")
+        if not config.use_alpha and config.background == "random":
+            raise PeakError("--use-alpha False puts the images before one colour; give --background white or black")
         scene = scene_files.find_scene(config.data, say_once)
         if split == "train":
             scene_file, indices, n_available = config.training_frames(scene)
@@ -143,10 +150,12 @@ class PeakDataParser(DataParser):
         cloud = _cloud(scene, placed_by, placement, config, half_fov)
         bounds = _bounds(scene_file, placement.scale) if scene.kind == "llff" else None
         space = _space(scene, placed_by, config, placement, bounds, cloud, half_fov, n_channels == 4)
+        has_alpha = n_channels == 4 and config.use_alpha
         metadata: dict[str, Any] = {
             "background": config.background,
             "kind": scene.kind,
-            "has_alpha": n_channels == 4,
+            "has_alpha": has_alpha,
+            "solid_background": not has_alpha and (n_channels == 4 or scene.kind == "blender"),
             "unbounded": space.unbounded,
         }
         if bounds is not None:
@@ -158,7 +167,8 @@ class PeakDataParser(DataParser):
         return PeakDataparserOutputs(
             image_filenames=image_filenames,
             cameras=cameras_of(scene_file, frames, image_filenames, sizes, full, of_file, poses),
-            alpha_color=None,  # so that the dataset yields RGBA: the model composites, on `metadata["background"]`
+            # None, so that the dataset yields RGBA: the model composites, on `metadata["background"]`.
+            alpha_color=None if config.use_alpha else torch.full((3,), float(config.background == "white")),
             scene_box=SceneBox(aabb=torch.stack((space.centre - space.half, space.centre + space.half)).float()),
             mask_filenames=_mask_filenames(scene, scene_file, frames, sizes, downscale),
             metadata=metadata,

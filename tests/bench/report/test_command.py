@@ -14,7 +14,15 @@ from PIL import Image
 
 from peak_nerf.bench.report.command import report
 from peak_nerf.bench.report.page import page
-from peak_nerf.bench.report.results import Results, against_others, against_paper, first_to_reach, kar_comparisons
+from peak_nerf.bench.report.results import (
+    Beside,
+    Results,
+    against_others,
+    against_paper,
+    beside_published,
+    first_to_reach,
+    kar_comparisons,
+)
 from peak_nerf.bench.suite.file import read_suite, write_suite
 from peak_nerf.errors import PeakError
 
@@ -77,6 +85,38 @@ def test_only_seeds_that_both_have_are_compared(write: Write, tmp_path: Path) ->
     results = fill(tmp_path / "mine", write(), {f"{off},seed=2": "error", **PSNR})
     (table,) = results.tables()
     assert kar_comparisons(table, results.suite)[0].gains["lena", "random"] == 1.0
+
+
+PUBLISHED = """\
+published:
+  source: two papers
+  values:
+    mask=random: {A: 24, B-3: 25.5}
+    image=house,mask=random: {A: 29}
+paper:"""
+
+
+def test_published_figures_stand_beside_our_means_over_their_rows(write: Write, tmp_path: Path) -> None:
+    """By hand, from `PSNR`: peak (22 + 30) / 2, peak-no-kar (20 + 31) / 2 over both images; house alone 30 and 31."""
+    results = fill(tmp_path / "mine", write(("paper:", PUBLISHED)), PSNR)
+    both, house = beside_published(results.tables()[0], results.suite)
+    assert both == Beside("mask=random", {"A": 24, "B-3": 25.5}, {"peak": 26.0, "peak-no-kar": 25.5}, 2, 2)
+    assert house == Beside("image=house,mask=random", {"A": 29}, {"peak": 30.0, "peak-no-kar": 31.0}, 1, 1)
+    text = page(results).markdown()
+    assert "Published: two papers." in text
+    assert "| cells | peak | peak-no-kar | rows | A | B-3 |" in text
+    assert "| mask=random | 26.00 | 25.50 | 2 of 2 | 24.00 | 25.50 |" in text
+    assert "| image=house, mask=random | 30.00 | 31.00 | 1 of 1 | 29.00 |  |" in text
+
+
+def test_published_figures_stand_beside_what_there_is(write: Write, tmp_path: Path) -> None:
+    """A row that one method lacks is in no mean, and without any row there is no figure of ours."""
+    figures = {**PSNR, "image=house,mask=random,method=peak,seed=1": "error"}
+    results = fill(tmp_path / "mine", write(("paper:", PUBLISHED)), figures)
+    both, house = beside_published(results.tables()[0], results.suite)
+    assert (both.ours, both.n_complete, both.n_rows) == ({"peak": 22.0, "peak-no-kar": 20.0}, 1, 2)
+    assert (house.ours, house.n_complete, house.n_rows) == ({}, 0, 1)
+    assert "| image=house, mask=random |  |  | 0 of 1 | 29.00 |  |" in page(results).markdown()
 
 
 def test_lower_is_better_turns_best_and_gains_round(write: Write, tmp_path: Path) -> None:

@@ -59,5 +59,65 @@ def test_a_cell_without_images_has_its_options_as_they_are(data_root: Path) -> N
 
 
 def test_a_root_that_is_no_folder_is_refused(data_root: Path) -> None:
-    with pytest.raises(PeakError, match="no such folder; give the one that holds images/, masks/ or nerf_synthetic/"):
+    with pytest.raises(PeakError, match="holds images/, masks/ or nerf_synthetic/, llff/, posed/"):
         DataRoot(data_root / "images" / "lena.png")
+
+
+def write_scene(folder: Path, *files: str) -> Path:
+    """A folder that holds a picture and these files, each with its own name in it."""
+    (folder / "images").mkdir(parents=True)
+    Image.new("RGB", (8, 8)).save(folder / "images" / "0.png")
+    for name in files:
+        (folder / name).write_text(name)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("parent", "file"),
+    [
+        ("nerf_synthetic", "transforms_train.json"),
+        ("llff", "poses_bounds.npy"),
+        ("posed", "transforms.json"),
+        (".", "transforms.json"),
+    ],
+)
+def test_a_scene_is_found_by_its_name_in_the_folder_of_its_kind(parent: str, file: str, data_root: Path) -> None:
+    folder = write_scene(data_root / parent / "fern", file)
+    found = job(data_root, scene="fern", views=3)
+    assert found.options == {"scene": str(folder.resolve()), "views": 3}
+    assert found.recorded["scene"].startswith(f"{(Path(parent) / 'fern').as_posix()} sha256:")
+    assert (found.files, found.absent) == (("scene",), [])
+    named = job(data_root, scene=(Path(parent) / "fern").as_posix(), views=3)
+    assert (named.options, named.recorded) == (found.options, found.recorded)
+
+
+@pytest.mark.parametrize("name", ["poses_bounds.npy", "transforms.json", "observations.npz", "sparse_pc.ply"])
+def test_other_poses_or_points_make_another_scene(name: str, data_root: Path) -> None:
+    folder = write_scene(data_root / "posed" / "fox", "transforms.json", name)
+    before = job(data_root, scene="fox").recorded["scene"]
+    assert job(data_root, scene="fox").recorded["scene"] == before
+    (folder / name).write_text("other")
+    assert job(data_root, scene="fox").recorded["scene"] != before
+
+
+def test_another_picture_makes_another_scene_and_a_note_does_not(data_root: Path) -> None:
+    folder = write_scene(data_root / "llff" / "fern", "poses_bounds.npy")
+    before = job(data_root, scene="fern").recorded["scene"]
+    (folder / "notes.txt").write_text("fern")
+    assert job(data_root, scene="fern").recorded["scene"] == before
+    Image.new("RGB", (9, 8)).save(folder / "images" / "1.JPG")
+    assert job(data_root, scene="fern").recorded["scene"] != before
+
+
+def test_a_scene_that_is_not_there_says_where_it_was_looked_for(data_root: Path) -> None:
+    (data_root / "llff" / "horns").mkdir(parents=True)
+    assert job(data_root, scene="horns").absent == [data_root / "{nerf_synthetic,llff,posed}" / "horns"]
+    assert job(data_root, scene="llff/horns").absent == [data_root / "llff" / "horns"]
+
+
+def test_two_scenes_of_one_name_are_refused(data_root: Path) -> None:
+    write_scene(data_root / "llff" / "fern", "poses_bounds.npy")
+    write_scene(data_root / "posed" / "fern", "transforms.json")
+    with pytest.raises(PeakError, match="llff/fern and posed/fern are both scenes 'fern'; rename one"):
+        job(data_root, scene="fern")
+    assert job(data_root, scene="llff/fern").recorded["scene"].startswith("llff/fern ")

@@ -241,10 +241,48 @@ def test_json_path_of_any_name_as_data(capture: Path):
 def test_dataset_yields_the_channels_of_the_file(tmp_path: Path, alpha: bool, background: str):
     outputs = parse(write_blender_scene(tmp_path, alpha=alpha), background=background)
     assert outputs.alpha_color is None
-    assert outputs.metadata == {"background": background, "kind": "blender", "has_alpha": alpha, "unbounded": False}
+    wanted = {"background": background, "kind": "blender", "has_alpha": alpha, "unbounded": False}
+    assert outputs.metadata == {**wanted, "solid_background": not alpha}
     image = InputDataset(outputs)[0]["image"]
     assert image.shape == (16, 16, 4 if alpha else 3)
     torch.testing.assert_close(image, torch.from_numpy(np.array(Image.open(outputs.image_filenames[0])) / 255).float())
+
+
+@pytest.mark.parametrize("background", ["white", "black"])
+@pytest.mark.parametrize("alpha", [True, False])
+def test_without_alpha_images_stand_before_the_background(tmp_path: Path, alpha: bool, background: str):
+    """By hand: colour a + background (1 - a); what shows where the ball is not is the background itself."""
+    outputs = parse(write_blender_scene(tmp_path, alpha=alpha), background=background, use_alpha=False)
+    assert (outputs.metadata["has_alpha"], outputs.metadata["solid_background"]) == (False, True)
+    assert not outputs.metadata["unbounded"]
+    rgba = torch.from_numpy(np.array(Image.open(outputs.image_filenames[0])) / 255).float()
+    wanted = rgba[..., :3]
+    if alpha:
+        wanted = wanted * rgba[..., 3:] + float(background == "white") * (1 - rgba[..., 3:])
+        assert (wanted[0, 0] == float(background == "white")).all()
+    for kind, tolerance in (("float32", 1e-6), ("uint8", 1.01)):
+        image = InputDataset(outputs).get_data(0, image_type=kind)["image"]
+        scale = 255 if kind == "uint8" else 1
+        assert image.shape == (16, 16, 3)
+        torch.testing.assert_close(image.float(), scale * wanted, rtol=0, atol=tolerance)
+
+
+def test_without_alpha_the_space_and_the_cameras_are_the_same(tmp_path: Path):
+    data = write_nerfstudio_scene(tmp_path, alpha=True)
+    with_alpha, without = parse(data), parse(data, use_alpha=False)
+    assert_same_cameras(without.cameras, with_alpha.cameras)
+    torch.testing.assert_close(without.scene_box.aabb, with_alpha.scene_box.aabb)
+    assert without.metadata == {**with_alpha.metadata, "has_alpha": False, "solid_background": True}
+
+
+def test_a_photo_has_no_solid_background(capture: Path):
+    assert not parse(capture).metadata["solid_background"]
+    assert not parse(capture, use_alpha=False).metadata["solid_background"]
+
+
+def test_without_alpha_there_is_no_random_background(blender: Path):
+    with pytest.raises(PeakError, match="--use-alpha False puts the images before one colour; give --background white"):
+        parse(blender, background="random", use_alpha=False)
 
 
 @pytest.mark.parametrize(
