@@ -30,8 +30,8 @@ from peak_nerf.nerf.losses.regularizers import regularization_losses
 from peak_nerf.nerf.options import ModelOptions, resolve_defaults
 from peak_nerf.nerf.progress import progress_callback
 from peak_nerf.nerf.render.field import PeakRadianceField, multiplies_bfloat16
-from peak_nerf.nerf.render.occupancy import OccupancyGrid
 from peak_nerf.nerf.render.marcher import Steps
+from peak_nerf.nerf.render.occupancy import OccupancyGrid
 from peak_nerf.nerf.render.renderer import RenderedRays, VolumeRenderer
 
 FORMS: dict[str, type[KarForm]] = {"point": KarAtSamples, "unobserved": KarUnobserved}
@@ -73,7 +73,8 @@ class PeakModel(Model):
         c = self.config = resolve_defaults(self.config, self.num_train_data, unbounded)
         assert c.sh_levels is not None  # resolved
         device = self.kwargs.get("device", "cpu")
-        grid = HashGridConfig(c.n_levels, c.n_features, c.log2_table_size, c.base_resolution, c.finest_resolution)
+        finest = c.finest_resolution * (2 if unbounded else 1)
+        grid = HashGridConfig(c.n_levels, c.n_features, c.log2_table_size, c.base_resolution, finest)
         field_config = FieldConfig(
             hash_grid=grid,
             polynomial_degree=c.polynomial_degree,
@@ -95,7 +96,10 @@ class PeakModel(Model):
             device=device,
         )
         self.occupancy = OccupancyGrid(
-            c.occupancy_resolution, c.occupancy_threshold, n_cascades=c.cascades if unbounded else 1
+            c.occupancy_resolution // (2 if unbounded else 1),
+            c.occupancy_threshold,
+            n_cascades=c.cascades if unbounded else 1,
+            step=2 / c.steps_per_side,
         )
         refinement = c.camera_optimizer.resolved(metadata.get("kind"), unbounded)
         self.camera_optimizer: CameraRefinement = refinement.setup(num_cameras=self.num_train_data, device=device)
@@ -119,11 +123,15 @@ class PeakModel(Model):
         # Images that show the background where the scene is empty teach a random one as matter, painted on the box.
         self.solid_background = bool(metadata.get("solid_background"))
         near = c.near_plane / self.half_extent
-        steps = Steps(
-            2 / c.steps_per_side, c.cone if unbounded else 0.0, c.samples_per_ray, math.exp(c.density_bias), 2 / c.steps_per_side
-        )
+        dt = 2 / c.steps_per_side
         self.renderer = VolumeRenderer(
-            self.field, self.occupancy, steps, near, self.background_colour, c.render_substeps, c.render_samples,
+            self.field,
+            self.occupancy,
+            Steps(dt, c.cone if unbounded else 0.0, c.samples_per_ray, thin=math.exp(c.density_bias)),
+            near,
+            self.background_colour,
+            c.render_substeps,
+            c.render_samples,
             c.gradient_reach if unbounded else 0.0,
         )
         self.kar_form = None if self.kar is None else FORMS[c.kar_form](self.kar, self.renderer, c)
@@ -176,7 +184,7 @@ class PeakModel(Model):
             return {**self._render(origins, directions), "normals": self.renderer.normals(origins, directions)}
         rendered = self.renderer.training_rays(origins, directions)
         self.n_samples = len(rendered.samples)
-        self.occupancy.observe(rendered.samples.cell, rendered.density.detach(), self.renderer.final_dt)
+        self.occupancy.observe(rendered.samples.cell, rendered.density.detach())
         outputs = {
             "rendered": rendered,
             "directions": directions,
@@ -321,5 +329,5 @@ class PeakModel(Model):
         """Look at random cells, so that matter can appear where no ray samples, then decide anew what is occupied."""
         cells = self.occupancy.random_cells(self.config.occupancy_probes)
         density, _ = self.renderer.density(self.renderer.to_field(self.occupancy.points_in(cells)))
-        self.occupancy.observe(cells, density, self.renderer.final_dt)
-        self.occupancy.refresh(self.renderer.dt)
+        self.occupancy.observe(cells, density)
+        self.occupancy.refresh()

@@ -23,7 +23,7 @@ WEIGHTS = (
     "level_annealing",
 )  # fmt: skip
 """Options that are at least 0."""
-RENAMED = {"kar_rank": "kar_n_features", "far_samples": "background_samples", "unseen_rays": "virtual_rays"}
+RENAMED = {"kar_rank": "kar_n_features", "unseen_rays": "virtual_rays"}
 """Options by their names of before version 0.2, in saved configurations and in suites."""
 KAR_FORMS = ("auto", "point", "unobserved")
 """What `kar_form` may be; its type also lists the words of before, which are accepted or refused by name."""
@@ -116,7 +116,8 @@ class FieldOptions:
     base_resolution: int = 16
     """Cells per side of the coarsest level."""
     finest_resolution: int = 2048
-    """Cells per side of the finest level."""
+    """Cells per side of the finest level, across the scene box; an unbounded scene's field, which spends half of its
+    cube on what is beyond, has twice as many."""
     level_annealing: float = 0.0
     """Fraction of the training over which the grid's levels open from coarse to fine, after FreeNeRF; 0 opens all."""
     hidden_dim: int = 64
@@ -147,13 +148,13 @@ class RenderOptions:
 
     steps_per_side: int = 256
     """Ray steps along one side of the scene box."""
-    render_substeps: int = 2
+    render_substeps: int = 1
     """Rendering divides a training step into so many: each training ray put its samples elsewhere in their steps, and
     what they agree on is a mean over all places."""
     eval_num_rays_per_chunk: int = 1 << 13
     """Rays rendered at a time; on a CPU, few enough that a wave of samples stays in its cache."""
     occupancy_resolution: int = 128
-    """Cells per side of the occupancy grid."""
+    """Cells per side of the occupancy grid; half as many in each of the cascades of unbounded space."""
     occupancy_threshold: float = 0.002
     """Opacity of one step below which a cell counts as empty; lower keeps thin parts and costs samples."""
     cull_cells: bool = True
@@ -165,14 +166,12 @@ class RenderOptions:
     """Random cells probed at a refresh, so that matter can appear where no ray samples."""
     target_samples: int = 1 << 18
     """Ray samples per step; the number of rays follows."""
-    coarse_steps: int = 200
-    """Over so many first steps the step length shrinks from four times its final value: fog clears sooner."""
     near_plane: float = 0.05
     """Rays begin no nearer to the camera than this, in world units."""
     train_background: Literal["random", "white", "black"] = "random"
     """What stands behind training rays; random teaches opacity where images have an alpha channel, and is the data
     parser's `background`, which evaluation uses, where they show that instead."""
-    samples_per_ray: int = 16
+    samples_per_ray: int = 32
     """Samples of a training ray, at most; chosen among its steps by what the occupancy grid knows."""
     render_samples: int = 32
     """Samples of a rendered ray, at most."""

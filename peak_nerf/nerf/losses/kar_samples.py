@@ -45,11 +45,11 @@ class KarAtSamples(KarForm):
 
     def _f(self, x: Tensor, directions: Tensor) -> Tensor:
         density, geometry = self.renderer.field.density(x)
-        opacity = -torch.expm1(-density * self.renderer.dt)[:, None]
+        opacity = -torch.expm1(-density * self.renderer.steps.dt)[:, None]
         return torch.cat((opacity, self.renderer.field.colour(geometry, directions)), -1)
 
 
 def _random_samples(samples: PackedSamples, directions: Tensor, n: int) -> tuple[Tensor, Tensor]:
     """n positions drawn from the samples, and the directions of their rays; nothing when there are no samples."""
     chosen = torch.randint(max(1, len(samples)), (min(n, len(samples)),), device=directions.device)
-    return samples.x[chosen], directions[samples.ray[chosen]]
+    return samples.x[chosen].detach(), directions[samples.ray[chosen]]

@@ -91,7 +91,7 @@ class KarUnobserved(KarForm):
             return None
         chosen = seen[torch.randint(len(seen), (n_bank // 2,), device=seen.device)]
         anywhere = 2 * torch.rand(n_bank - len(chosen), 3, device=seen.device) - 1
-        bank = torch.cat((samples.x[chosen].clamp(-1, 1), anywhere))
+        bank = torch.cat((samples.x[chosen].detach().clamp(-1, 1), anywhere))
         f_bank = torch.cat((relative_log_density(density[chosen].detach()), self._f(anywhere).detach()))
         g_bank = self.kar.similarity_features(bank)
         itself = torch.arange(len(bank), device=bank.device)

@@ -1,6 +1,6 @@
 r"""Which samples a ray gets: few, and where the scene is; on CPU and CUDA, without nerfacc's CUDA-only kernels.
 
-A ray is cut into steps. Those in occupied cells are its candidates. The occupancy grid's densities tell how much each
+A ray is cut into steps. Those in occupied cells are its candidates. The occupancy grid's opacities tell how much each
 would weigh in the ray's colour; of candidates beyond a budget a random part is taken, each with a probability p that
 grows with that weight, and stands for 1 / p steps: the optical depth that they add up to is right on average,
 whatever the grid thinks. So fog, where nothing is known, costs as little as a surface.
@@ -17,7 +17,7 @@ Symbols:
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -30,9 +30,11 @@ from peak_nerf.nerf.render.occupancy import OccupancyGrid
 from peak_nerf.system.parallel import parallel_for
 
 OPAQUE = 1e-3
-"""Transmittance, by the grid's densities, behind which a ray has no candidates."""
+"""Transmittance, by the grid's opacities, behind which a ray has no candidates."""
 EXPLORE = 0.25
 """Fraction of a ray's samples that is spread over its candidates evenly, whatever the grid thinks."""
+MAX_OPACITY = 0.9999
+"""Of a step through a cell that is known."""
 BLUR = 2
 """Steps within which a surface may lie from where the grid has it."""
 
@@ -48,6 +50,7 @@ class PackedSamples:
         x: (n, 3) position in the field's cube [-1, 1]^3, contracted where space is unbounded; differentiable in the
             rays.
         cell: (n,) flat index of its cell in the occupancy grid.
+        n_candidates: steps in occupied cells that they were chosen from, of all rays.
     """
 
     ray: Int[Tensor, " n"]
@@ -55,13 +58,15 @@ class PackedSamples:
     dt: Float[Tensor, " n"]
     x: Float[Tensor, "n 3"]
     cell: Int[Tensor, " n"]
+    n_candidates: int
 
     def __len__(self) -> int:
         return self.ray.shape[0]
 
     def select(self, chosen: Tensor) -> PackedSamples:
         """The samples picked by an index or a boolean mask."""
-        return PackedSamples(self.ray[chosen], self.t[chosen], self.dt[chosen], self.x[chosen], self.cell[chosen])
+        ray, t, dt, x, cell = (a[chosen] for a in (self.ray, self.t, self.dt, self.x, self.cell))
+        return PackedSamples(ray, t, dt, x, cell, self.n_candidates)
 
 
 @dataclass(frozen=True)
@@ -76,8 +81,10 @@ class Steps:
     """Samples of a ray, one more at most."""
     thin: float
     """Density of cells that are not known yet."""
-    reference: float
-    """Length of step that the grid's opacities are of."""
+
+    def longer(self, factor: float) -> Steps:
+        """Steps so many times as long."""
+        return replace(self, dt=self.dt * factor, cone=self.cone * factor)
 
     def count(self, t: Tensor) -> Tensor:
         """s: distances in steps."""
@@ -116,8 +123,8 @@ def sample_rays(
     steps: Steps,
     near: float = 0.0,
     jitter: Float[Tensor, " r"] | None = None,
-) -> tuple[PackedSamples, int]:
-    """The samples of rays between `near` and the end of the grid, and how many candidates there were.
+) -> PackedSamples:
+    """The samples of rays between `near` and the end of the grid.
 
     jitter: (r,) in [0, 1), where in its step a sample lies and which of the candidates are taken; None for the middle.
     """
@@ -139,7 +146,7 @@ def _sample_numba(
     offset: Tensor,
     grid: OccupancyGrid,
     steps: Steps,
-) -> tuple[PackedSamples, int]:
+) -> PackedSamples:
     from peak_nerf.nerf.render.marcher_numba import pack, sample
 
     n_rays = len(origins)
@@ -149,8 +156,8 @@ def _sample_numba(
     counts, candidates = np.zeros(n_rays, np.int64), np.zeros(n_rays, np.int64)
     rays = [a.detach().contiguous().numpy() for a in (origins, directions, enter, leave, jitter, offset)]
     state = (grid.opacity.numpy(), grid.occupied.numpy(), grid.blocks.numpy())
-    numbers = (np.float32(steps.dt), np.float32(steps.cone), np.float32(steps.reference))
-    rule = (np.float32(steps.thin), np.float32(OPAQUE), EXPLORE, BLUR, steps.budget, longest)
+    numbers = (np.float32(steps.dt), np.float32(steps.cone), np.float32(grid.step))
+    rule = (np.float32(steps.thin), np.float32(OPAQUE), np.float32(MAX_OPACITY), EXPLORE, BLUR, steps.budget, longest)
     parallel_for(
         lambda i, j: sample(*rays, *numbers, *state, *rule, *rows, counts, candidates, i, j),
         n_rays, min_chunk=64, chunks_per_thread=8,
@@ -164,7 +171,7 @@ def _sample_numba(
     parallel_for(lambda i, j: pack(*rays[:2], *rows, ends, contracted, *packed, i, j), n_rays, min_chunk=64)
     if origins.requires_grad or directions.requires_grad:
         x = _positions(origins, directions, ray, t, contracted)
-    return PackedSamples(ray, t, dt, x, cell), int(candidates.sum())
+    return PackedSamples(ray, t, dt, x, cell, int(candidates.sum()))
 
 
 def _positions(origins: Tensor, directions: Tensor, ray: Tensor, t: Tensor, contracted: bool) -> Tensor:
@@ -190,7 +197,7 @@ def sample_torch(
     offset: Tensor,
     grid: OccupancyGrid,
     steps: Steps,
-) -> tuple[PackedSamples, int]:
+) -> PackedSamples:
     """Reference, for CUDA and for tests: every step of every ray at once, as (r, k) tensors."""
     first = steps.count(enter) + jitter
     n_steps = torch.ceil(steps.count(leave) - first).clamp(min=0)
@@ -202,8 +209,10 @@ def sample_torch(
     x = origins[:, None] + t[..., None] * directions[:, None]
     cell = grid.cells(x.reshape(-1, 3)).reshape(t.shape)
     candidate = grid.occupied.view(-1)[cell] & (k < n_steps[:, None])
-    density = grid.density.view(-1)[cell]
-    tau = torch.where(candidate, torch.where(density < 0, steps.thin, density) * length, 0.0)
+    opacity = grid.opacity.view(-1)[cell]
+    reference = grid.step * torch.exp2((cell // grid.resolution**3).float())
+    known = -torch.log1p(-opacity.clamp(0, MAX_OPACITY)) * (length / reference)
+    tau = torch.where(candidate, torch.where(opacity < 0, steps.thin * length, known), 0.0)
     before = torch.exp(tau - tau.cumsum(1))
     weight = before * -torch.expm1(-tau)
     # The last candidate is `BLUR` steps behind the first one that leaves the ray opaque.
@@ -222,4 +231,5 @@ def sample_torch(
     taken = candidate & ((place.floor() > (place - p).floor()) | (n_candidates <= steps.budget))
     ray, index = taken.nonzero(as_tuple=True)
     t, dt, cell = t[ray, index], (length[ray, index] / p[ray, index]).to(t.dtype), cell[ray, index]
-    return PackedSamples(ray, t, dt, _positions(origins, directions, ray, t, grid.n_cascades > 1), cell), int(candidate.sum())
+    x = _positions(origins, directions, ray, t, grid.n_cascades > 1)
+    return PackedSamples(ray, t, dt, x, cell, int(n_candidates.sum()))

@@ -60,7 +60,7 @@ def _blurred(steps, weights, c, found, blur):
 @njit(**_OPTIONS)
 @no_type_check
 def sample(
-    origins, directions, t_enter, t_exit, jitter, offset, dt, cone, reference, density, occupied, blocks, thin, opaque, explore,
+    origins, directions, t_enter, t_exit, jitter, offset, dt, cone, reference, opacity, occupied, blocks, thin, opaque, max_opacity, explore,
     blur, budget, longest, t_out, dt_out, cell_out, counts, candidates, start, stop,
 ):  # fmt: skip
     """Samples of rays start..stop, at most budget + 1 each: distances, lengths, cells, and their number to `counts`."""
@@ -87,7 +87,7 @@ def sample(
         n_steps = min(np.int32(np.ceil(_to_steps(t_exit[r], dt, cone, t_bend) - s_first)), np.int32(longest))
         k = np.int32(0)
         found = 0
-        through = np.float32(1)  # transmittance, by the grid's densities
+        through = np.float32(1)  # transmittance, by the grid's opacities
         last = n_steps
         while k < last:
             s = s_first + np.float32(k)
@@ -103,16 +103,13 @@ def sample(
             i, j, m = _cell(x * per_scale, half, top), _cell(y * per_scale, half, top), _cell(z * per_scale, half, top)
             in_block = blocks[level, i >> 3, j >> 3, m >> 3]
             if in_block and occupied[level, i, j, m]:
-                known = density[level, i, j, m]
+                known = opacity[level, i, j, m]
                 length = dt if s <= s_bend else t * cone
                 if known < 0:
                     rest = through * np.exp(-thin * length)
                 else:
                     ratio = length / (reference * scale)
-                    if known * ratio < np.float32(0.05):
-                        rest = through * (np.float32(1) - known * ratio)
-                    else:
-                        rest = through * np.exp(ratio * np.log1p(-min(known, np.float32(0.9999))))
+                    rest = through * np.exp(ratio * np.log1p(-min(known, max_opacity)))
                 steps[found], weights[found] = k, through - rest
                 cells[found] = ((np.int64(level) * n + i) * n + j) * n + m
                 found += 1

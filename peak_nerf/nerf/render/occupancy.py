@@ -16,6 +16,7 @@ from torch import Tensor, nn
 UNKNOWN = -1.0
 """Density of a cell that nothing has been seen of yet. It counts as occupied, and any observation exceeds it."""
 RATE = 0.2
+"""Weight of an observation in a cell's mean opacity."""
 BLOCK = 8
 """Cells along a side of a block; an empty block is skipped in one go."""
 
@@ -29,17 +30,19 @@ def block_occupancy(occupied: Bool[Tensor, "k x y z"]) -> Bool[Tensor, "k bx by 
 
 
 class OccupancyGrid(nn.Module):
-    r"""Where the scene may be: a running estimate of density per cell, and the cells worth sampling.
+    r"""Where the scene may be: running estimates of density and of opacity per cell, and the cells worth sampling.
 
     Cells decay towards empty and rise to the largest density seen in them. Densities come for free from the samples
     of training rays, plus random probes of all cells, so that matter can appear where no sample goes any more.
-    A cell is occupied when the opacity of one step through it, 1 - exp(-density dt), passes `threshold` or the mean
+    The mean opacity of a step tells where along a ray its colour comes from; the largest density would hide what is
+    behind a cell that a surface only touches. A cell is occupied when the opacity of one step through it, 1 - exp(-density dt), passes `threshold` or the mean
     opacity of visible cells, whichever is lower (Mueller et al. 2022, appendix C).
 
     Args:
         resolution: cells per side of each cascade, a multiple of 32: then blocks do not straddle cascades.
         threshold: opacity of a step.
         n_cascades: K; 1 for a scene that fits its box.
+        step: length of a step in the first cascade; one in cascade k is 2^k times as long.
     """
 
     density: Tensor
@@ -49,25 +52,35 @@ class OccupancyGrid(nn.Module):
     visible: Tensor
 
     def __init__(
-        self, resolution: int = 128, threshold: float = 0.01, decay: float = 0.95, n_cascades: int = 1
+        self,
+        resolution: int = 128,
+        threshold: float = 0.01,
+        decay: float = 0.95,
+        n_cascades: int = 1,
+        step: float = 0.01,
     ) -> None:
         super().__init__()
         if resolution % (4 * BLOCK) and (n_cascades > 1 or resolution % BLOCK):
             raise ValueError(f"resolution must be a multiple of {4 * BLOCK}, got {resolution}")
         self.resolution, self.threshold, self.decay, self.n_cascades = resolution, threshold, decay, n_cascades
+        self.step = step
         shape = (n_cascades, *(resolution,) * 3)
         self.register_buffer("density", torch.full(shape, UNKNOWN))
-        self.register_buffer("opacity", torch.full(shape, UNKNOWN), persistent=False)
+        self.register_buffer("opacity", torch.full(shape, UNKNOWN))
         self.register_buffer("occupied", torch.ones(shape, dtype=torch.bool))
         self.register_buffer("blocks", block_occupancy(self.occupied))
         self.register_buffer("visible", torch.ones(shape, dtype=torch.bool))
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
-        """Checkpoints of before version 0.3 have no axis for cascades."""
+        """Checkpoints of before version 0.3 have no axis for cascades, and no mean opacities."""
         for name in ("density", "occupied", "blocks", "visible"):
             value = state_dict.get(prefix + name)
             if value is not None and value.ndim == 3:
                 state_dict[prefix + name] = value[None]
+        density = state_dict.get(prefix + "density")
+        if density is not None and prefix + "opacity" not in state_dict:
+            opacity = -torch.expm1(-density * self.step)
+            state_dict[prefix + "opacity"] = torch.where(density < 0, UNKNOWN, opacity)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def cells(self, x: Float[Tensor, "n 3"]) -> Int[Tensor, " n"]:
@@ -103,16 +116,18 @@ class OccupancyGrid(nn.Module):
         self.blocks.copy_(block_occupancy(self.occupied))
 
     @torch.no_grad()
-    def observe(self, cells: Int[Tensor, " n"], density: Float[Tensor, " n"], dt: float = 0.01) -> None:
-        """Let the cells decay once, however often they are listed, then raise them to the densities seen in them."""
+    def observe(self, cells: Int[Tensor, " n"], density: Float[Tensor, " n"]) -> None:
+        """Let the cells decay once, however often they are listed, then raise them to the densities seen in them.
+
+        Their mean opacity moves towards one of those seen.
+        """
         flat = self.density.view(-1)
         flat[cells] = flat[cells] * self.decay
         flat.scatter_reduce_(0, cells, density, "amax")
-        alpha = -torch.expm1(-density * (dt * torch.exp2((cells // self.resolution**3).float())))
-        old = self.opacity.view(-1)[cells]
-        rate = torch.where(old < 0, 1.0, RATE)
         flat = self.opacity.view(-1)
-        flat[cells] = old.clamp(min=0) + rate * (alpha - old.clamp(min=0))
+        seen = -torch.expm1(-density * (self.step * torch.exp2((cells // self.resolution**3).to(density.dtype))))
+        before = flat[cells]
+        flat[cells] = torch.where(before < 0, seen, torch.lerp(before, seen, RATE))
 
     @property
     def fraction(self) -> Tensor:
@@ -120,11 +135,11 @@ class OccupancyGrid(nn.Module):
         return self.occupied.float().mean()
 
     @torch.no_grad()
-    def refresh(self, dt: float) -> None:
-        """Decide anew which cells are occupied, for steps of length dt in the first cascade, twice that in the next."""
+    def refresh(self) -> None:
+        """Decide anew which cells are occupied."""
         for k in range(self.n_cascades):
             density, visible = self.density[k], self.visible[k]
-            step = dt * 2**k
+            step = self.step * 2**k
             # Opacity is below density * step: the exponential is for the mean alone, of every eighth cell.
             part = density.view(-1)[:: BLOCK + 1]
             part = part[(part >= 0) & visible.view(-1)[:: BLOCK + 1]]

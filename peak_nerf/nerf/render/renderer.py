@@ -23,7 +23,9 @@ from peak_nerf.nerf.render.occupancy import OccupancyGrid
 from peak_nerf.nerf.render.volrend import accumulate, packed_weights
 
 CANDIDATES = 128
-"""Steps of a ray in occupied cells, on average: steps are longer while there are more."""
+"""Steps of a training ray in occupied cells, on average over a batch: while there are more, steps are longer."""
+MAX_COARSENESS = 16.0
+"""At most so many times; training begins with half of it."""
 OPAQUE = 1e-3
 """A ray whose transmittance has fallen below this is finished, and a sample whose weight is below it has no colour."""
 
@@ -62,7 +64,10 @@ class RenderedRays:
 
 
 def scale_gradient(value: Tensor, factor: Tensor) -> Tensor:
-    """The value itself, its gradient times `factor`."""
+    """The value itself, its gradient times `factor`.
+
+    Source: Philip, Deschaintre, Floaters No More, EGSR 2023.
+    """
     return value * factor + (value * (1 - factor)).detach()
 
 
@@ -72,11 +77,13 @@ class VolumeRenderer:
     Args:
         field: density and colour.
         occupancy: where samples are worth taking; with more than one cascade space is unbounded.
-        steps: of training once it is past its coarse steps; `self.dt` is the present length.
+        steps: of training, once fog has cleared.
         near: rays begin no nearer to the camera than this.
+        background: grey value behind a bounded scene, 0 to 1.
         substeps: rendering divides a step into so many.
         render_budget: samples of a ray in rendering.
-        background: grey value behind a bounded scene, 0 to 1.
+        gradient_reach: nearer to the camera than this, gradients of a sample are scaled by (t / gradient_reach)^2; 0
+            leaves them as they are.
     """
 
     def __init__(
@@ -91,9 +98,8 @@ class VolumeRenderer:
         gradient_reach: float = 0.0,
     ) -> None:
         self.field, self.occupancy, self.steps = field, occupancy, steps
-        self.final_dt = self.dt = steps.dt
-        self.coarse = 8.0
         self.gradient_reach = gradient_reach
+        self.coarseness = MAX_COARSENESS / 2
         self.near, self.background, self.substeps, self.render_budget = near, background, substeps, render_budget
 
     @property
@@ -118,33 +124,24 @@ class VolumeRenderer:
         return self.occupancy.cells(uncontract(u) if self.unbounded else u)
 
     def training_samples(self, origins: Tensor, directions: Tensor) -> PackedSamples:
-        """At random places within their steps."""
+        """At random places within their steps, which are longer in fog: see `CANDIDATES`."""
         jitter = torch.rand(len(origins), device=origins.device)
-        samples, n_candidates = sample_rays(origins, directions, self.occupancy, self.present_steps(), self.near, jitter)
-        wanted = self.coarse * n_candidates / max(1, len(origins)) / CANDIDATES
-        self.coarse = min(max(1.0, 0.8 * self.coarse + 0.2 * wanted), 16.0)
-        return samples
-
-    def present_steps(self) -> Steps:
-        """In fog, steps are longer."""
-        return replace(self.steps, dt=self.final_dt * self.coarse, cone=self.steps.cone * self.coarse)
+        return sample_rays(origins, directions, self.occupancy, self.steps.longer(self.coarseness), self.near, jitter)
 
     def render_samples(self, origins: Tensor, directions: Tensor) -> PackedSamples:
         """In the middle of their steps."""
-        steps = replace(
-            self.steps,
-            dt=self.final_dt / self.substeps,
-            cone=self.steps.cone / self.substeps,
-            budget=self.render_budget,
-        )
-        return sample_rays(origins, directions, self.occupancy, steps, self.near)[0]
+        steps = replace(self.steps.longer(1 / self.substeps), budget=self.render_budget)
+        return sample_rays(origins, directions, self.occupancy, steps, self.near)
 
     def training_rays(self, origins: Tensor, directions: Tensor) -> RenderedRays:
         """The rays by samples that are worth a gradient."""
         samples = self.training_samples(origins, directions)
         n = len(directions)
+        wanted = self.coarseness * samples.n_candidates / (CANDIDATES * max(1, n))
+        steps = self.steps.longer(self.coarseness)
+        self.coarseness = min(max(1.0, 0.8 * self.coarseness + 0.2 * wanted), MAX_COARSENESS)
         density, geometry = self.density(samples.x)
-        if self.gradient_reach > 0:
+        if self.gradient_reach > 0:  # near a camera many rays share few cells
             factor = (samples.t / self.gradient_reach).square().clamp(max=1.0)
             density = scale_gradient(density, factor)
             geometry = scale_gradient(geometry, factor[:, None])
@@ -152,7 +149,6 @@ class VolumeRenderer:
         colour = self.field.colour(geometry, directions, samples.ray)
         foreground = accumulate(weights, colour, samples.ray, n)
         accumulation = accumulate(weights, torch.ones_like(weights)[:, None], samples.ray, n)
-        steps = self.present_steps()
         distance = steps.count(samples.t) * steps.dt
         length = samples.dt / steps.length(samples.t) * steps.dt
         t_enter, _ = box_intersection(origins, directions, self.near)

@@ -13,7 +13,7 @@ from nerfstudio.models.base_model import ModelConfig
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
 from rich.logging import RichHandler
 
-from peak_nerf.errors import exit_on_peak_error
+from peak_nerf.errors import PeakError, exit_on_peak_error
 from peak_nerf.nerf.data.datamanager import PeakDataManager, PeakDataManagerConfig
 from peak_nerf.nerf.model import PeakModel, PeakModelConfig
 from peak_nerf.nerf.progress import progress_callback
@@ -52,8 +52,13 @@ class PeakPipeline(VanillaPipeline):
         self.first_view = FirstView(datamanager.train_dataset.cameras, datamanager.train_dataset.scene_box.get_center())
 
     def load_pipeline(self, loaded_state: dict[str, Any], step: int) -> None:
-        """Load a checkpoint's state; one of another grid layout ends in one line."""
+        """Load a checkpoint's state; one of another grid layout, or of before version 0.3, ends in one line."""
         with exit_on_peak_error():
+            if any(name.startswith("_model.far.") for name in loaded_state):
+                raise PeakError(
+                    "the checkpoint has a background field of its own, as unbounded scenes had before version 0.3; train"
+                    " the scene again, or look at it with version 0.2"
+                )
             super().load_pipeline(loaded_state, step)
 
     def get_training_callbacks(
@@ -70,15 +75,21 @@ class PeakPipeline(VanillaPipeline):
         if model.config.cull_cells:
             # Before a fixed background, training must not be told by an alpha channel what is empty.
             silhouettes = datamanager.silhouettes() if model.config.train_background == "random" else None
-            resolution = model.occupancy.resolution
+            few = (len(datamanager.cameras) + 1) // 2
             model.occupancy.restrict(
-                torch.stack([
-                    carve_occupancy(
-                        datamanager.cameras, silhouettes, model.centre, model.half_extent * 2**k, resolution,
-                        min(model.config.min_cameras, (len(datamanager.cameras) + 1) // 2) if model.renderer.unbounded else 1,
-                    )
-                    for k in range(model.occupancy.n_cascades)
-                ])
+                torch.stack(
+                    [
+                        carve_occupancy(
+                            datamanager.cameras,
+                            silhouettes,
+                            model.centre,
+                            model.half_extent * 2**k,
+                            model.occupancy.resolution,
+                            min(model.config.min_cameras, few) if model.renderer.unbounded else 1,
+                        )
+                        for k in range(model.occupancy.n_cascades)
+                    ]
+                )
             )
 
         def after(step: int) -> None:
