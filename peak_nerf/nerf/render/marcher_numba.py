@@ -60,8 +60,8 @@ def _blurred(steps, weights, c, found, blur):
 @njit(**_OPTIONS)
 @no_type_check
 def sample(
-    origins, directions, t_enter, t_exit, jitter, offset, dt, cone, reference, opacity, occupied, blocks, thin, opaque, max_opacity, explore,
-    blur, budget, longest, t_out, dt_out, cell_out, counts, candidates, start, stop,
+    origins, directions, t_enter, t_exit, jitter, offset, dt, cone, reference, opacity, occupied, blocks, thin, opaque,
+    max_opacity, explore, blur, budget, longest, t_out, dt_out, cell_out, counts, candidates, start, stop,
 ):  # fmt: skip
     """Samples of rays start..stop, at most budget + 1 each: distances, lengths, cells, and their number to `counts`."""
     n_cascades, n = occupied.shape[0], occupied.shape[1]

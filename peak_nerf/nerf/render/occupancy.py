@@ -35,8 +35,9 @@ class OccupancyGrid(nn.Module):
     Cells decay towards empty and rise to the largest density seen in them. Densities come for free from the samples
     of training rays, plus random probes of all cells, so that matter can appear where no sample goes any more.
     The mean opacity of a step tells where along a ray its colour comes from; the largest density would hide what is
-    behind a cell that a surface only touches. A cell is occupied when the opacity of one step through it, 1 - exp(-density dt), passes `threshold` or the mean
-    opacity of visible cells, whichever is lower (Mueller et al. 2022, appendix C).
+    behind a cell that a surface only touches. A cell is occupied when the opacity of one step through it,
+    1 - exp(-density dt), passes `threshold` or the mean opacity of visible cells, whichever is lower (Mueller et al.
+    2022, appendix C).
 
     Args:
         resolution: cells per side of each cascade, a multiple of 32: then blocks do not straddle cascades.

@@ -56,8 +56,8 @@ class PeakPipeline(VanillaPipeline):
         with exit_on_peak_error():
             if any(name.startswith("_model.far.") for name in loaded_state):
                 raise PeakError(
-                    "the checkpoint has a background field of its own, as unbounded scenes had before version 0.3; train"
-                    " the scene again, or look at it with version 0.2"
+                    "the checkpoint has a background field of its own, as unbounded scenes had before version 0.3;"
+                    " train the scene again, or look at it with version 0.2"
                 )
             super().load_pipeline(loaded_state, step)
 
