@@ -79,6 +79,33 @@ def hash_grid_ratio(n_points: int = 65_536, log2_table_size: int = 19) -> dict[s
     return {"hash_grid_ms": 1e3 * mine, "nerfstudio_hash_grid_ms": 1e3 * other, "hash_grid_ratio": other / mine}
 
 
+def relu_mlp_ratio(n_rows: int = 32_768) -> dict[str, float]:
+    """Forward + backward of the radiance field's two networks: ours against the same layers in torch, in turn."""
+    from itertools import pairwise
+
+    from torch import nn
+
+    from peak_nerf.core.backbones import ReluMLP
+
+    torch.manual_seed(SEED)
+    figures: dict[str, float] = {}
+    for name, widths in (("density", (36, 64, 16)), ("colour", (31, 64, 64, 3))):
+        mine = ReluMLP(widths[0], widths[-1], widths[1], len(widths) - 2, bias=False)
+        layers = [part for a, b in pairwise(widths) for part in (nn.Linear(a, b, bias=False), nn.ReLU(inplace=True))]
+        x, slope = torch.randn(n_rows, widths[0], requires_grad=True), torch.randn(n_rows, widths[-1])
+
+        def step(network: nn.Module, x: torch.Tensor = x, slope: torch.Tensor = slope) -> None:
+            network.zero_grad()
+            x.grad = None
+            network(x).backward(slope)
+
+        torchs = nn.Sequential(*layers[:-1])
+        pairs = [[median_seconds(lambda n=n: step(n), 1) for n in (mine, torchs)] for _ in range(15)]  # type: ignore[misc]
+        ours, other = (statistics.median(times) for times in zip(*pairs, strict=True))
+        figures |= {f"{name}_network_ms": 1e3 * ours, f"{name}_network_ratio": other / ours}
+    return figures
+
+
 def start_trainer(config: Any, folder: Path) -> Any:
     """nerfstudio's trainer for `config`, set up as ns-train does it, without viewer and event files."""
     from nerfstudio.scripts.train import _set_random_seed
@@ -212,6 +239,7 @@ def main(settings: Settings) -> None:
     settings.data = scene_at(settings.data)
     figures: dict[str, Any] = {"threads": torch.get_num_threads(), "data": str(settings.data), "seed": SEED}
     figures.update(hash_grid_ratio())
+    figures.update(relu_mlp_ratio())
     with tempfile.TemporaryDirectory() as folder:
         figures.update(peak_lite_figures(settings, Path(folder)))
         if settings.nerfacto_seconds > 0:

@@ -207,7 +207,8 @@ def pack(parameters, has_bias, widths, transposed, packed):
                 transposed[to + (1 + k) * wide_out + j] = packed[also + j * wide_in + k] = weight
         at += fan_out * fan_in
         if has_bias:
-            transposed[to : to + fan_out] = parameters[at : at + fan_out]
+            for j in range(fan_out):
+                transposed[to + j] = parameters[at + j]
             at += fan_out
         to += (1 + fan_in) * wide_out
         also += fan_out * wide_in
@@ -276,7 +277,8 @@ def backward(
     spare, nothing = np.empty(7 * widest, np.float32), np.zeros(widest, np.float32)
     for chunk in range(start, stop):
         total = sums[chunk]
-        total[:] = 0
+        for m in range(len(total)):
+            total[m] = 0
         for begin in range(chunk * chunk_rows, min((chunk + 1) * chunk_rows, x.shape[0]), BLOCK):
             n = min(BLOCK, x.shape[0] - begin, (chunk + 1) * chunk_rows - begin)
             _hidden_layers(rows, begin, n, transposed, widths, hidden)
@@ -290,7 +292,8 @@ def backward(
                 elif (begin + n) * n_in + 7 <= len(rows):
                     h, h_at, h_row = rows, begin * n_in, n_in
                 else:  # vectors that begin in the last row end past it
-                    last_x[: n * n_in] = rows[begin * n_in : (begin + n) * n_in]
+                    for m in range(n * n_in):
+                        last_x[m] = rows[begin * n_in + m]
                     h, h_at, h_row = last_x, 0, n_in
                 if for_parameters:
                     _product(
