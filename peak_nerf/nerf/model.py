@@ -35,6 +35,8 @@ from peak_nerf.nerf.render.occupancy import OccupancyGrid
 from peak_nerf.nerf.render.renderer import RenderedRays, VolumeRenderer
 
 FORMS: dict[str, type[KarForm]] = {"point": KarAtSamples, "unobserved": KarUnobserved}
+CAMERA_INTERVAL = 4
+"""Steps from one refinement of cameras to the next."""
 RELU_INIT: ReluInit = "he"
 """With PyTorch's narrower default the grid's features, which start near zero, grow along one direction in the fog of
 the first steps, and colours stay grey for long."""
@@ -136,6 +138,7 @@ class PeakModel(Model):
         )
         self.kar_form = None if self.kar is None else FORMS[c.kar_form](self.kar, self.renderer, c)
         self.progress = 0.0
+        self.refines_cameras = True
         self.n_samples = 0
 
     def _exposure_correction(self, metadata: dict[str, Any]) -> tuple[ExposureCorrection | None, bool]:
@@ -178,7 +181,9 @@ class PeakModel(Model):
     def get_outputs(self, ray_bundle: RayBundle) -> dict[str, Any]:
         """Per ray: rgb over the background, accumulation and depth (world units); in training what losses need."""
         if self.training:
-            self.camera_optimizer.apply_to_raybundle(ray_bundle)
+            # The grid's gradient towards positions costs a fifth of a step, and poses move slowly.
+            with torch.set_grad_enabled(torch.is_grad_enabled() and self.refines_cameras):
+                self.camera_optimizer.apply_to_raybundle(ray_bundle)
         origins, directions = self._normalised(ray_bundle)
         if not self.training:
             return {**self._render(origins, directions), "normals": self.renderer.normals(origins, directions)}
@@ -240,7 +245,8 @@ class PeakModel(Model):
             return losses
         rendered: RenderedRays = outputs["rendered"]
         losses |= regularization_losses(self.config, self.field.grid, rendered)
-        self.camera_optimizer.get_loss_dict(losses)
+        if self.refines_cameras:
+            self.camera_optimizer.get_loss_dict(losses)
         if self.kar_form is not None:
             virtual_rays = self._normalised(batch["virtual_rays"]) if "virtual_rays" in batch else None
             kar = self.kar_form.loss(KarStep(rendered, outputs["directions"], virtual_rays, self.progress))
@@ -311,6 +317,7 @@ class PeakModel(Model):
         """Keeps the schedules and the occupancy grid up to date."""
 
         def before(step: int) -> None:
+            self.refines_cameras = step % CAMERA_INTERVAL == 0
             if self.config.level_annealing > 0:
                 self.field.open_levels(self.progress / self.config.level_annealing)
 
