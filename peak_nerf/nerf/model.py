@@ -98,10 +98,11 @@ class PeakModel(Model):
             device=device,
         )
         self.occupancy = OccupancyGrid(
-            c.occupancy_resolution // (2 if unbounded else 1),
+            c.occupancy_resolution,
             c.occupancy_threshold,
             n_cascades=c.cascades if unbounded else 1,
             step=2 / c.steps_per_side,
+            thin=math.exp(c.density_bias),
         )
         refinement = c.camera_optimizer.resolved(metadata.get("kind"), unbounded)
         self.camera_optimizer: CameraRefinement = refinement.setup(num_cameras=self.num_train_data, device=device)
@@ -129,7 +130,7 @@ class PeakModel(Model):
         self.renderer = VolumeRenderer(
             self.field,
             self.occupancy,
-            Steps(dt, c.cone if unbounded else 0.0, c.samples_per_ray, thin=math.exp(c.density_bias)),
+            Steps(dt, c.cone if unbounded else 0.0, c.samples_per_ray),
             near,
             self.background_colour,
             c.render_substeps,

@@ -154,7 +154,7 @@ class RenderOptions:
     eval_num_rays_per_chunk: int = 1 << 13
     """Rays rendered at a time; on a CPU, few enough that a wave of samples stays in its cache."""
     occupancy_resolution: int = 128
-    """Cells per side of the occupancy grid; half as many in each of the cascades of unbounded space."""
+    """Cells per side of the occupancy grid, or of each of its cascades."""
     occupancy_threshold: float = 0.002
     """Opacity of one step below which a cell counts as empty; lower keeps thin parts and costs samples."""
     cull_cells: bool = True
