@@ -179,7 +179,8 @@ class RenderOptions:
     cone: float = 1 / 256
     """In unbounded space a step is this fraction of the distance from the camera, where that is more than near it."""
     min_cameras: int = 3
-    """In unbounded space, cells that fewer training cameras see stay empty; of few views, half of them are enough."""
+    """In unbounded space, cells that fewer training cameras see stay empty, since floaters grow there; with less than 40
+    views, one in sixteen cameras is enough."""
     gradient_reach: float = 0.2
     """In unbounded space gradients of samples nearer to the camera than this, in half box sides, are scaled down by the
     square of the distance: near a camera many rays share few cells, and floaters grow there."""

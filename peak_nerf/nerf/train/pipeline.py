@@ -75,7 +75,7 @@ class PeakPipeline(VanillaPipeline):
         if model.config.cull_cells:
             # Before a fixed background, training must not be told by an alpha channel what is empty.
             silhouettes = datamanager.silhouettes() if model.config.train_background == "random" else None
-            few = (len(datamanager.cameras) + 1) // 2
+            enough = max(1, min(model.config.min_cameras, round(len(datamanager.cameras) / 16)))
             model.occupancy.restrict(
                 torch.stack(
                     [
@@ -85,7 +85,7 @@ class PeakPipeline(VanillaPipeline):
                             model.centre,
                             model.half_extent * 2**k,
                             model.occupancy.resolution,
-                            min(model.config.min_cameras, few) if model.renderer.unbounded else 1,
+                            enough if model.renderer.unbounded else 1,
                         )
                         for k in range(model.occupancy.n_cascades)
                     ]
