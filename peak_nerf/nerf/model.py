@@ -73,7 +73,7 @@ class PeakModel(Model):
         metadata: dict[str, Any] = self.kwargs.get("metadata") or {}
         unbounded = bool(metadata.get("unbounded"))
         c = self.config = resolve_defaults(self.config, self.num_train_data, unbounded)
-        assert c.sh_levels is not None  # resolved
+        assert c.sh_levels is not None and c.occupancy_threshold is not None  # resolved
         device = self.kwargs.get("device", "cpu")
         finest = c.finest_resolution * (2 if unbounded else 1)
         grid = HashGridConfig(c.n_levels, c.n_features, c.log2_table_size, c.base_resolution, finest)
@@ -98,10 +98,11 @@ class PeakModel(Model):
             device=device,
         )
         self.occupancy = OccupancyGrid(
-            c.occupancy_resolution // (2 if unbounded else 1),
+            c.occupancy_resolution,
             c.occupancy_threshold,
             n_cascades=c.cascades if unbounded else 1,
             step=2 / c.steps_per_side,
+            thin=math.exp(c.density_bias),
         )
         refinement = c.camera_optimizer.resolved(metadata.get("kind"), unbounded)
         self.camera_optimizer: CameraRefinement = refinement.setup(num_cameras=self.num_train_data, device=device)
@@ -129,7 +130,7 @@ class PeakModel(Model):
         self.renderer = VolumeRenderer(
             self.field,
             self.occupancy,
-            Steps(dt, c.cone if unbounded else 0.0, c.samples_per_ray, thin=math.exp(c.density_bias)),
+            Steps(dt, c.cone if unbounded else 0.0, c.samples_per_ray),
             near,
             self.background_colour,
             c.render_substeps,

@@ -158,9 +158,10 @@ class RenderOptions:
     eval_num_rays_per_chunk: int = 1 << 13
     """Rays rendered at a time; on a CPU, few enough that a wave of samples stays in its cache."""
     occupancy_resolution: int = 128
-    """Cells per side of the occupancy grid; half as many in each of the cascades of unbounded space."""
-    occupancy_threshold: float = 0.002
-    """Opacity of one step below which a cell counts as empty; lower keeps thin parts and costs samples."""
+    """Cells per side of the occupancy grid, or of each of its cascades."""
+    occupancy_threshold: float | None = None
+    """Opacity of one step below which a cell counts as empty; lower keeps thin parts and costs samples. None takes
+    0.002, and in unbounded space, where fog would stay for long, 0.01."""
     cull_cells: bool = True
     """Leave cells empty that no training camera sees, or that one sees through transparent pixels (RGBA images, random
     training background)."""
@@ -234,6 +235,8 @@ def resolve_defaults(options: Options, n_views: int, unbounded: bool) -> Options
         if distortion > 0:
             scene = " of an unbounded scene" if unbounded else ""
             logger.info("distortion loss: weight %g for %d training views%s", distortion, n_views, scene)
+    if options.occupancy_threshold is None:
+        options = dataclasses.replace(options, occupancy_threshold=0.01 if unbounded else 0.002)
     options = dataclasses.replace(
         options, kar_form=form, kar_weight=weight, sh_levels=levels, distortion_weight=distortion
     )

@@ -33,8 +33,6 @@ OPAQUE = 1e-3
 """Transmittance, by the grid's opacities, behind which a ray has no candidates."""
 EXPLORE = 0.25
 """Fraction of a ray's samples that is spread over its candidates evenly, whatever the grid thinks."""
-MAX_OPACITY = 0.9999
-"""Of a step through a cell that is known."""
 BLUR = 2
 """Steps within which a surface may lie from where the grid has it."""
 
@@ -79,8 +77,6 @@ class Steps:
     """Length over distance of the steps beyond dt / cone; 0 for steps of one length."""
     budget: int
     """Samples of a ray, one more at most."""
-    thin: float
-    """Density of cells that are not known yet."""
 
     def longer(self, factor: float) -> Steps:
         """Steps so many times as long."""
@@ -155,9 +151,9 @@ def _sample_numba(
     rows = np.empty(shape, np.float32), np.empty(shape, np.float32), np.empty(shape, np.int64)
     counts, candidates = np.zeros(n_rays, np.int64), np.zeros(n_rays, np.int64)
     rays = [a.detach().contiguous().numpy() for a in (origins, directions, enter, leave, jitter, offset)]
-    state = (grid.opacity.numpy(), grid.occupied.numpy(), grid.blocks.numpy())
+    state = (grid.candidates.numpy(), grid.blocks.numpy(), grid.log_clear.numpy())
     numbers = (np.float32(steps.dt), np.float32(steps.cone), np.float32(grid.step))
-    rule = (np.float32(steps.thin), np.float32(OPAQUE), np.float32(MAX_OPACITY), EXPLORE, BLUR, steps.budget, longest)
+    rule = (np.float32(OPAQUE), EXPLORE, BLUR, steps.budget, longest)
     parallel_for(
         lambda i, j: sample(*rays, *numbers, *state, *rule, *rows, counts, candidates, i, j),
         n_rays, min_chunk=64, chunks_per_thread=8,
@@ -208,11 +204,10 @@ def sample_torch(
     length = steps.length(t)
     x = origins[:, None] + t[..., None] * directions[:, None]
     cell = grid.cells(x.reshape(-1, 3)).reshape(t.shape)
-    candidate = grid.occupied.view(-1)[cell] & (k < n_steps[:, None])
-    opacity = grid.opacity.view(-1)[cell]
+    level = grid.candidates.view(-1)[cell].long()
+    candidate = (level > 0) & (k < n_steps[:, None])
     reference = grid.step * torch.exp2((cell // grid.resolution**3).float())
-    known = -torch.log1p(-opacity.clamp(0, MAX_OPACITY)) * (length / reference)
-    tau = torch.where(candidate, torch.where(opacity < 0, steps.thin * length, known), 0.0)
+    tau = torch.where(candidate, -grid.log_clear[level] * (length / reference), 0.0)
     before = torch.exp(tau - tau.cumsum(1))
     weight = before * -torch.expm1(-tau)
     # The last candidate is `BLUR` steps behind the first one that leaves the ray opaque.

@@ -60,11 +60,11 @@ def _blurred(steps, weights, c, found, blur):
 @njit(**_OPTIONS)
 @no_type_check
 def sample(
-    origins, directions, t_enter, t_exit, jitter, offset, dt, cone, reference, opacity, occupied, blocks, thin, opaque,
-    max_opacity, explore, blur, budget, longest, t_out, dt_out, cell_out, counts, candidates, start, stop,
+    origins, directions, t_enter, t_exit, jitter, offset, dt, cone, reference, grid, blocks, log_clear, opaque, explore,
+    blur, budget, longest, t_out, dt_out, cell_out, counts, candidates, start, stop,
 ):  # fmt: skip
     """Samples of rays start..stop, at most budget + 1 each: distances, lengths, cells, and their number to `counts`."""
-    n_cascades, n = occupied.shape[0], occupied.shape[1]
+    n_cascades, n = grid.shape[0], grid.shape[1]
     top = np.int32(n - 1)
     half = np.float32(0.5 * n)
     per_half = np.float32(1) / half
@@ -102,14 +102,10 @@ def sample(
             per_scale = np.float32(1) / scale
             i, j, m = _cell(x * per_scale, half, top), _cell(y * per_scale, half, top), _cell(z * per_scale, half, top)
             in_block = blocks[level, i >> 3, j >> 3, m >> 3]
-            if in_block and occupied[level, i, j, m]:
-                known = opacity[level, i, j, m]
+            candidate = grid[level, i, j, m] if in_block else np.uint8(0)
+            if candidate:
                 length = dt if s <= s_bend else t * cone
-                if known < 0:
-                    rest = through * np.exp(-thin * length)
-                else:
-                    ratio = length / (reference * scale)
-                    rest = through * np.exp(ratio * np.log1p(-min(known, max_opacity)))
+                rest = through * np.exp(log_clear[candidate] * (length / (reference * scale)))
                 steps[found], weights[found] = k, through - rest
                 cells[found] = ((np.int64(level) * n + i) * n + j) * n + m
                 found += 1

@@ -21,6 +21,11 @@ BLOCK = 8
 """Cells along a side of a block; an empty block is skipped in one go."""
 
 
+def opacity_of(candidate: Int[Tensor, "*n"]) -> Float[Tensor, "*n"]:
+    """Opacity of a step by what `OccupancyGrid.candidates` holds for its cell, ((c - 1) / 254)^2; 0 means empty."""
+    return ((candidate - 1).clamp(min=0) / 254).square().clamp(max=0.9999)
+
+
 def block_occupancy(occupied: Bool[Tensor, "k x y z"]) -> Bool[Tensor, "k bx by bz"]:
     """Which blocks of 8 x 8 x 8 cells hold an occupied cell."""
     k, n = occupied.shape[:2]
@@ -44,6 +49,7 @@ class OccupancyGrid(nn.Module):
         threshold: opacity of a step.
         n_cascades: K; 1 for a scene that fits its box.
         step: length of a step in the first cascade; one in cascade k is 2^k times as long.
+        thin: density of cells that nothing has been seen of yet.
     """
 
     density: Tensor
@@ -51,6 +57,10 @@ class OccupancyGrid(nn.Module):
     occupied: Tensor
     blocks: Tensor
     visible: Tensor
+    candidates: Tensor
+    log_clear: Tensor
+    fraction: Tensor
+    """Occupied fraction of all cells."""
 
     def __init__(
         self,
@@ -59,18 +69,22 @@ class OccupancyGrid(nn.Module):
         decay: float = 0.95,
         n_cascades: int = 1,
         step: float = 0.01,
+        thin: float = 0.1,
     ) -> None:
         super().__init__()
         if resolution % (4 * BLOCK) and (n_cascades > 1 or resolution % BLOCK):
             raise ValueError(f"resolution must be a multiple of {4 * BLOCK}, got {resolution}")
         self.resolution, self.threshold, self.decay, self.n_cascades = resolution, threshold, decay, n_cascades
-        self.step = step
+        self.step, self.thin = step, thin
         shape = (n_cascades, *(resolution,) * 3)
         self.register_buffer("density", torch.full(shape, UNKNOWN))
         self.register_buffer("opacity", torch.full(shape, UNKNOWN))
         self.register_buffer("occupied", torch.ones(shape, dtype=torch.bool))
         self.register_buffer("blocks", block_occupancy(self.occupied))
         self.register_buffer("visible", torch.ones(shape, dtype=torch.bool))
+        self.register_buffer("candidates", torch.empty(shape, dtype=torch.uint8), persistent=False)
+        self.register_buffer("log_clear", torch.log1p(-opacity_of(torch.arange(256))), persistent=False)
+        self._digest()
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
         """Checkpoints of before version 0.3 have no axis for cascades, and no mean opacities."""
@@ -83,6 +97,17 @@ class OccupancyGrid(nn.Module):
             opacity = -torch.expm1(-density * self.step)
             state_dict[prefix + "opacity"] = torch.where(density < 0, UNKNOWN, opacity)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+        self._digest()
+
+    @torch.no_grad()
+    def _digest(self) -> None:
+        """Work out from the cells' occupancy and opacity what rays look at: a byte for each."""
+        self.blocks.copy_(block_occupancy(self.occupied))
+        self.fraction = torch.count_nonzero(self.occupied) / self.occupied.numel()
+        for k in range(self.n_cascades):
+            opacity, thin = self.opacity[k], -math.expm1(-self.thin * self.step * 2**k)
+            level = torch.where(opacity < 0, thin, opacity).sqrt_().mul_(254).round_().add_(1)
+            self.candidates[k] = level.to(torch.uint8).mul_(self.occupied[k])
 
     def cells(self, x: Float[Tensor, "n 3"]) -> Int[Tensor, " n"]:
         """Flat index of the cell of each position; what is outside all cascades gets the nearest cell of the last."""
@@ -114,7 +139,7 @@ class OccupancyGrid(nn.Module):
         """Only these cells may be occupied from now on."""
         self.visible.copy_(visible)
         self.occupied &= self.visible
-        self.blocks.copy_(block_occupancy(self.occupied))
+        self._digest()
 
     @torch.no_grad()
     def observe(self, cells: Int[Tensor, " n"], density: Float[Tensor, " n"]) -> None:
@@ -130,11 +155,6 @@ class OccupancyGrid(nn.Module):
         before = flat[cells]
         flat[cells] = torch.where(before < 0, seen, torch.lerp(before, seen, RATE))
 
-    @property
-    def fraction(self) -> Tensor:
-        """Occupied fraction of all cells."""
-        return self.occupied.float().mean()
-
     @torch.no_grad()
     def refresh(self) -> None:
         """Decide anew which cells are occupied."""
@@ -149,4 +169,4 @@ class OccupancyGrid(nn.Module):
             limit = -math.log1p(-threshold) / step
             occupied = (density > limit) | (density < 0)
             self.occupied[k] = occupied.logical_and_(visible)
-        self.blocks.copy_(block_occupancy(self.occupied))
+        self._digest()
