@@ -249,7 +249,7 @@ def resolve_defaults(options: Options, n_views: int, unbounded: bool) -> Options
         if getattr(options, name) < least:
             option = name.replace("_", "-")
             raise PeakError(f"--pipeline.model.{option} {getattr(options, name)}: give {least} or more")
-    multiple = 64 if unbounded else 8  # of the blocks that empty space is skipped by
+    multiple = 32 if unbounded else 8  # of the blocks that empty space is skipped by
     if options.occupancy_resolution < multiple or options.occupancy_resolution % multiple:
         raise PeakError(
             f"--pipeline.model.occupancy-resolution {options.occupancy_resolution}: give a multiple of {multiple}"

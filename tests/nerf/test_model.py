@@ -300,7 +300,7 @@ def photos_config(folder, steps: int = 20, n: int = 9, **model):
     scene = folder / "photos"
     if not scene.exists():
         write_nerfstudio_scene(scene, n=n, size=32)
-    config = tiny_config(folder, steps=steps, **{"occupancy_resolution": 64, **model})
+    config = tiny_config(folder, steps=steps, **model)
     config.data = config.pipeline.datamanager.data = scene
     return config
 

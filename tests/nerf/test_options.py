@@ -70,10 +70,10 @@ def test_what_no_model_can_have_is_refused(name: str, value: object, said: str) 
 
 
 def test_grids_of_cascades_are_of_whole_blocks() -> None:
-    """Half of the cells per side, a quarter of them in the middle of a cascade, in blocks of 8."""
-    with pytest.raises(PeakError, match="occupancy-resolution 96: give a multiple of 64"):
-        resolve_defaults(ModelOptions(occupancy_resolution=96), 8, unbounded=True)
-    assert resolve_defaults(ModelOptions(occupancy_resolution=96), 8, unbounded=False).occupancy_resolution == 96
+    """A quarter of the cells per side are in the middle of a cascade, in blocks of 8."""
+    with pytest.raises(PeakError, match="occupancy-resolution 48: give a multiple of 32"):
+        resolve_defaults(ModelOptions(occupancy_resolution=48), 8, unbounded=True)
+    assert resolve_defaults(ModelOptions(occupancy_resolution=48), 8, unbounded=False).occupancy_resolution == 48
 
 
 def test_options_need_no_nerfstudio() -> None:

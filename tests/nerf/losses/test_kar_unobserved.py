@@ -119,7 +119,7 @@ def test_hidden_matter_thins_out() -> None:
     """KAR alone moves a solid hidden region towards the rest of the box, of which most is empty."""
     grid = HashGridConfig(n_levels=4, n_features=4, log2_table_size=12, finest_resolution=64)
     field = PeakRadianceField(FieldConfig(hash_grid=grid, bias=False, n_hidden=1), density_bias=4.0)
-    form = form_on(VolumeRenderer(field, OccupancyGrid(32), Steps(2 / 48, 0.0, 64, thin=0.1), near=0.0, background=1.0))
+    form = form_on(VolumeRenderer(field, OccupancyGrid(32), Steps(2 / 48, 0.0, 64), near=0.0, background=1.0))
     occupancy = form.renderer.occupancy
     occupancy.occupied[:] = False
     occupancy.occupied[:, 12:20, 12:20, 12:20] = True

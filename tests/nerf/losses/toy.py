@@ -28,7 +28,7 @@ class ToyField(nn.Module):
 
 def toy_renderer(field: ToyField) -> VolumeRenderer:
     """All of 8^3 cells occupied, 20 steps along a side."""
-    return VolumeRenderer(field, OccupancyGrid(8), Steps(0.1, 0.0, 64, thin=0.1), near=0.0, background=1.0)
+    return VolumeRenderer(field, OccupancyGrid(8), Steps(0.1, 0.0, 64), near=0.0, background=1.0)
 
 
 def rays(n: int, seed: int = 0) -> tuple[Tensor, Tensor]:

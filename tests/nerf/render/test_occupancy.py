@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from peak_nerf.nerf.render.occupancy import RATE, UNKNOWN, OccupancyGrid, block_occupancy
+from peak_nerf.nerf.render.occupancy import RATE, UNKNOWN, OccupancyGrid, block_occupancy, opacity_of
 
 STEP = 0.02
 
@@ -105,6 +105,28 @@ def test_the_mean_opacity_moves_towards_what_is_seen() -> None:
     grid.observe(cells, torch.zeros(2))
     assert grid.opacity.view(-1)[cells].tolist() == pytest.approx([(1 - RATE) * value for value in first], rel=1e-5)
     assert (grid.opacity == UNKNOWN).sum() == 2 * 32**3 - 2
+
+
+def test_a_byte_says_what_rays_must_know() -> None:
+    """0 where a cell is empty, else its opacity, that of `thin` where nothing has been seen, nearly as it is."""
+    grid = OccupancyGrid(32, n_cascades=2, step=STEP, thin=0.5)
+    cells = torch.arange(0, 2 * 32**3, 2)
+    density = 400 * torch.rand(len(cells)) ** 6
+    grid.observe(cells, density)
+    grid.refresh()
+    expected = torch.where(grid.opacity < 0, 0.0, grid.opacity)
+    for k in range(2):
+        expected[k][grid.opacity[k] < 0] = 1 - math.exp(-0.5 * STEP * 2**k)
+    assert torch.equal(grid.candidates > 0, grid.occupied)
+    assert 0.5 < float(grid.fraction) < 1
+    occupied = grid.occupied
+    stored = opacity_of(grid.candidates.long())[occupied]
+    torch.testing.assert_close(stored.sqrt(), expected[occupied].sqrt(), atol=0.51 / 254, rtol=0)
+    torch.testing.assert_close(grid.log_clear[grid.candidates[occupied].long()], torch.log1p(-stored))
+    again = OccupancyGrid(32, n_cascades=2, step=STEP, thin=0.5)
+    again.load_state_dict(grid.state_dict())
+    assert torch.equal(again.candidates, grid.candidates)
+    assert torch.equal(again.fraction, grid.fraction)
 
 
 def test_blocks_by_a_loop() -> None:

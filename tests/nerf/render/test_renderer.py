@@ -40,8 +40,8 @@ class Cloud(nn.Module):
 def renderer_of(
     field: nn.Module, n_cascades: int = 1, cone: float = 0.0, budget: int = ALL, **options
 ) -> VolumeRenderer:
-    grid = OccupancyGrid(32, n_cascades=n_cascades, step=0.01)
-    steps = Steps(0.01, cone, budget, thin=0.01)
+    grid = OccupancyGrid(32, n_cascades=n_cascades, step=0.01, thin=0.01)
+    steps = Steps(0.01, cone, budget)
     return VolumeRenderer(field, grid, steps, near=0.0, background=1.0, render_budget=budget, **options)
 
 
@@ -89,7 +89,7 @@ def test_a_cloud_against_numerical_integration(centre, width, n_cascades, cone, 
     assert len(renderer.render_samples(o, d)) <= 33
     torch.testing.assert_close(few["rgb"][0], whole, atol=0.03, rtol=0)
     # Training takes its samples at other places, and is right on average.
-    renderer.steps, renderer.coarseness = Steps(0.01, cone, 32, thin=0.01), 1.0
+    renderer.steps, renderer.coarseness = Steps(0.01, cone, 32), 1.0
     many = o.repeat(500, 1), d.repeat(500, 1)
     foreground = renderer.training_rays(*many).foreground.mean(0)
     torch.testing.assert_close(foreground, expected["rgb"].float(), atol=0.02, rtol=0)
@@ -199,7 +199,7 @@ def test_gradients_near_a_camera_are_scaled() -> None:
 def test_steps_are_as_long_as_their_number_allows() -> None:
     """In fog they grow until a ray has some 128 of them; once only a few cells are occupied, they are short again."""
     renderer = renderer_of(ToyField(), budget=8)
-    renderer.steps = Steps(0.002, 0.0, 8, thin=0.01)
+    renderer.steps = Steps(0.002, 0.0, 8)
     o, d = torch.tensor([[-3.0, 0.1, 0.0]]).repeat(50, 1), torch.tensor([[1.0, 0.0, 0.0]]).repeat(50, 1)
     for _ in range(40):
         rendered = renderer.training_rays(o, d)
@@ -208,12 +208,14 @@ def test_steps_are_as_long_as_their_number_allows() -> None:
     # What the losses measure does not depend on it.
     stood_for = torch.zeros(50).index_add(0, rendered.samples.ray, rendered.length)
     assert float(stood_for.mean()) == pytest.approx(2.0 / renderer.coarseness, rel=0.1)
-    renderer.occupancy.occupied[:, 4:] = False
+    visible = torch.zeros(1, 32, 32, 32, dtype=torch.bool)
+    visible[:, :4] = True
+    renderer.occupancy.restrict(visible)
     for _ in range(40):
         renderer.training_rays(o, d)
     assert renderer.coarseness == 1.0
-    renderer.occupancy.occupied[:] = True
-    renderer.steps = Steps(0.0001, 0.0, 8, thin=0.01)
+    renderer.occupancy = OccupancyGrid(32)
+    renderer.steps = Steps(0.0001, 0.0, 8)
     for _ in range(40):
         renderer.training_rays(o, d)
     assert renderer.coarseness == MAX_COARSENESS
