@@ -34,13 +34,15 @@ def test_kar_by_the_number_of_views(options: dict, views: int, form: str, weight
     ("views", "unbounded", "levels", "distortion"),
     [(16, False, 2, 0.03), (17, False, 4, 0.0), (17, True, 4, 0.03)],
 )
-def test_harmonics_and_distortion_by_views_and_space(
+def test_harmonics_distortion_and_threshold_by_views_and_space(
     views: int, unbounded: bool, levels: int, distortion: float
 ) -> None:
     resolved = resolve_defaults(ModelOptions(), views, unbounded)
     assert (resolved.sh_levels, resolved.distortion_weight) == (levels, distortion)
-    asked = resolve_defaults(ModelOptions(sh_levels=3, distortion_weight=0.5), views, unbounded)
-    assert (asked.sh_levels, asked.distortion_weight) == (3, 0.5)
+    assert resolved.occupancy_threshold == (0.01 if unbounded else 0.002)
+    options = ModelOptions(sh_levels=3, distortion_weight=0.5, occupancy_threshold=0.1)
+    asked = resolve_defaults(options, views, unbounded)
+    assert (asked.sh_levels, asked.distortion_weight, asked.occupancy_threshold) == (3, 0.5, 0.1)
 
 
 @pytest.mark.parametrize(

@@ -127,7 +127,7 @@ def _distance(s: float, steps: Steps) -> float:
 @pytest.mark.parametrize("cone", [0.0, 1 / 64, 1 / 256])
 def test_steps(cone: float) -> None:
     """Distance inverts count, its slope is the length, and the length grows with the distance."""
-    steps = Steps(0.01, cone, 1, thin=1.0)
+    steps = Steps(0.01, cone, 1)
     s = torch.linspace(0, 900 if cone else 3000, 5001, dtype=torch.float64, requires_grad=True)
     t = steps.distance(s)
     torch.testing.assert_close(steps.count(t), s, rtol=1e-9, atol=1e-9)
