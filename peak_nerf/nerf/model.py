@@ -73,7 +73,8 @@ class PeakModel(Model):
         metadata: dict[str, Any] = self.kwargs.get("metadata") or {}
         unbounded = bool(metadata.get("unbounded"))
         c = self.config = resolve_defaults(self.config, self.num_train_data, unbounded)
-        assert c.sh_levels is not None and c.occupancy_threshold is not None  # resolved
+        assert c.sh_levels is not None  # resolved
+        assert c.occupancy_threshold is not None
         device = self.kwargs.get("device", "cpu")
         finest = c.finest_resolution * (2 if unbounded else 1)
         grid = HashGridConfig(c.n_levels, c.n_features, c.log2_table_size, c.base_resolution, finest)

@@ -20,9 +20,13 @@ KAR_WEIGHTS = {"point": 0.004, "unobserved": 0.1}
 """Weight of each form of KAR where none is given; more costs quality."""
 WEIGHTS = (
     "kar_weight", "distortion_weight", "tv_weight", "occlusion_weight", "occlusion_reach", "entropy_weight",
-    "level_annealing",
+    "level_annealing", "cone", "gradient_reach",
 )  # fmt: skip
 """Options that are at least 0."""
+LEAST = {
+    "kar_interval": 1, "render_substeps": 1, "samples_per_ray": 1, "render_samples": 1, "min_cameras": 1, "cascades": 2,
+}  # fmt: skip
+"""The least values of options that are whole numbers."""
 RENAMED = {"kar_rank": "kar_n_features", "unseen_rays": "virtual_rays"}
 """Options by their names of before version 0.2, in saved configurations and in suites."""
 KAR_FORMS = ("auto", "point", "unobserved")
@@ -242,8 +246,13 @@ def resolve_defaults(options: Options, n_views: int, unbounded: bool) -> Options
         if not 0 <= value < math.inf:
             option = name.replace("_", "-")
             raise PeakError(f"--pipeline.model.{option} {value}: give 0 (which leaves it out) or a positive number")
-    for name in ("kar_interval", "render_substeps"):
-        if getattr(options, name) < 1:
+    for name, least in LEAST.items():
+        if getattr(options, name) < least:
             option = name.replace("_", "-")
-            raise PeakError(f"--pipeline.model.{option} {getattr(options, name)}: give 1 or more")
+            raise PeakError(f"--pipeline.model.{option} {getattr(options, name)}: give {least} or more")
+    multiple = 32 if unbounded else 8  # of the blocks that empty space is skipped by
+    if options.occupancy_resolution < multiple or options.occupancy_resolution % multiple:
+        raise PeakError(
+            f"--pipeline.model.occupancy-resolution {options.occupancy_resolution}: give a multiple of {multiple}"
+        )
     return options

@@ -3,15 +3,18 @@
 import dataclasses
 import math
 
+import numpy as np
 import pytest
 import torch
 from nerfstudio.cameras.rays import RayBundle
+from nerfstudio.exporter.exporter_utils import generate_point_cloud
 from PIL import Image
 
 from peak_nerf.core.field import FieldConfig, HashGridConfig
 from peak_nerf.nerf.losses.kar_samples import KarAtSamples
 from peak_nerf.nerf.losses.kar_unobserved import KarUnobserved
 from peak_nerf.nerf.render.field import PeakRadianceField, padding
+from peak_nerf.nerf.render.marcher import PackedSamples, sample_rays
 from peak_nerf.nerf.render.volrend import accumulate, packed_weights
 from tests.nerf.runs import start, tiny_config, train
 from tests.nerf.scene_factory import write_blender_scene, write_nerfstudio_scene
@@ -45,53 +48,39 @@ def test_depth_is_that_of_the_ball(trained) -> None:
     assert torch.allclose(rgba[16, 16, :3], outputs["rgb"][16, 16], atol=0.08)
 
 
-def test_waves_render_what_one_pass_does(trained) -> None:
-    """Rendering in waves with early stopping, against all samples at once without any."""
+def test_a_few_samples_render_what_all_steps_do(trained) -> None:
+    """The samples that are chosen by what the grid knows, against every step in an occupied cell."""
     model = trained.pipeline.model.eval()
     camera = trained.pipeline.datamanager.eval_dataset.cameras[0:1]
     origins, directions = model._normalised(camera.generate_rays(camera_indices=0).flatten())
     rendered = model._render(origins, directions)
     with torch.no_grad():
-        samples = model.renderer.marcher(origins, directions, substeps=model.config.render_substeps).next()
+        samples = sample_rays(
+            origins, directions, model.occupancy, dataclasses.replace(model.renderer.steps, budget=4096)
+        )
         density, geometry = model.field.density(samples.x)
         weights, _ = packed_weights(density * samples.dt, samples.ray, len(origins))
         rgb = accumulate(weights, model.field.colour(geometry, directions, samples.ray), samples.ray, len(origins))
         accumulation = accumulate(weights, torch.ones(len(samples), 1), samples.ray, len(origins))
-    assert torch.allclose(rendered["accumulation"], accumulation, atol=3e-3)
-    assert torch.allclose(rendered["rgb"], rgb + 1 - accumulation, atol=2e-2)
+    assert torch.allclose(rendered["accumulation"], accumulation, atol=3e-2)
+    assert torch.allclose(rendered["rgb"], rgb + 1 - accumulation, atol=3e-2)
+    assert len(model.renderer.render_samples(origins, directions)) <= len(samples)
 
 
 def test_rendering_divides_the_steps_of_the_training(trained, monkeypatch: pytest.MonkeyPatch) -> None:
     model, renderer = trained.pipeline.model.eval(), trained.pipeline.model.renderer
     camera = trained.pipeline.datamanager.eval_dataset.cameras[0:1]
     rays = model._normalised(camera.generate_rays(camera_indices=0).flatten())
-    rendered = model._render(*rays)
-    assert renderer.training_rays(*rays).samples.dt == renderer.dt == 2 / model.config.steps_per_side
-    monkeypatch.setattr(renderer, "substeps", 1)
+    assert renderer.steps.dt == pytest.approx(2 / model.config.steps_per_side)
     coarse = model._render(*rays)
-    monkeypatch.setattr(renderer, "dt", renderer.dt / 2)
+    monkeypatch.setattr(renderer, "substeps", 2)
+    rendered = model._render(*rays)
+    monkeypatch.setattr(renderer, "substeps", 1)
+    monkeypatch.setattr(renderer, "steps", renderer.steps.longer(0.5))
     fine = model._render(*rays)
     for name, image in fine.items():
         assert torch.equal(rendered[name], image)
     assert not torch.allclose(rendered["rgb"], coarse["rgb"], atol=1e-4)
-
-
-def test_samples_that_training_leaves_out_are_hidden(trained) -> None:
-    """What is left composites to what all samples do, and is in the order that compositing needs."""
-    model = trained.pipeline.model.eval()
-    renderer = model.renderer
-    camera = trained.pipeline.datamanager.eval_dataset.cameras[0:1]
-    origins, directions = model._normalised(camera.generate_rays(camera_indices=0).flatten())
-    every = renderer.marcher(origins, directions).next()
-    kept = renderer._unhidden(renderer.marcher(origins, directions))
-    assert 0 < len(kept) < len(every)
-    assert (kept.ray.diff() >= 0).all()
-    assert (kept.t.diff()[kept.ray.diff() == 0] > 0).all()
-    with torch.no_grad():
-        t_enter = renderer.marcher(origins, directions).t_enter
-        whole, left = (renderer.composite(samples, directions, t_enter) for samples in (every, kept))
-    assert torch.allclose(whole.foreground, left.foreground, atol=2e-3)
-    assert torch.allclose(whole.accumulation, left.accumulation, atol=2e-3)
 
 
 def test_kar_residual_is_drawn_where_the_ball_is(trained) -> None:
@@ -325,13 +314,16 @@ def test_colour_has_a_gradient_towards_poses(tmp_path, monkeypatch: pytest.Monke
     assert model.camera_optimizer.config.mode == "SO3xR3"
     with torch.no_grad():  # a field with some shape
         model.field.base.encoding.encodings[0].table.normal_(std=0.5)
-    model.renderer.dt = 4 * model.renderer.final_dt  # no samples are left out
     adjustment = model.get_param_groups()["camera_opt"][0]
     bundle, batch = trainer.pipeline.datamanager.next_train(0)
-    marcher = model.renderer.marcher(*model._normalised(bundle), torch.rand(len(bundle)))
-    samples = marcher.next()
-    monkeypatch.setattr(marcher, "next", lambda: samples)
-    monkeypatch.setattr(model.renderer, "marcher", lambda *_: marcher)
+    fixed = model.renderer.training_samples(*model._normalised(bundle))
+
+    def training_samples(origins: torch.Tensor, directions: torch.Tensor) -> PackedSamples:
+        x = origins[fixed.ray] + fixed.t[:, None] * directions[fixed.ray]
+        return dataclasses.replace(fixed, x=model.renderer.to_field(x))
+
+    monkeypatch.setattr(model.renderer, "training_samples", training_samples)
+    model.renderer.gradient_reach = 0.0  # it changes gradients on purpose
 
     def loss(step: torch.Tensor) -> torch.Tensor:
         torch.manual_seed(0)
@@ -387,3 +379,65 @@ def test_exposure_of_pictures_with_alpha_is_refused(tmp_path, capsys) -> None:
         start(tiny_config(tmp_path, exposure="affine"))
     assert "--pipeline.model.exposure affine" in capsys.readouterr().err
     assert "exposure.affine" not in start(tiny_config(tmp_path)).pipeline.model.state_dict()
+
+
+def test_photos_train_render_and_go_on(tmp_path) -> None:
+    """All of space in one field: the loss falls, the sky is behind everything, points and a checkpoint come out."""
+    config = photos_config(tmp_path, steps=60, kar_form="point", kar_warmup=0.0)
+    trainer = start(config)
+    pipeline, model = trainer.pipeline, trainer.pipeline.model
+    assert model.renderer.unbounded
+    assert model.occupancy.occupied.shape == (6, 32, 32, 32)
+    pipeline.train()
+    before = pipeline.get_train_loss_dict(0)[1]
+    assert {"rgb", "kar", "distortion"} <= set(before)
+    config.viewer.quit_on_train_completion = True
+    trainer.train()
+    pipeline.train()
+    assert float(pipeline.get_train_loss_dict(0)[1]["rgb"]) < 0.5 * float(before["rgb"])
+    model.eval()
+    camera = pipeline.datamanager.eval_dataset.cameras[:1]
+    outputs = model.get_outputs_for_camera(camera)
+    assert all(bool(image.isfinite().all()) for image in outputs.values())
+    foreground = outputs["rgb"] - (1 - outputs["accumulation"]) * outputs["background"]
+    assert float(foreground.min()) > -1e-5
+    rgba = model.get_rgba_image(outputs)
+    torch.testing.assert_close(rgba[..., :3] * rgba[..., 3:], foreground.clamp(0, 1), atol=1e-3, rtol=0)
+    cloud = generate_point_cloud(pipeline, 100, remove_outliers=False, normal_output_name="normals")
+    points = torch.tensor(np.asarray(cloud.points), dtype=torch.float32)
+    assert len(points) >= 100
+    reach = model.half_extent * 2 ** (model.config.cascades - 1)
+    assert float((points - model.centre).abs().max()) <= 1.001 * reach
+    again = photos_config(tmp_path, steps=61, kar_form="point", kar_warmup=0.0)
+    again.load_dir, again.timestamp = config.get_checkpoint_dir(), "again"
+    loaded = start(again).pipeline.model.eval()
+    torch.manual_seed(0)
+    rendered = loaded.get_outputs_for_camera(camera)
+    for name in ("rgb", "accumulation", "depth"):
+        torch.testing.assert_close(rendered[name], outputs[name])
+
+
+@pytest.mark.parametrize(("views", "asked", "expected"), [(4, None, 0.03), (18, None, 0.03), (18, 0.0, 0.0)])
+def test_photos_have_the_distortion_loss(tmp_path, views: int, asked: float | None, expected: float) -> None:
+    config = photos_config(tmp_path, n=22, distortion_weight=asked)
+    config.pipeline.datamanager.dataparser.num_views = views
+    model = start(config).pipeline.model
+    assert model.num_train_data == views
+    assert model.config.distortion_weight == expected
+
+
+def test_cells_that_few_cameras_see_stay_empty(tmp_path) -> None:
+    """Of photos, three cameras are asked for; where that empties cells that one camera sees, more stay with one."""
+    kept = [start(photos_config(tmp_path, min_cameras=n)).pipeline.model.occupancy for n in (1, 3)]
+    one, three = (grid.visible for grid in kept)
+    assert bool((one | ~three).all())
+    assert 0 < three.sum() < one.sum()
+    assert torch.equal(kept[1].occupied, three)
+
+
+def test_an_unbounded_checkpoint_of_before_ends_in_one_line(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
+    pipeline = start(photos_config(tmp_path)).pipeline
+    state = pipeline.state_dict() | {"_model.far.field.base.encoding.encodings.0.table": torch.zeros(1)}
+    with pytest.raises(SystemExit):
+        pipeline.load_pipeline(state, 0)
+    assert "the checkpoint has a background field of its own" in capsys.readouterr().err

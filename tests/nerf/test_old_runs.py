@@ -42,7 +42,7 @@ def test_an_old_run_renders_what_it_did(old_config: Path) -> None:
     assert config.pipeline.datamanager.virtual_rays == 64
     model = pipeline.model
     assert isinstance(model.kar_form, KarUnobserved)
-    assert (model.config.kar_n_features, model.config.background_samples) == (8, 5)
+    assert model.config.kar_n_features == 8
     expected = np.load(OLD / "rendered.npz")
     torch.manual_seed(0)  # KAR's residual is against random anchors
     rendered = model.get_outputs_for_camera(pipeline.datamanager.eval_dataset.cameras[0:1])

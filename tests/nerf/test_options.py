@@ -34,13 +34,15 @@ def test_kar_by_the_number_of_views(options: dict, views: int, form: str, weight
     ("views", "unbounded", "levels", "distortion"),
     [(16, False, 2, 0.03), (17, False, 4, 0.0), (17, True, 4, 0.03)],
 )
-def test_harmonics_and_distortion_by_views_and_space(
+def test_harmonics_distortion_and_threshold_by_views_and_space(
     views: int, unbounded: bool, levels: int, distortion: float
 ) -> None:
     resolved = resolve_defaults(ModelOptions(), views, unbounded)
     assert (resolved.sh_levels, resolved.distortion_weight) == (levels, distortion)
-    asked = resolve_defaults(ModelOptions(sh_levels=3, distortion_weight=0.5), views, unbounded)
-    assert (asked.sh_levels, asked.distortion_weight) == (3, 0.5)
+    assert resolved.occupancy_threshold == (0.01 if unbounded else 0.002)
+    options = ModelOptions(sh_levels=3, distortion_weight=0.5, occupancy_threshold=0.1)
+    asked = resolve_defaults(options, views, unbounded)
+    assert (asked.sh_levels, asked.distortion_weight, asked.occupancy_threshold) == (3, 0.5, 0.1)
 
 
 @pytest.mark.parametrize(
@@ -51,6 +53,14 @@ def test_harmonics_and_distortion_by_views_and_space(
         ("level_annealing", math.inf, "--pipeline.model.level-annealing inf: give 0 "),
         ("kar_interval", 0, "--pipeline.model.kar-interval 0: give 1 or more"),
         ("render_substeps", 0, "--pipeline.model.render-substeps 0: give 1 or more"),
+        ("samples_per_ray", 0, "--pipeline.model.samples-per-ray 0: give 1 or more"),
+        ("render_samples", 0, "--pipeline.model.render-samples 0: give 1 or more"),
+        ("min_cameras", 0, "--pipeline.model.min-cameras 0: give 1 or more"),
+        ("cascades", 1, "--pipeline.model.cascades 1: give 2 or more"),
+        ("cone", -0.1, "--pipeline.model.cone -0.1: give 0 "),
+        ("gradient_reach", math.nan, "--pipeline.model.gradient-reach nan: give 0 "),
+        ("occupancy_resolution", 0, "--pipeline.model.occupancy-resolution 0: give a multiple of 8"),
+        ("occupancy_resolution", 100, "--pipeline.model.occupancy-resolution 100: give a multiple of 8"),
         ("kar_form", "rays", "--pipeline.model.kar-form rays: was removed in 0.2, it gained nothing"),
         ("kar_form", "planes", "--pipeline.model.kar-form planes: was removed in 0.2, it gained nothing"),
     ],
@@ -59,6 +69,13 @@ def test_what_no_model_can_have_is_refused(name: str, value: object, said: str) 
     with pytest.raises(PeakError) as refused:
         resolve_defaults(ModelOptions(**{name: value}), 8, unbounded=False)
     assert str(refused.value).startswith(said)
+
+
+def test_grids_of_cascades_are_of_whole_blocks() -> None:
+    """A quarter of the cells per side are in the middle of a cascade, in blocks of 8."""
+    with pytest.raises(PeakError, match="occupancy-resolution 48: give a multiple of 32"):
+        resolve_defaults(ModelOptions(occupancy_resolution=48), 8, unbounded=True)
+    assert resolve_defaults(ModelOptions(occupancy_resolution=48), 8, unbounded=False).occupancy_resolution == 48
 
 
 def test_options_need_no_nerfstudio() -> None:
@@ -78,9 +95,9 @@ class Trainer:
 
 def test_flags_by_their_former_names() -> None:
     """As ns-train's parser nests them; the forms that went reach the line that says so."""
-    arguments = ["--pipeline.model.kar-rank", "7", "--pipeline.model.far-samples", "3"]
+    arguments = ["--pipeline.model.kar-rank", "7"]
     model = tyro.cli(Trainer, args=[*arguments, "--pipeline.model.kar-form", "rays"]).pipeline.model
-    assert (model.kar_n_features, model.background_samples, model.kar_form) == (7, 3, "rays")
+    assert (model.kar_n_features, model.kar_form) == (7, "rays")
 
 
 def test_every_option_has_a_description(capsys: pytest.CaptureFixture[str]) -> None:

@@ -152,8 +152,8 @@ def test_a_run_without_alpha_on_views_by_their_place(scene: Path, tmp_path: Path
 
 def test_old_names_and_forms_of_kar_are_those_of_today() -> None:
     types = option_types(TASKS["nerf"])
-    given = types.convert_all({"kar_rank": 20, "far_samples": 4, "kar_form": "free-space"})
-    assert given == {"kar_n_features": 20, "background_samples": 4, "kar_form": "unobserved"}
+    given = types.convert_all({"kar_rank": 20, "kar_form": "free-space"})
+    assert given == {"kar_n_features": 20, "kar_form": "unobserved"}
     assert types.convert_all(given) == given
     assert model_changes(NerfOptions(Path(), **given)) == given
     with pytest.raises(ValueError, match="'rays' is not known; there are auto, point, unobserved"):

@@ -17,6 +17,7 @@ from peak_nerf.nerf.losses.kar_unobserved import (
 )
 from peak_nerf.nerf.options import KarOptions
 from peak_nerf.nerf.render.field import PeakRadianceField
+from peak_nerf.nerf.render.marcher import Steps
 from peak_nerf.nerf.render.occupancy import OccupancyGrid
 from peak_nerf.nerf.render.renderer import VolumeRenderer
 from tests.nerf.losses.toy import ToyField, toy_renderer, toy_step
@@ -118,10 +119,10 @@ def test_hidden_matter_thins_out() -> None:
     """KAR alone moves a solid hidden region towards the rest of the box, of which most is empty."""
     grid = HashGridConfig(n_levels=4, n_features=4, log2_table_size=12, finest_resolution=64)
     field = PeakRadianceField(FieldConfig(hash_grid=grid, bias=False, n_hidden=1), density_bias=4.0)
-    form = form_on(VolumeRenderer(field, OccupancyGrid(32), dt=2 / 48, near=0.0, background=1.0))
+    form = form_on(VolumeRenderer(field, OccupancyGrid(32), Steps(2 / 48, 0.0, 64), near=0.0, background=1.0))
     occupancy = form.renderer.occupancy
     occupancy.occupied[:] = False
-    occupancy.occupied[12:20, 12:20, 12:20] = True
+    occupancy.occupied[:, 12:20, 12:20, 12:20] = True
     occupancy.restrict(occupancy.occupied.clone())
     hidden = occupancy.occupied.view(-1).nonzero()[:, 0]
     x = occupancy.points_in(hidden)

@@ -18,22 +18,25 @@ from peak_nerf.nerf.render.field import level_mask
 from tests.nerf.runs import start, tiny_config, train
 
 
-def slow_distortion(weights: torch.Tensor, t: torch.Tensor, dt: float, ray: torch.Tensor, n_rays: int) -> torch.Tensor:
+def slow_distortion(
+    weights: torch.Tensor, t: torch.Tensor, dt: torch.Tensor, ray: torch.Tensor, n_rays: int
+) -> torch.Tensor:
     total = weights.new_zeros(())
     for r in range(n_rays):
         w, t_r = weights[ray == r], t[ray == r]
         if len(w):
             p = w / w.sum()
             between = (p[:, None] * p * (t_r[:, None] - t_r).abs()).sum()
-            total = total + w.sum().detach() * (between + (p**2).sum() * dt / 3)
+            total = total + w.sum().detach() * (between + (p**2 * dt[ray == r]).sum() / 3)
     return total / n_rays
 
 
 def test_distortion_by_hand() -> None:
-    """Weights 0.5 and 0.25, 2 apart: 2 * 0.125 * 2 between them, (0.25 + 0.0625) * 0.3 / 3 within; over their sum, and
-    over two rays."""
-    loss = distortion_loss(torch.tensor([0.5, 0.25]), torch.tensor([1.0, 3.0]), 0.3, torch.tensor([0, 0]), 2)
-    assert loss.item() == pytest.approx((0.5 + 0.03125) / 0.75 / 2)
+    """Weights 0.5 and 0.25, 2 apart: 2 * 0.125 * 2 between them, (0.25 * 0.3 + 0.0625 * 0.6) / 3 within; over their
+    sum, and over two rays."""
+    weights, t, dt = torch.tensor([0.5, 0.25]), torch.tensor([1.0, 3.0]), torch.tensor([0.3, 0.6])
+    loss = distortion_loss(weights, t, dt, torch.tensor([0, 0]), 2)
+    assert loss.item() == pytest.approx((0.5 + 0.0375) / 0.75 / 2)
 
 
 @settings(max_examples=30, deadline=None)
@@ -42,7 +45,10 @@ def test_distortion_equals_the_double_sum(counts: list[int], seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     ray = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
     n = len(ray)
-    weights, dt = torch.rand(n, generator=generator, dtype=torch.float64).add_(0.01).requires_grad_(), 0.1
+    weights, dt = (
+        torch.rand(n, generator=generator, dtype=torch.float64).add_(0.01).requires_grad_(),
+        torch.rand(n, generator=generator, dtype=torch.float64),
+    )
     t = torch.rand(n, generator=generator, dtype=torch.float64)
     t = torch.cat([part.sort().values for part in t.split(counts)])
     fast = distortion_loss(weights, t, dt, ray, len(counts))
@@ -58,7 +64,7 @@ def test_distortion_does_not_care_how_opaque_a_ray_is() -> None:
     weights = torch.tensor([0.1, 0.3, 0.2, 0.05, 0.05], dtype=torch.float64, requires_grad=True)
     ray = torch.tensor([0, 0, 0, 2, 2])
     t = torch.tensor([1.0, 1.2, 2.0, 0.5, 0.9], dtype=torch.float64)
-    (gradient,) = torch.autograd.grad(distortion_loss(weights, t, 0.1, ray, 3), weights)
+    (gradient,) = torch.autograd.grad(distortion_loss(weights, t, torch.full_like(t, 0.1), ray, 3), weights)
     assert (gradient * weights)[ray == 0].sum().item() == pytest.approx(0, abs=1e-12)
     assert (gradient * weights)[ray == 2].sum().item() == pytest.approx(0, abs=1e-12)
     assert gradient[2] > 0 > gradient[1]
@@ -66,7 +72,7 @@ def test_distortion_does_not_care_how_opaque_a_ray_is() -> None:
 
 def test_a_ray_that_hits_nothing_has_no_distortion() -> None:
     weights = torch.zeros(2, requires_grad=True)
-    loss = distortion_loss(weights, torch.tensor([1.0, 2.0]), 0.1, torch.tensor([0, 0]), 1)
+    loss = distortion_loss(weights, torch.tensor([1.0, 2.0]), torch.full((2,), 0.1), torch.tensor([0, 0]), 1)
     loss.backward()
     assert loss == 0
     assert weights.grad is not None
@@ -76,7 +82,7 @@ def test_a_ray_that_hits_nothing_has_no_distortion() -> None:
 def test_no_samples_cost_nothing() -> None:
     none, no_ray = torch.zeros(0), torch.zeros(0, dtype=torch.long)
     for n_rays in (0, 3):
-        assert distortion_loss(none, none, 0.1, no_ray, n_rays) == 0
+        assert distortion_loss(none, none, none, no_ray, n_rays) == 0
         assert occlusion_loss(none, none, 0.1, n_rays) == 0
         assert opacity_entropy(none, no_ray, n_rays) == 0
 

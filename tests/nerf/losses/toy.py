@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from peak_nerf.nerf.losses.kar import KarStep
+from peak_nerf.nerf.render.marcher import Steps
 from peak_nerf.nerf.render.occupancy import OccupancyGrid
 from peak_nerf.nerf.render.renderer import VolumeRenderer
 
@@ -27,7 +28,7 @@ class ToyField(nn.Module):
 
 def toy_renderer(field: ToyField) -> VolumeRenderer:
     """All of 8^3 cells occupied, 20 steps along a side."""
-    return VolumeRenderer(field, OccupancyGrid(8), dt=0.1, near=0.0, background=1.0)
+    return VolumeRenderer(field, OccupancyGrid(8), Steps(0.1, 0.0, 64), near=0.0, background=1.0)
 
 
 def rays(n: int, seed: int = 0) -> tuple[Tensor, Tensor]:

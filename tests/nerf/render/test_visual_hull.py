@@ -45,6 +45,21 @@ def test_what_a_camera_sees_through_is_carved() -> None:
     assert carve_occupancy(camera, None, torch.zeros(3), 1.0, 32).all()
 
 
+def test_enough_cameras_must_see_a_cell() -> None:
+    """Two that look at each other's backs share nothing; two in one place share all."""
+    first = camera_on_x(0.0)
+    turned = first.camera_to_worlds * torch.tensor([[-1.0], [-1.0], [1.0]])  # half a turn about z
+    back = Cameras(turned, fx=100.0, fy=100.0, cx=50.0, cy=50.0, width=100, height=100)
+    seen, seen_back = (carve_occupancy(camera, None, torch.zeros(3), 1.0, 32) for camera in (first, back))
+    poses = torch.cat((first.camera_to_worlds, first.camera_to_worlds, turned))
+    three = Cameras(poses, fx=100.0, fy=100.0, cx=50.0, cy=50.0, width=100, height=100)
+    answers = [carve_occupancy(three, None, torch.zeros(3), 1.0, 32, min_cameras=n) for n in (1, 2, 3)]
+    for possible, expected in zip(answers, (seen | seen_back, seen, seen & seen_back), strict=True):
+        assert torch.equal(possible, expected)
+    assert bool((seen & ~seen_back).any())
+    assert bool((seen_back & ~seen).any())
+
+
 def test_finer_answers_repeat_coarse_ones() -> None:
     coarse = carve_occupancy(camera_on_x(0.0), None, torch.zeros(3), 1.0, 64)
     fine = carve_occupancy(camera_on_x(0.0), None, torch.zeros(3), 1.0, 128)
@@ -56,8 +71,8 @@ def test_a_ball_survives_its_hull(tmp_path) -> None:
     """The ball of radius 1 in the box of half side 1.5, as training sets it up; the corners of the box are carved."""
     model = start(tiny_config(tmp_path)).pipeline.model
     visible = model.occupancy.visible
-    radius = 1.5 * centres(visible.shape[0]).norm(dim=-1)
-    assert visible[radius < 1].all()
+    radius = 1.5 * centres(visible.shape[-1]).norm(dim=-1)
+    assert visible[0][radius < 1].all()
     assert visible.float().mean() < 0.9
     assert torch.equal(model.occupancy.occupied, visible)
 
