@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from peak_nerf.nerf.render.contraction import contract, infinity, per_distance, uncontract
+from peak_nerf.nerf.render.contraction import contract, per_distance, uncontract
 from peak_nerf.nerf.render.marcher import PackedSamples, Steps, box_intersection, sample_rays
 from peak_nerf.nerf.render.occupancy import OccupancyGrid
 from peak_nerf.nerf.render.volrend import accumulate, packed_weights
@@ -107,6 +107,11 @@ class VolumeRenderer:
         """Whether space is contracted, and rays end at infinity."""
         return self.occupancy.n_cascades > 1
 
+    @property
+    def end(self) -> float:
+        """Half side of the last cascade."""
+        return 2.0 ** (self.occupancy.n_cascades - 1)
+
     def to_field(self, x: Tensor) -> Tensor:
         """Positions (n, 3) in the field's cube."""
         return contract(x) if self.unbounded else x
@@ -156,15 +161,16 @@ class VolumeRenderer:
             samples, density, weights, transmittance, distance, length, t_enter, foreground, accumulation
         )
 
-    def sky(self, directions: Tensor) -> Tensor:
-        """Colour (r, 3) at the end of rays in unbounded space: of the field, at infinity."""
-        _, geometry = self.field.density(infinity(directions))
-        return self.field.colour(geometry, directions)
+    def background_of(self, origins: Tensor, directions: Tensor, accumulation: Tensor) -> Tensor:
+        """Colour (r, 3) behind everything in unbounded space: of the field where the last cascade ends.
 
-    def background_of(self, directions: Tensor, accumulation: Tensor) -> Tensor:
-        """Colour (r, 3) behind everything in unbounded space, evaluated only where a ray is not opaque."""
+        Evaluated only where a ray is not opaque.
+        """
         through = (accumulation.detach()[:, 0] < 1 - OPAQUE).nonzero()[:, 0]
-        colour = self.sky(directions[through])
+        o, d = origins[through].detach(), directions[through].detach()
+        _, leave = box_intersection(o, d, self.near, self.end)
+        _, geometry = self.field.density(contract(o + leave.clamp(min=0)[:, None] * d))
+        colour = self.field.colour(geometry, directions[through])
         return directions.new_zeros(len(directions), 3).index_put((through,), colour)
 
     @torch.no_grad()
@@ -183,10 +189,10 @@ class VolumeRenderer:
         both = accumulate(weights, torch.stack((torch.ones_like(weights), samples.t), -1), samples.ray, n)
         accumulation, t_sum = both[:, :1], both[:, 1:]
         if self.unbounded:
-            behind = self.background_of(directions, accumulation)
+            behind = self.background_of(origins, directions, accumulation)
         else:
             behind = rgb.new_full((1, 3), self.background)
-        _, t_far = box_intersection(origins, directions, self.near, 2.0 ** (self.occupancy.n_cascades - 1))
+        _, t_far = box_intersection(origins, directions, self.near, self.end)
         outputs = {
             "rgb": rgb + (1 - accumulation) * behind,
             "accumulation": accumulation,
