@@ -181,7 +181,7 @@ def _longest(enter: Tensor, leave: Tensor, steps: Steps) -> int:
     if not bool(hit.any()):
         return 1
     n = (steps.count(leave[hit]) - steps.count(enter[hit])).max()
-    return math.ceil(float(n)) + 2
+    return math.ceil(float(n.detach())) + 2
 
 
 def sample_torch(
@@ -198,7 +198,7 @@ def sample_torch(
     first = steps.count(enter) + jitter
     n_steps = torch.ceil(steps.count(leave) - first).clamp(min=0)
     n_steps[leave <= enter] = 0
-    k = torch.arange(int(n_steps.max()) if len(n_steps) else 0, device=origins.device)
+    k = torch.arange(max(1, int(n_steps.max())) if len(n_steps) else 1, device=origins.device)
     s = first[:, None] + k
     t = steps.distance(s)
     length = steps.length(t)

@@ -273,7 +273,8 @@ def test_rays_that_miss_and_axis_parallel_rays() -> None:
 
 def test_no_rays_and_none_that_hit() -> None:
     steps = Steps(0.1, 0.0, 8)
-    assert len(sample_rays(torch.empty(0, 3), torch.empty(0, 3), OccupancyGrid(8), steps)) == 0
+    none = torch.empty(0, 3), torch.empty(0, 3)
     away = torch.full((2, 3), 5.0), F.normalize(torch.ones(2, 3), dim=-1)
-    for samples in both(OccupancyGrid(8), steps, *away):
-        assert (len(samples), samples.n_candidates) == (0, 0)
+    for rays in (none, away):
+        for samples in both(OccupancyGrid(8), steps, *rays):
+            assert (len(samples), samples.n_candidates) == (0, 0)

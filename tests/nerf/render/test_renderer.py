@@ -71,11 +71,12 @@ def test_a_cloud_against_numerical_integration(centre, width, n_cascades, cone, 
     renderer = renderer_of(Cloud(centre, width, unbounded), n_cascades, cone)
     o, d = torch.tensor([origin]), F.normalize(torch.tensor([direction]), dim=-1)
     expected = integrated(renderer, o[0], d[0], t_max)
-    assert 0.3 < expected["accumulation"] < 0.99
+    assert 0.3 < expected["accumulation"] < 0.999
     seen = renderer.render(o, d)
     behind = renderer.field.colour(infinity(d), d)[0] if unbounded else torch.ones(3)
     whole = expected["rgb"].float() + (1 - expected["accumulation"].float()) * behind
-    torch.testing.assert_close(seen["rgb"][0], whole, atol=5e-3, rtol=0)
+    # Of steps as short as these many weigh less than 0.001 and are left without colour.
+    torch.testing.assert_close(seen["rgb"][0], whole, atol=0.02, rtol=0)
     assert float(seen["accumulation"]) == pytest.approx(float(expected["accumulation"]), abs=5e-3)
     assert float(seen["depth"]) == pytest.approx(float(expected["depth"]), rel=5e-3)
     assert ("background" in seen) == unbounded
@@ -207,7 +208,7 @@ def test_steps_are_as_long_as_their_number_allows() -> None:
     assert rendered.samples.n_candidates == pytest.approx(50 * CANDIDATES, rel=0.05)
     # What the losses measure does not depend on it.
     stood_for = torch.zeros(50).index_add(0, rendered.samples.ray, rendered.length)
-    assert float(stood_for.mean()) == pytest.approx(2.0 / renderer.coarseness, rel=0.1)
+    assert float(stood_for.mean()) == pytest.approx(2.0, rel=0.05)
     visible = torch.zeros(1, 32, 32, 32, dtype=torch.bool)
     visible[:, :4] = True
     renderer.occupancy.restrict(visible)
