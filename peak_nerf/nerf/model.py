@@ -22,7 +22,9 @@ from peak_nerf.errors import PeakError
 from peak_nerf.metrics import view_scores
 from peak_nerf.nerf.camera_refinement import CameraRefinement, CameraRefinementConfig
 from peak_nerf.nerf.ddp import seen_by_ddp
+from peak_nerf.nerf.data.sighted_pixels import SightedPoints
 from peak_nerf.nerf.exposure import Exposure, ExposureCorrection
+from peak_nerf.nerf.losses.depth import depth_loss
 from peak_nerf.nerf.losses.kar import KarForm, KarStep
 from peak_nerf.nerf.losses.kar_samples import KarAtSamples
 from peak_nerf.nerf.losses.kar_unobserved import KarUnobserved
@@ -70,7 +72,8 @@ class PeakModel(Model):
         super().populate_modules()
         metadata: dict[str, Any] = self.kwargs.get("metadata") or {}
         unbounded = bool(metadata.get("unbounded"))
-        c = self.config = resolve_defaults(self.config, self.num_train_data, unbounded)
+        sighted = "sightings" in metadata and len(metadata["sightings"].point) > 0
+        c = self.config = resolve_defaults(self.config, self.num_train_data, unbounded, sighted)
         assert c.sh_levels is not None  # resolved
         device = self.kwargs.get("device", "cpu")
         finest = c.finest_resolution * (2 if unbounded else 1)
@@ -188,6 +191,7 @@ class PeakModel(Model):
         outputs = {
             "rendered": rendered,
             "directions": directions,
+            "origins": origins,
             "background": self._training_background(directions, rendered.accumulation),
             "picture": ray_bundle.camera_indices,
         }
@@ -240,6 +244,8 @@ class PeakModel(Model):
             return losses
         rendered: RenderedRays = outputs["rendered"]
         losses |= regularization_losses(self.config, self.field.grid, rendered)
+        if self.config.depth_weight and "sighted" in batch:
+            losses["depth"] = self.config.depth_weight * self._depth_loss(rendered, outputs["origins"], batch["sighted"])
         self.camera_optimizer.get_loss_dict(losses)
         if self.kar_form is not None:
             virtual_rays = self._normalised(batch["virtual_rays"]) if "virtual_rays" in batch else None
@@ -247,6 +253,16 @@ class PeakModel(Model):
             if kar is not None:
                 losses["kar"] = kar
         return losses
+
+    def _depth_loss(self, rendered: RenderedRays, origins: Tensor, points: SightedPoints) -> Tensor:
+        """Of the last rays of the batch, whose pixels saw these points."""
+        first = len(origins) - len(points)
+        x = (points.xyz - self.centre) / self.half_extent
+        distance = (x - origins[first:].detach()).norm(dim=-1)
+        y, deviation = self.renderer.measured(distance, points.deviation)
+        of_points = rendered.samples.ray >= first
+        ray = rendered.samples.ray[of_points] - first
+        return depth_loss(rendered.weights[of_points], rendered.distance[of_points], ray, y, deviation)
 
     def _colours(self, outputs: dict[str, Any], batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
         """Predicted and true colour over one and the same background."""
