@@ -22,9 +22,8 @@ from peak_nerf.errors import PeakError
 from peak_nerf.metrics import view_scores
 from peak_nerf.nerf.camera_refinement import CameraRefinement, CameraRefinementConfig
 from peak_nerf.nerf.ddp import seen_by_ddp
-from peak_nerf.nerf.data.sighted_pixels import SightedPoints
 from peak_nerf.nerf.exposure import Exposure, ExposureCorrection
-from peak_nerf.nerf.losses.depth import depth_loss
+from peak_nerf.nerf.losses.depth import loss_at_points
 from peak_nerf.nerf.losses.kar import KarForm, KarStep
 from peak_nerf.nerf.losses.kar_samples import KarAtSamples
 from peak_nerf.nerf.losses.kar_unobserved import KarUnobserved
@@ -245,7 +244,9 @@ class PeakModel(Model):
         rendered: RenderedRays = outputs["rendered"]
         losses |= regularization_losses(self.config, self.field.grid, rendered)
         if self.config.depth_weight and "sighted" in batch:
-            losses["depth"] = self.config.depth_weight * self._depth_loss(rendered, outputs["origins"], batch["sighted"])
+            points = (batch["sighted"].xyz - self.centre) / self.half_extent
+            depth = loss_at_points(self.renderer, rendered, outputs["origins"], points, batch["sighted"].deviation)
+            losses["depth"] = self.config.depth_weight * depth
         self.camera_optimizer.get_loss_dict(losses)
         if self.kar_form is not None:
             virtual_rays = self._normalised(batch["virtual_rays"]) if "virtual_rays" in batch else None
@@ -253,16 +254,6 @@ class PeakModel(Model):
             if kar is not None:
                 losses["kar"] = kar
         return losses
-
-    def _depth_loss(self, rendered: RenderedRays, origins: Tensor, points: SightedPoints) -> Tensor:
-        """Of the last rays of the batch, whose pixels saw these points."""
-        first = len(origins) - len(points)
-        x = (points.xyz - self.centre) / self.half_extent
-        distance = (x - origins[first:].detach()).norm(dim=-1)
-        y, deviation = self.renderer.measured(distance, points.deviation)
-        of_points = rendered.samples.ray >= first
-        ray = rendered.samples.ray[of_points] - first
-        return depth_loss(rendered.weights[of_points], rendered.distance[of_points], ray, y, deviation)
 
     def _colours(self, outputs: dict[str, Any], batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
         """Predicted and true colour over one and the same background."""

@@ -21,8 +21,8 @@ KAR_WEIGHTS = {"point": 0.004, "unobserved": 0.1}
 DEPTH_WEIGHT = 0.01
 """Of the depth loss, where none is given and the scene has sightings of sparse points."""
 WEIGHTS = (
-    "kar_weight", "distortion_weight", "depth_weight", "tv_weight", "occlusion_weight", "occlusion_reach", "entropy_weight",
-    "level_annealing",
+    "kar_weight", "distortion_weight", "depth_weight", "tv_weight", "occlusion_weight", "occlusion_reach",
+    "entropy_weight", "level_annealing",
 )  # fmt: skip
 """Options that are at least 0."""
 RENAMED = {"kar_rank": "kar_n_features", "unseen_rays": "virtual_rays"}
@@ -211,7 +211,8 @@ def resolve_defaults(options: Options, n_views: int, unbounded: bool, sightings:
         unbounded: whether there is something behind the scene box.
         sightings: whether it is known which view saw which sparse points.
 
-    Raises: PeakError on a form of KAR that is gone, on a depth loss without sightings, and on a weight that is negative or not finite.
+    Raises: PeakError on a form of KAR that is gone, on a depth loss without sightings, and on a weight that is negative
+    or not finite.
     """
     few = n_views <= FEW_VIEWS
     form, weight = options.kar_form, options.kar_weight

@@ -18,7 +18,6 @@ TINY: Mapping[str, Any] = {
     "occupancy_resolution": 32,
     "occupancy_probes": 4096,
     "target_samples": 6000,
-    "coarse_steps": 20,
     "kar_queries": 32,
 }
 """The model of `peak-lite` that tests train."""

@@ -10,7 +10,7 @@ import pytest
 import tyro
 
 from peak_nerf.errors import PeakError
-from peak_nerf.nerf.options import RENAMED, KarOptions, LossOptions, ModelOptions, resolve_defaults
+from peak_nerf.nerf.options import DEPTH_WEIGHT, RENAMED, KarOptions, LossOptions, ModelOptions, resolve_defaults
 
 
 @pytest.mark.parametrize(
@@ -48,6 +48,8 @@ def test_harmonics_and_distortion_by_views_and_space(
     [
         ("kar_weight", -1.0, "--pipeline.model.kar-weight -1.0: give 0 "),
         ("tv_weight", math.nan, "--pipeline.model.tv-weight nan: give 0 "),
+        ("depth_weight", -0.1, "--pipeline.model.depth-weight -0.1: give 0 "),
+        ("depth_weight", math.nan, "--pipeline.model.depth-weight nan: give 0 "),
         ("level_annealing", math.inf, "--pipeline.model.level-annealing inf: give 0 "),
         ("kar_interval", 0, "--pipeline.model.kar-interval 0: give 1 or more"),
         ("render_substeps", 0, "--pipeline.model.render-substeps 0: give 1 or more"),
@@ -59,6 +61,16 @@ def test_what_no_model_can_have_is_refused(name: str, value: object, said: str) 
     with pytest.raises(PeakError) as refused:
         resolve_defaults(ModelOptions(**{name: value}), 8, unbounded=False)
     assert str(refused.value).startswith(said)
+
+
+def test_depth_loss_where_points_were_seen() -> None:
+    """On by default there, off by option; asked for where there are none, it is refused."""
+    assert resolve_defaults(ModelOptions(), 20, unbounded=True, sightings=True).depth_weight == DEPTH_WEIGHT
+    assert resolve_defaults(ModelOptions(), 20, unbounded=True).depth_weight == 0
+    assert resolve_defaults(ModelOptions(depth_weight=0.0), 20, unbounded=True, sightings=True).depth_weight == 0
+    assert resolve_defaults(ModelOptions(depth_weight=0.3), 20, unbounded=True, sightings=True).depth_weight == 0.3
+    with pytest.raises(PeakError, match=r"^--pipeline.model.depth-weight 0.3: the scene has no observations.npz"):
+        resolve_defaults(ModelOptions(depth_weight=0.3), 20, unbounded=True)
 
 
 def test_options_need_no_nerfstudio() -> None:

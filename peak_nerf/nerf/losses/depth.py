@@ -11,6 +11,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from peak_nerf.nerf.render.renderer import RenderedRays, VolumeRenderer
+
 OUTLIERS = 0.02
 """Density of wrong points beside the likelihood of right ones, at its peak: what no weight is near pulls no more."""
 
@@ -42,3 +44,27 @@ def depth_loss(
     near = torch.exp(-0.5 * ((y - y_point[ray]) / deviation[ray]).square())
     likelihood = weights.new_zeros(len(y_point)).index_add(0, ray, weights * near)
     return -torch.log((OUTLIERS + likelihood) / (OUTLIERS + 1)).sum() / max(len(y_point), 1)
+
+
+def loss_at_points(
+    renderer: VolumeRenderer,
+    rendered: RenderedRays,
+    origins: Float[Tensor, "n 3"],
+    points: Float[Tensor, "r 3"],
+    deviation: Float[Tensor, " r"],
+) -> Float[Tensor, ""]:
+    """`depth_loss` of the last r of a batch's n rays, whose pixels saw these points.
+
+    Args:
+        renderer: of the rays, whose measure of distance it is.
+        rendered: the batch's rays.
+        origins: of all of them, normalised.
+        points: normalised.
+        deviation: standard deviation of the points' distances, over the distance.
+    """
+    first = len(origins) - len(points)
+    y, deviation = renderer.measured((points - origins[first:].detach()).norm(dim=-1), deviation)
+    chosen = rendered.samples.ray >= first
+    return depth_loss(
+        rendered.weights[chosen], rendered.distance[chosen], rendered.samples.ray[chosen] - first, y, deviation
+    )
