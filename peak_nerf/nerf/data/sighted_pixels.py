@@ -38,9 +38,9 @@ class SightedPoints:
 class SightedPixels:
     r"""The pixels of training pictures that saw sparse points, less those that a mask leaves out.
 
-    A point's distance D along the rays is as uncertain as the rays that met in it make it: the covariance of the
-    least-squares point, along the mean ray, is (e D)^2 / sum_i |d_i - mean d|^2. So what neighbouring cameras saw, or
-    with a large error, counts for little.
+    A point's distance D along the rays is as uncertain as the rays that met in it make it: the variance of the
+    least-squares point along their mean direction a is (e D)^2 / sum_i |d_i x a|^2. So what neighbouring cameras saw,
+    or with a large error, counts for little.
     """
 
     def __init__(self, sightings: Sightings, points: SparsePoints, table: PixelTable, rays: PixelRays) -> None:
@@ -54,8 +54,9 @@ class SightedPixels:
         area = rays.bundle(image, u, v).pixel_area[:, 0]
         count = torch.bincount(point, minlength=len(xyz))[:, None]
         directions = F.normalize(xyz[point] - rays.poses[image, :, 3], dim=-1)
-        spread = (directions - _mean(directions, point, count)[point]).square().sum(-1, keepdim=True)
-        information = (_mean(spread, point, count) * count).clamp(min=1e-12)
+        along = F.normalize(_mean(directions, point, count), dim=-1)
+        sine2 = torch.linalg.cross(directions, along[point]).square().sum(-1, keepdim=True)
+        information = (_mean(sine2, point, count) * count).clamp(min=1e-12)
         variance = _mean((error * area)[:, None], point, count) / information
         inside = pixel >= 0
         self.pixel, self.camera, self.u, self.v = pixel[inside], image[inside], u[inside], v[inside]

@@ -82,7 +82,7 @@ def test_deviation_is_that_of_the_triangulation(parts: dict[str, Any]) -> None:
         information = along @ projectors.sum(0) @ along
         expected = math.sqrt(error2 / information) * distance
         deviation = sighted.points.deviation[sighted_rows(sighted, parts, point)] * distance
-        torch.testing.assert_close(deviation, torch.full_like(deviation, expected), rtol=0.25, atol=0)
+        torch.testing.assert_close(deviation, torch.full_like(deviation, expected), rtol=0.06, atol=0)
 
 
 def sighted_rows(sighted: SightedPixels, parts: dict[str, Any], point: int) -> torch.Tensor:
