@@ -23,6 +23,7 @@ from peak_nerf.metrics import view_scores
 from peak_nerf.nerf.camera_refinement import CameraRefinement, CameraRefinementConfig
 from peak_nerf.nerf.ddp import seen_by_ddp
 from peak_nerf.nerf.exposure import Exposure, ExposureCorrection
+from peak_nerf.nerf.losses.depth import loss_at_points
 from peak_nerf.nerf.losses.kar import KarForm, KarStep
 from peak_nerf.nerf.losses.kar_samples import KarAtSamples
 from peak_nerf.nerf.losses.kar_unobserved import KarUnobserved
@@ -72,7 +73,8 @@ class PeakModel(Model):
         super().populate_modules()
         metadata: dict[str, Any] = self.kwargs.get("metadata") or {}
         unbounded = bool(metadata.get("unbounded"))
-        c = self.config = resolve_defaults(self.config, self.num_train_data, unbounded)
+        sighted = "sightings" in metadata and len(metadata["sightings"].point) > 0
+        c = self.config = resolve_defaults(self.config, self.num_train_data, unbounded, sighted)
         assert c.sh_levels is not None  # resolved
         assert c.occupancy_threshold is not None
         device = self.kwargs.get("device", "cpu")
@@ -196,6 +198,7 @@ class PeakModel(Model):
             "rendered": rendered,
             "directions": directions,
             "background": self._training_background(origins, directions, rendered.accumulation),
+            "origins": origins,
             "picture": ray_bundle.camera_indices,
         }
         return outputs if self.kar is None else {**outputs, "kar_parameters": seen_by_ddp(self.kar)}
@@ -247,6 +250,10 @@ class PeakModel(Model):
             return losses
         rendered: RenderedRays = outputs["rendered"]
         losses |= regularization_losses(self.config, self.field.grid, rendered)
+        if self.config.depth_weight and "sighted" in batch:
+            points = (batch["sighted"].xyz - self.centre) / self.half_extent
+            depth = loss_at_points(self.renderer, rendered, outputs["origins"], points, batch["sighted"].deviation)
+            losses["depth"] = self.config.depth_weight * depth
         if self.refines_cameras:
             self.camera_optimizer.get_loss_dict(losses)
         if self.kar_form is not None:

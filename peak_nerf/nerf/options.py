@@ -18,9 +18,11 @@ FEW_VIEWS = 16
 """Up to so many training views KAR is on, the distortion loss too, and colour depends less on direction."""
 KAR_WEIGHTS = {"point": 0.004, "unobserved": 0.1}
 """Weight of each form of KAR where none is given; more costs quality."""
+DEPTH_WEIGHT = 0.01
+"""Of the depth loss, where none is given and the scene has sightings of sparse points."""
 WEIGHTS = (
-    "kar_weight", "distortion_weight", "tv_weight", "occlusion_weight", "occlusion_reach", "entropy_weight",
-    "level_annealing", "cone", "gradient_reach",
+    "kar_weight", "distortion_weight", "depth_weight", "tv_weight", "occlusion_weight", "occlusion_reach",
+    "entropy_weight", "level_annealing", "cone", "gradient_reach",
 )  # fmt: skip
 """Options that are at least 0."""
 LEAST = {
@@ -97,6 +99,9 @@ class LossOptions:
     """Weight of the distortion loss, which gathers a ray's weight in one short stretch; 0 leaves it out. None takes
     0.03 for up to 16 training views, and for any number of an unbounded scene, whose images do not say what is empty;
     otherwise 0."""
+    depth_weight: Union[float, None] = None  # noqa: UP007
+    """Weight of the depth loss, which ends rays at the sparse points that their pixels saw; 0 leaves it out. None takes
+    0.01 where the scene's files say which pictures saw which points (`peak photos` does)."""
     tv_weight: float = 0.0
     """Weight of total variation on the hash grid's dense levels, as in Plenoxels; 0 leaves it out."""
     occlusion_weight: float = 0.0
@@ -200,7 +205,7 @@ class ModelOptions(FieldOptions, RenderOptions, KarOptions, LossOptions):
 Options = TypeVar("Options", bound=ModelOptions)
 
 
-def resolve_defaults(options: Options, n_views: int, unbounded: bool) -> Options:
+def resolve_defaults(options: Options, n_views: int, unbounded: bool, sightings: bool = False) -> Options:
     """The options with those that were left open chosen for this many training views; says which.
 
     KAR and the distortion loss by the number of views. Few views cannot tell a shine from a wrong surface: there colour
@@ -210,8 +215,10 @@ def resolve_defaults(options: Options, n_views: int, unbounded: bool) -> Options
         options: stay as they are.
         n_views: number of training views.
         unbounded: whether there is something behind the scene box.
+        sightings: whether it is known which view saw which sparse points.
 
-    Raises: PeakError on a form of KAR that is gone, and on a weight that is negative or not finite.
+    Raises: PeakError on a form of KAR that is gone, on a depth loss without sightings, and on a weight that is negative
+    or not finite.
     """
     few = n_views <= FEW_VIEWS
     form, weight = options.kar_form, options.kar_weight
@@ -238,8 +245,18 @@ def resolve_defaults(options: Options, n_views: int, unbounded: bool) -> Options
             logger.info("distortion loss: weight %g for %d training views%s", distortion, n_views, scene)
     if options.occupancy_threshold is None:
         options = dataclasses.replace(options, occupancy_threshold=0.01 if unbounded else 0.002)
+    depth = options.depth_weight
+    if depth is None:
+        depth = DEPTH_WEIGHT if sightings else 0.0
+        if depth > 0:
+            logger.info("depth loss: weight %g, at the sparse points that the training views saw", depth)
+    elif depth > 0 and not sightings:
+        raise PeakError(
+            f"--pipeline.model.depth-weight {depth}: the scene has no observations.npz that says which picture saw"
+            " which sparse points; make the scene with `peak photos`, or leave the option out"
+        )
     options = dataclasses.replace(
-        options, kar_form=form, kar_weight=weight, sh_levels=levels, distortion_weight=distortion
+        options, kar_form=form, kar_weight=weight, sh_levels=levels, distortion_weight=distortion, depth_weight=depth
     )
     for name in WEIGHTS:
         value = getattr(options, name)

@@ -10,7 +10,7 @@ import pytest
 import tyro
 
 from peak_nerf.errors import PeakError
-from peak_nerf.nerf.options import RENAMED, KarOptions, LossOptions, ModelOptions, resolve_defaults
+from peak_nerf.nerf.options import DEPTH_WEIGHT, RENAMED, KarOptions, LossOptions, ModelOptions, resolve_defaults
 
 
 @pytest.mark.parametrize(
@@ -50,6 +50,8 @@ def test_harmonics_distortion_and_threshold_by_views_and_space(
     [
         ("kar_weight", -1.0, "--pipeline.model.kar-weight -1.0: give 0 "),
         ("tv_weight", math.nan, "--pipeline.model.tv-weight nan: give 0 "),
+        ("depth_weight", -0.1, "--pipeline.model.depth-weight -0.1: give 0 "),
+        ("depth_weight", math.nan, "--pipeline.model.depth-weight nan: give 0 "),
         ("level_annealing", math.inf, "--pipeline.model.level-annealing inf: give 0 "),
         ("kar_interval", 0, "--pipeline.model.kar-interval 0: give 1 or more"),
         ("render_substeps", 0, "--pipeline.model.render-substeps 0: give 1 or more"),
@@ -76,6 +78,16 @@ def test_grids_of_cascades_are_of_whole_blocks() -> None:
     with pytest.raises(PeakError, match="occupancy-resolution 48: give a multiple of 32"):
         resolve_defaults(ModelOptions(occupancy_resolution=48), 8, unbounded=True)
     assert resolve_defaults(ModelOptions(occupancy_resolution=48), 8, unbounded=False).occupancy_resolution == 48
+
+
+def test_depth_loss_where_points_were_seen() -> None:
+    """On by default there, off by option; asked for where there are none, it is refused."""
+    assert resolve_defaults(ModelOptions(), 20, unbounded=True, sightings=True).depth_weight == DEPTH_WEIGHT
+    assert resolve_defaults(ModelOptions(), 20, unbounded=True).depth_weight == 0
+    assert resolve_defaults(ModelOptions(depth_weight=0.0), 20, unbounded=True, sightings=True).depth_weight == 0
+    assert resolve_defaults(ModelOptions(depth_weight=0.3), 20, unbounded=True, sightings=True).depth_weight == 0.3
+    with pytest.raises(PeakError, match=r"^--pipeline.model.depth-weight 0.3: the scene has no observations.npz"):
+        resolve_defaults(ModelOptions(depth_weight=0.3), 20, unbounded=True)
 
 
 def test_options_need_no_nerfstudio() -> None:

@@ -20,6 +20,7 @@ from torch import Tensor
 from peak_nerf.nerf.data.dataparser import PeakDataParserConfig
 from peak_nerf.nerf.data.pixel_rays import PixelRays, ray_bundle, rotate
 from peak_nerf.nerf.data.pixels import PixelTable, pixel_tables
+from peak_nerf.nerf.data.sighted_pixels import SightedPixels
 from peak_nerf.nerf.exposure import exposures_differ
 from peak_nerf.nerf.options import renamed
 
@@ -36,6 +37,8 @@ class PeakDataManagerConfig(VanillaDataManagerConfig):
     """Rays of the first step; later steps take as many as give the model's `target_samples`."""
     virtual_rays: Annotated[int, tyro.conf.arg(aliases=["--pipeline.datamanager.unseen-rays"])] = 128
     """Rays per step of virtual views between the training cameras, for KAR's point form; 0 for none."""
+    sighted_rays: int = 256
+    """Rays per step, at most a quarter of all, through pixels that saw sparse points, for the depth loss."""
     coarse_to_fine: bool = False
     """Begin on copies of the pictures of a quarter, then of half their size: until 10 and 30 % of the training."""
 
@@ -49,6 +52,8 @@ class PeakDataManager(VanillaDataManager[InputDataset]):
     config: PeakDataManagerConfig
     draws_virtual_rays = False
     """Whether batches bring rays of virtual views; the pipeline says."""
+    draws_sightings = False
+    """Whether batches end with rays through pixels that saw sparse points; the pipeline says."""
 
     progress = 0.0
     """The finished fraction of the training; the pipeline says."""
@@ -73,6 +78,10 @@ class PeakDataManager(VanillaDataManager[InputDataset]):
         positions = self.cameras.camera_to_worlds[:, :, 3]
         # The first column is each camera itself.
         self.neighbours = torch.cdist(positions, positions).topk(min(4, len(positions)), largest=False).indices[:, 1:]
+        metadata = self.train_dataset.metadata
+        self.sighted: SightedPixels | None = None
+        if "sightings" in metadata:
+            self.sighted = SightedPixels(metadata["sightings"], metadata["points"], self.full_size, self.pixel_rays)
         # nerfstudio reads and sets the batch size here (point cloud export does), so it lives here for us too.
         self.train_pixel_sampler = self._get_pixel_sampler(self.train_dataset, self.config.train_num_rays_per_batch)
 
@@ -93,11 +102,19 @@ class PeakDataManager(VanillaDataManager[InputDataset]):
         return [part.reshape(size) for part, size in zip(opaque, sizes, strict=True)]
 
     def next_train(self, step: int) -> tuple[RayBundle, dict[str, Any]]:
-        """Random pixels of all training images: their rays, and their colours as (n, 3 or 4) bytes."""
+        """Random pixels of all training images: their rays, and their colours as (n, 3 or 4) bytes.
+
+        The last of them, as many as `sighted` says (`SightedPoints`), are of pixels that saw sparse points.
+        """
         self.train_count += 1
         table = next((table for end, table in self.tables if self.progress < end), self.full_size)
-        drawn = table.draw(self.get_train_rays_per_batch())
-        batch: dict[str, Any] = {"image": drawn.colour}
+        n = self.get_train_rays_per_batch()
+        n_sighted = min(self.config.sighted_rays, n // 4) if self.draws_sightings and self.sighted else 0
+        drawn, batch = table.draw(n - n_sighted), {}
+        if self.sighted and n_sighted > 0:
+            seen, batch["sighted"] = self.sighted.draw(n_sighted)
+            drawn = drawn.and_then(seen)
+        batch["image"] = drawn.colour
         if self.draws_virtual_rays and self.config.virtual_rays > 0 and len(self.cameras) > 1:
             batch["virtual_rays"] = self.virtual_rays(self.config.virtual_rays)
         return self.pixel_rays.bundle(drawn.camera, drawn.u, drawn.v), batch

@@ -33,6 +33,11 @@ class Drawn:
     colour: Tensor
     """(n, 3 or 4) bytes."""
 
+    def and_then(self, others: Drawn) -> Drawn:
+        """These, and after them others of the same pictures."""
+        mine, theirs = ((d.camera, d.u, d.v, d.colour) for d in (self, others))
+        return Drawn(*(torch.cat(pair) for pair in zip(mine, theirs, strict=True)))
+
 
 class PixelTable:
     """All pixels of pictures (h, w, c) of bytes, each shrunk by `factor`; without those that a mask leaves out.
@@ -72,6 +77,19 @@ class PixelTable:
         row = torch.div(within, width, rounding_mode="floor")
         column = within - row * width
         return Drawn(camera, (column + 0.5) * self.factor, (row + 0.5) * self.factor, self.colours[pixel])
+
+    def at(self, camera: Tensor, u: Tensor, v: Tensor) -> Tensor:
+        """Places in the table of the pixels that hold positions (u, v) of pictures, (n,) each; -1 where there is none.
+
+        Of the full size only: `factor` is 1.
+        """
+        column, row = u.floor().long(), v.floor().long()
+        place = self.first[camera] + row * self.widths[camera] + column
+        end = torch.cat((self.first[1:], self.first.new_tensor([len(self.colours)])))[camera]
+        inside = (u >= 0) & (column < self.widths[camera]) & (v >= 0) & (place < end)
+        if self.drawable is not None:
+            inside &= torch.isin(place, self.drawable)
+        return torch.where(inside, place, -1)
 
     def picture_of(self, pixel: Tensor) -> Tensor:
         """Whose pixels they are, by their places in the table, (n,)."""

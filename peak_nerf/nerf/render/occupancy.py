@@ -17,6 +17,10 @@ UNKNOWN = -1.0
 """Density of a cell that nothing has been seen of yet. It counts as occupied, and any observation exceeds it."""
 RATE = 0.2
 """Weight of an observation in a cell's mean opacity."""
+EXPECTED = 0.1
+"""Mean opacity of a step beside a sparse point, before anything is seen."""
+SIGHT = 64
+"""Positions on the line of sight from a camera to a point."""
 BLOCK = 8
 """Cells along a side of a block; an empty block is skipped in one go."""
 
@@ -140,6 +144,22 @@ class OccupancyGrid(nn.Module):
         self.visible.copy_(visible)
         self.occupied &= self.visible
         self._digest()
+
+    @torch.no_grad()
+    def expect(self, points: Float[Tensor, "n 3"], cameras: Float[Tensor, "n 3"]) -> None:
+        """Before training: matter is where points were seen, and none between each and the camera that saw it.
+
+        Cells of which nothing is known begin with that for their mean opacity, from which they move on as others do:
+        it says where samples go first, and forbids nothing.
+        """
+        cell = (2 / self.resolution) * torch.exp2((points.abs().amax(-1).clamp(min=1).log2()).ceil())[:, None]
+        expected = torch.full_like(self.opacity.view(-1), UNKNOWN)
+        # Denser near the point: cameras are far from what they see, and their lines of sight lie close together there.
+        for fraction in 1 - torch.linspace(0, 1, SIGHT)[1:].square():
+            expected[self.cells(torch.lerp(cameras, points, float(fraction)))] = 0.0
+        for offset in torch.cartesian_prod(*[torch.tensor([-1.0, 0.0, 1.0])] * 3):
+            expected[self.cells(points + cell * offset.to(points))] = EXPECTED
+        self.opacity.copy_(torch.where(self.opacity < 0, expected.view_as(self.opacity), self.opacity))
 
     @torch.no_grad()
     def observe(self, cells: Int[Tensor, " n"], density: Float[Tensor, " n"]) -> None:

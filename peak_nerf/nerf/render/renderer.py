@@ -161,6 +161,15 @@ class VolumeRenderer:
             samples, density, weights, transmittance, distance, length, t_enter, foreground, accumulation
         )
 
+    def measured(self, t: Tensor, relative: Tensor) -> tuple[Tensor, Tensor]:
+        """Distances (r,) in the measure of `RenderedRays.distance`, and there a relative deviation of t.
+
+        Samples stand for steps: none says where within its own something is, so that is added to the variance.
+        """
+        step = self.steps.dt * self.coarseness
+        rate = self.steps.dt / self.steps.length(t)
+        return self.steps.count(t) * self.steps.dt, ((relative * t * rate).square() + step**2).sqrt()
+
     def background_of(self, origins: Tensor, directions: Tensor, accumulation: Tensor) -> Tensor:
         """Colour (r, 3) behind everything in unbounded space: of the field where the last cascade ends.
 

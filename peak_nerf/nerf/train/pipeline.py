@@ -70,6 +70,10 @@ class PeakPipeline(VanillaPipeline):
         if not isinstance(model, PeakModel) or not isinstance(datamanager, PeakDataManager):
             return callbacks
         datamanager.draws_virtual_rays = model.kar_form is not None and model.kar_form.needs_virtual_rays
+        datamanager.draws_sightings = bool(model.config.depth_weight)
+        if datamanager.sighted:
+            ends = (datamanager.sighted.points.xyz, datamanager.sighted.origins)
+            model.occupancy.expect(*((x - model.centre) / model.half_extent for x in ends))
         positions = datamanager.cameras.camera_to_worlds[:, :, 3]
         model.camera_optimizer.gauge.fix(positions, float((positions - model.centre).norm(dim=-1).median()))
         if model.config.cull_cells:
