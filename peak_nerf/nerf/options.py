@@ -166,7 +166,7 @@ class RenderOptions:
     """Cells per side of the occupancy grid, or of each of its cascades."""
     occupancy_threshold: float | None = None
     """Opacity of one step below which a cell counts as empty; lower keeps thin parts and costs samples. None takes
-    0.002, and in unbounded space, where fog would stay for long, 0.01."""
+    0.002, and in unbounded space 0.0005."""
     cull_cells: bool = True
     """Leave cells empty that no training camera sees, or that one sees through transparent pixels (RGBA images, random
     training background)."""
@@ -188,8 +188,8 @@ class RenderOptions:
     cone: float = 1 / 256
     """In unbounded space a step is this fraction of the distance from the camera, where that is more than near it."""
     min_cameras: int = 3
-    """In unbounded space, cells that fewer training cameras see stay empty, since floaters grow there; with less than 40
-    views, one in sixteen cameras is enough."""
+    """In unbounded space, cells that fewer training cameras see stay empty, since floaters grow there; with less than
+    40 views, one in sixteen cameras is enough."""
     gradient_reach: float = 0.2
     """In unbounded space gradients of samples nearer to the camera than this, in half box sides, are scaled down by the
     square of the distance: near a camera many rays share few cells, and floaters grow there."""
@@ -244,7 +244,7 @@ def resolve_defaults(options: Options, n_views: int, unbounded: bool, sightings:
             scene = " of an unbounded scene" if unbounded else ""
             logger.info("distortion loss: weight %g for %d training views%s", distortion, n_views, scene)
     if options.occupancy_threshold is None:
-        options = dataclasses.replace(options, occupancy_threshold=0.01 if unbounded else 0.002)
+        options = dataclasses.replace(options, occupancy_threshold=0.0005 if unbounded else 0.002)
     depth = options.depth_weight
     if depth is None:
         depth = DEPTH_WEIGHT if sightings else 0.0
