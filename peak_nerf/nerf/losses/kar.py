@@ -1,6 +1,7 @@
 """What the forms of KAR in radiance fields share: when they are evaluated, how much they weigh, how they look.
 
-A form says what f is, where the queries x are and what the anchors X are: `kar_samples`, `kar_unobserved`, `kar_observed`.
+A form says what f is, where the queries x are and what the anchors X are: `kar_samples`, `kar_unobserved`,
+`kar_observed`.
 """
 
 from __future__ import annotations

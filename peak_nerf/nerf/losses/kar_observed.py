@@ -98,7 +98,7 @@ class AnchorBank:
 
 
 class KarObserved(KarForm):
-    r"""lambda (mean_X ||M_X (y_X - A y)|| + mean_x ||r(x)||) with r(x) = exp(-d^2/h^2) sum_i A(x, x_i) M_i (f(x) - y_i).
+    r"""lambda (mean_X ||M_X (y_X - A y)|| + mean_x ||r(x)||), r(x) = exp(-d^2 / h^2) sum_i A(x, x_i) M_i (f(x) - y_i).
 
     The first term teaches g: anchors are predicted by their own neighbours. In the second, over ray samples of the
     batch and of virtual views, A and y are fixed, and f has all of the gradient. In channels that all of X_x know,
@@ -177,7 +177,7 @@ class KarObserved(KarForm):
     def _f(self, x: Tensor, directions: Tensor) -> Float[Tensor, "n 4"]:
         """f(x); what is emptier than empty or more solid than solid counts as that, but keeps its gradient."""
         density, geometry = self.renderer.field.density(x)
-        log_density = density.clamp_min(1e-8).log()[:, None]
+        log_density = density.clamp_min(1e-30).log()[:, None]
         fraction = (log_density - LOG_EMPTY) / (LOG_SOLID - LOG_EMPTY)
         fraction = fraction + (fraction.clamp(0, 1) - fraction).detach()
         return torch.cat((fraction, self.renderer.field.colour(geometry, directions)), -1)
