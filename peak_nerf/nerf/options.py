@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 FEW_VIEWS = 16
 """Up to so many training views KAR is on, the distortion loss too, and colour depends less on direction."""
-KAR_WEIGHTS = {"point": 0.004, "unobserved": 0.1}
+KAR_WEIGHTS = {"point": 0.004, "unobserved": 0.1, "observed": 0.01}
 """Weight of each form of KAR where none is given; more costs quality."""
 DEPTH_WEIGHT = 0.01
 """Of the depth loss, where none is given and the scene has sightings of sparse points."""
@@ -31,7 +31,7 @@ LEAST = {
 """The least values of options that are whole numbers."""
 RENAMED = {"kar_rank": "kar_n_features", "unseen_rays": "virtual_rays"}
 """Options by their names of before version 0.2, in saved configurations and in suites."""
-KAR_FORMS = ("auto", "point", "unobserved")
+KAR_FORMS = ("auto", "point", "unobserved", "observed")
 """What `kar_form` may be; its type also lists the words of before, which are accepted or refused by name."""
 FORMER_FORMS = {"free-space": "unobserved", "rays": "point", "planes": "point"}
 """`kar_form` of saved configurations; of the forms that went, the viewer showed the point form's residual."""
@@ -75,14 +75,17 @@ class KarOptions(PeakOptions):
     """The Kernel Alignment Regularizer of `peak` and `peak-lite`."""
 
     kar_form: Annotated[
-        Literal["auto", "point", "unobserved", "free-space", "rays", "planes"],
-        tyro.conf.arg(metavar="{auto,point,unobserved}"),
+        Literal["auto", "point", "unobserved", "observed", "free-space", "rays", "planes"],
+        tyro.conf.arg(metavar="{auto,point,unobserved,observed}"),
     ] = "auto"
     """auto: point for up to 16 training views; beyond, where KAR gains nothing, off unless `kar_weight` is given; says
     so. point: the field at ray samples, half of them of virtual views, is regularised towards its neighbourhood.
-    unobserved: opacity in cells hidden from all cameras is regularised towards similar places that cameras do see."""
+    unobserved: opacity in cells hidden from all cameras is regularised towards similar places that cameras do see.
+    observed: the field at those ray samples is regularised towards what is known nearby: sparse points are solid and
+    have the colour that cameras recorded, and between a camera and a point that it saw space is empty."""
     kar_interval: int = 2
-    """point: KAR is evaluated every so many steps, with as many times the weight; the unobserved form in every step."""
+    """point, observed: KAR is evaluated every so many steps, with as many times the weight; the unobserved form in
+    every step."""
     kar_bank: int = 256
     """unobserved: anchors shared by all queries."""
     kar_residual_stride: int = 4

@@ -21,6 +21,7 @@ from peak_nerf.nerf.options import DEPTH_WEIGHT, RENAMED, KarOptions, LossOption
         ({"kar_weight": 0.01}, 17, "point", 0.01),
         ({"kar_form": "point"}, 17, "point", 0.004),
         ({"kar_form": "unobserved"}, 6, "unobserved", 0.1),
+        ({"kar_form": "observed"}, 6, "observed", 0.01),
         ({"kar_form": "free-space"}, 6, "unobserved", 0.1),  # its former name
         ({"kar_weight": 0.0}, 6, "point", 0.0),
     ],
@@ -118,7 +119,7 @@ def test_every_option_has_a_description(capsys: pytest.CaptureFixture[str]) -> N
     said = " ".join(capsys.readouterr().out.replace("│", " ").split())
     for phrase in ("Number r of features", "Weight of total variation", "Levels of the hash grid", "Ray steps along"):
         assert phrase in said
-    assert "{auto,point,unobserved}" in said
+    assert "{auto,point,unobserved,observed}" in said
     assert "planes" not in said
 
 

@@ -156,7 +156,7 @@ def test_old_names_and_forms_of_kar_are_those_of_today() -> None:
     assert given == {"kar_n_features": 20, "kar_form": "unobserved"}
     assert types.convert_all(given) == given
     assert model_changes(NerfOptions(Path(), **given)) == given
-    with pytest.raises(ValueError, match="'rays' is not known; there are auto, point, unobserved"):
+    with pytest.raises(ValueError, match="'rays' is not known; there are auto, point, unobserved, observed"):
         types.convert("kar_form", "rays")
 
 

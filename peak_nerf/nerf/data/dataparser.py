@@ -106,8 +106,8 @@ class PeakDataParser(DataParser):
 
     The outputs' metadata: `background`, `kind` (blender, nerfstudio or llff), `has_alpha`, `unbounded`; of LLFF scenes
     `bounds`, (n, 2) float32: depths near and far that each of the split's views sees, in units of its cameras. Of the
-    train split of scenes with sparse points `points` (`SparsePoints`) and, where it is known which view saw which of
-    them, `sightings` (`Sightings`).
+    train split of scenes with sparse points `points` (`SparsePoints`), `camera_positions`, (n, 3) of its images, and,
+    where it is known which view saw which of them, `sightings` (`Sightings`).
     `solid_background`: whether the images show `background` where the scene is empty, as those of a Blender scene
     without alpha do, and those put before it here.
     """
@@ -161,9 +161,9 @@ class PeakDataParser(DataParser):
         if bounds is not None:
             metadata["bounds"] = bounds[indices].float()
         full = [full_size(scene_file, frame, size, of_file) for frame, size in zip(frames, sizes, strict=True)]
-        if split == "train" and cloud is not None:
-            metadata |= cloud.metadata(np.divide(sizes, full))
         poses = placement.poses(_poses(scene_file))[indices].float()
+        if split == "train" and cloud is not None:
+            metadata |= {**cloud.metadata(np.divide(sizes, full)), "camera_positions": poses[:, :, 3]}
         return PeakDataparserOutputs(
             image_filenames=image_filenames,
             cameras=cameras_of(scene_file, frames, image_filenames, sizes, full, of_file, poses),

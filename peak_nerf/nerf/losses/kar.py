@@ -1,6 +1,7 @@
 """What the forms of KAR in radiance fields share: when they are evaluated, how much they weigh, how they look.
 
-A form says what f is, where the queries x are and what the anchors X are: `kar_samples`, `kar_unobserved`.
+A form says what f is, where the queries x are and what the anchors X are: `kar_samples`, `kar_unobserved`,
+`kar_observed`.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from peak_nerf.core.kar import KernelAlignmentRegularizer
 from peak_nerf.nerf.options import KarOptions
+from peak_nerf.nerf.render.marcher import PackedSamples
 from peak_nerf.nerf.render.renderer import RenderedRays, VolumeRenderer
 from peak_nerf.nerf.render.volrend import accumulate, packed_weights
 
@@ -72,6 +74,19 @@ class KarForm(ABC):
     def residual(self, x: Float[Tensor, "n 3"], directions: Float[Tensor, "n 3"]) -> Float[Tensor, "n c"]:
         """f - A f at points seen from `directions`, for the viewer."""
 
+    def ray_queries(self, step: KarStep) -> tuple[Float[Tensor, "n 3"], Float[Tensor, "n 3"]]:
+        """Random ray samples and the directions of their rays: half of them the batch's, half of virtual views.
+
+        Without virtual rays half the number of queries.
+        """
+        n = self.options.kar_queries
+        parts = [_random_samples(step.rendered.samples, step.directions, n // 2)]
+        if step.virtual_rays is not None:
+            origins, directions = step.virtual_rays
+            found = self.renderer.training_samples(origins, directions)
+            parts.append(_random_samples(found, directions, n - n // 2))
+        return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
+
     @torch.no_grad()
     def render(self, origins: Tensor, directions: Tensor) -> Tensor:
         """Per ray (r,): |f - A f| along it, weighted as colour is."""
@@ -85,3 +100,9 @@ class KarForm(ABC):
         samples = samples.select(shown)
         residual = self.residual(samples.x, directions[samples.ray])
         return accumulate(weights[shown], residual.norm(dim=-1, keepdim=True), samples.ray, n)[:, 0]
+
+
+def _random_samples(samples: PackedSamples, directions: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    """n positions drawn from the samples, and the directions of their rays; nothing when there are no samples."""
+    chosen = torch.randint(max(1, len(samples)), (min(n, len(samples)),), device=directions.device)
+    return samples.x[chosen].detach(), directions[samples.ray[chosen]]

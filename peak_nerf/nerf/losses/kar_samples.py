@@ -11,7 +11,6 @@ from torch import Tensor
 
 from peak_nerf.core.anchors import LocalAnchors
 from peak_nerf.nerf.losses.kar import KarForm, KarStep
-from peak_nerf.nerf.render.marcher import PackedSamples
 
 
 class KarAtSamples(KarForm):
@@ -24,13 +23,7 @@ class KarAtSamples(KarForm):
 
     def compute(self, step: KarStep) -> Tensor | None:
         """Mean norm; without virtual rays over half the number of queries."""
-        n = self.options.kar_queries
-        parts = [_random_samples(step.rendered.samples, step.directions, n // 2)]
-        if step.virtual_rays is not None:
-            origins, directions = step.virtual_rays
-            found = self.renderer.training_samples(origins, directions)
-            parts.append(_random_samples(found, directions, n - n // 2))
-        x, seen_from = torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
+        x, seen_from = self.ray_queries(step)
         if len(x) <= self.options.kar_anchors:
             return None
         return self.kar.mean_norm(self.residual(x, seen_from))
@@ -47,9 +40,3 @@ class KarAtSamples(KarForm):
         density, geometry = self.renderer.field.density(x)
         opacity = -torch.expm1(-density * self.renderer.steps.dt)[:, None]
         return torch.cat((opacity, self.renderer.field.colour(geometry, directions)), -1)
-
-
-def _random_samples(samples: PackedSamples, directions: Tensor, n: int) -> tuple[Tensor, Tensor]:
-    """n positions drawn from the samples, and the directions of their rays; nothing when there are no samples."""
-    chosen = torch.randint(max(1, len(samples)), (min(n, len(samples)),), device=directions.device)
-    return samples.x[chosen].detach(), directions[samples.ray[chosen]]

@@ -100,6 +100,7 @@ def test_sightings_are_where_the_cameras_project_the_points(observed: Path, opti
     torch.testing.assert_close(seen.xy, torch.stack([u + 0.5, v], dim=1), rtol=0, atol=1e-4)
     torch.testing.assert_close(seen.depth, depth, rtol=0, atol=1e-5)
     assert (seen.error == 0.5).all()
+    assert torch.equal(outputs.metadata["camera_positions"], outputs.cameras.camera_to_worlds[:, :, 3])
     # Whose index is whose: colours and errors tell which points these are.
     original = torch.from_numpy(ball_points())
     placed = outputs.dataparser_scale * (
