@@ -203,7 +203,7 @@ class PeakModel(Model):
         outputs = {
             "rendered": rendered,
             "directions": directions,
-            "background": self._training_background(origins, directions, rendered.accumulation),
+            "background": self._training_background(directions, rendered.accumulation),
             "origins": origins,
             "picture": ray_bundle.camera_indices,
         }
@@ -213,10 +213,10 @@ class PeakModel(Model):
         outputs = self.renderer.render(origins, directions)
         return {**outputs, "depth": outputs["depth"] * self.half_extent}
 
-    def _training_background(self, origins: Tensor, directions: Tensor, accumulation: Tensor) -> Tensor:
+    def _training_background(self, directions: Tensor, accumulation: Tensor) -> Tensor:
         """What stands behind the batch's rays, (r, 3) or (1, 3): its colour joins prediction and truth alike."""
         if self.renderer.unbounded:
-            return self.renderer.background_of(origins, directions, accumulation)
+            return self.renderer.background_of(directions, accumulation)
         if self.config.train_background == "random":
             if self.solid_background:
                 return directions.new_full((1, 3), self.background_colour)

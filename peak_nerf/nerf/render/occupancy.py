@@ -160,6 +160,7 @@ class OccupancyGrid(nn.Module):
         for offset in torch.cartesian_prod(*[torch.tensor([-1.0, 0.0, 1.0])] * 3):
             expected[self.cells(points + cell * offset.to(points))] = EXPECTED
         self.opacity.copy_(torch.where(self.opacity < 0, expected.view_as(self.opacity), self.opacity))
+        self._digest()
 
     @torch.no_grad()
     def observe(self, cells: Int[Tensor, " n"], density: Float[Tensor, " n"]) -> None:

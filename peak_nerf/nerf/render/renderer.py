@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from peak_nerf.nerf.render.contraction import contract, per_distance, uncontract
+from peak_nerf.nerf.render.contraction import contract, infinity, per_distance, uncontract
 from peak_nerf.nerf.render.marcher import PackedSamples, Steps, box_intersection, sample_rays
 from peak_nerf.nerf.render.occupancy import OccupancyGrid
 from peak_nerf.nerf.render.volrend import accumulate, packed_weights
@@ -27,7 +27,9 @@ CANDIDATES = 128
 MAX_COARSENESS = 16.0
 """At most so many times; training begins with half of it."""
 OPAQUE = 1e-3
-"""A ray whose transmittance has fallen below this is finished, and a sample whose weight is below it has no colour."""
+"""A ray whose transmittance has fallen below this shows nothing of what is behind."""
+FAINT = 1e-4
+"""A sample of a smaller weight has no colour in rendering."""
 
 
 @runtime_checkable
@@ -170,16 +172,15 @@ class VolumeRenderer:
         rate = self.steps.dt / self.steps.length(t)
         return self.steps.count(t) * self.steps.dt, ((relative * t * rate).square() + step**2).sqrt()
 
-    def background_of(self, origins: Tensor, directions: Tensor, accumulation: Tensor) -> Tensor:
-        """Colour (r, 3) behind everything in unbounded space: of the field where the last cascade ends.
+    def sky(self, directions: Tensor) -> Tensor:
+        """Colour (r, 3) at the end of rays in unbounded space: of the field, at infinity."""
+        _, geometry = self.field.density(infinity(directions.detach()))
+        return self.field.colour(geometry, directions)
 
-        Evaluated only where a ray is not opaque.
-        """
+    def background_of(self, directions: Tensor, accumulation: Tensor) -> Tensor:
+        """Colour (r, 3) behind everything in unbounded space, evaluated only where a ray is not opaque."""
         through = (accumulation.detach()[:, 0] < 1 - OPAQUE).nonzero()[:, 0]
-        o, d = origins[through].detach(), directions[through].detach()
-        _, leave = box_intersection(o, d, self.near, self.end)
-        _, geometry = self.field.density(contract(o + leave.clamp(min=0)[:, None] * d))
-        colour = self.field.colour(geometry, directions[through])
+        colour = self.sky(directions[through])
         return directions.new_zeros(len(directions), 3).index_put((through,), colour)
 
     @torch.no_grad()
@@ -192,13 +193,13 @@ class VolumeRenderer:
         samples = self.render_samples(origins, directions)
         density, geometry = self.density(samples.x)
         weights, _ = packed_weights(density * samples.dt, samples.ray, n)
-        shown = (weights > OPAQUE).nonzero()[:, 0]
+        shown = (weights > FAINT).nonzero()[:, 0]
         colour = self.field.colour(geometry[shown], directions, samples.ray[shown])
         rgb = accumulate(weights[shown], colour, samples.ray[shown], n)
         both = accumulate(weights, torch.stack((torch.ones_like(weights), samples.t), -1), samples.ray, n)
         accumulation, t_sum = both[:, :1], both[:, 1:]
         if self.unbounded:
-            behind = self.background_of(origins, directions, accumulation)
+            behind = self.background_of(directions, accumulation)
         else:
             behind = rgb.new_full((1, 3), self.background)
         _, t_far = box_intersection(origins, directions, self.near, self.end)

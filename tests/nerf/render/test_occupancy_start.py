@@ -11,7 +11,7 @@ POINTS, CAMERAS = torch.tensor([[0.9, 0.1, 0.1], [2.6, 0.2, 0.2]]), torch.tensor
 
 @pytest.fixture
 def grid() -> OccupancyGrid:
-    grid = OccupancyGrid(32, n_cascades=3, step=2 / 128)
+    grid = OccupancyGrid(32, n_cascades=3, step=2 / 128, thin=0.1353)
     grid.expect(POINTS, CAMERAS)
     return grid
 
@@ -60,7 +60,7 @@ def test_what_training_has_seen_stays(grid: OccupancyGrid) -> None:
 def test_samples_go_to_the_points_and_some_elsewhere(grid: OccupancyGrid) -> None:
     n = 400
     origins, directions = torch.tensor([[-0.9, 0.1, 0.1]]).repeat(n, 1), torch.tensor([[1.0, 0.0, 0.0]]).repeat(n, 1)
-    steps = Steps(2 / 128, 0.0, 16, thin=0.1353)
+    steps = Steps(2 / 128, 0.0, 16)
     samples = sample_rays(origins, directions, grid, steps, 0.0, torch.rand(n))
     near = (samples.x - 0.0)[:, 0]
     x = -0.9 + samples.t
