@@ -41,7 +41,7 @@ def wall(n: int = 30) -> SightLines:
 def form_on(seen: SightLines, n_cascades: int = 1, warmup: float = 0.0, slope: float = 1.0) -> KarObserved:
     torch.manual_seed(0)
     occupancy = OccupancyGrid(32, n_cascades=n_cascades)
-    renderer = VolumeRenderer(ToyField(slope), occupancy, Steps(0.1, 0.0, 32, thin=1.0), near=0.0, background=1.0)
+    renderer = VolumeRenderer(ToyField(slope), occupancy, Steps(0.1, 0.0, 32), near=0.0, background=1.0)
     kar = KernelAlignmentRegularizer(3, n_features=8, weight=0.5, warmup=warmup)
     return KarObserved(kar, renderer, KarOptions(kar_queries=32, kar_anchors=4, kar_interval=1), seen)
 
