@@ -110,7 +110,8 @@ class PeakDataManager(VanillaDataManager[InputDataset]):
         table = next((table for end, table in self.tables if self.progress < end), self.full_size)
         n = self.get_train_rays_per_batch()
         n_sighted = min(self.config.sighted_rays, n // 4) if self.draws_sightings and self.sighted else 0
-        drawn, batch = table.draw(n - n_sighted), {}
+        drawn = table.draw(n - n_sighted)
+        batch: dict[str, Any] = {}
         if self.sighted and n_sighted > 0:
             seen, batch["sighted"] = self.sighted.draw(n_sighted)
             drawn = drawn.and_then(seen)
