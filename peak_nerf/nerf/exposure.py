@@ -8,12 +8,14 @@ Symbols:
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
+
+from peak_nerf.errors import PeakError
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +45,26 @@ class ExposureCorrection(nn.Module):
         """The colours of rays of these training pictures."""
         log_gain, offset = nn.functional.embedding(picture, self.affine - self.affine.mean(0)).split(3, -1)
         return colour * log_gain.exp() + offset
+
+
+def exposure_correction(
+    exposure: Exposure, n_pictures: int, metadata: Mapping[str, Any]
+) -> tuple[ExposureCorrection | None, bool]:
+    """The correction for the pictures that a scene's metadata tell of, and whether it is used.
+
+    `auto` has one in any case: who only renders has not seen the pictures, and must be able to load it.
+
+    Raises: PeakError where the option does not fit the pictures.
+    """
+    has_alpha = bool(metadata.get("has_alpha"))
+    if exposure == "affine" and has_alpha:
+        raise PeakError(
+            "--pipeline.model.exposure affine: is for photos, these pictures have an alpha channel; use off or auto"
+        )
+    if exposure == "off" or has_alpha:
+        return None, False
+    used = exposure == "affine" or bool(metadata.get("exposures_differ"))
+    return ExposureCorrection(n_pictures).requires_grad_(used), used
 
 
 def exposures_differ(pictures: Sequence[UInt8[Tensor, "h w c"]], poses: Float[Tensor, "n 3 4"]) -> bool:

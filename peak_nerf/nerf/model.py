@@ -18,11 +18,10 @@ from torch.nn import Parameter
 from peak_nerf.core.backbones import ReluInit
 from peak_nerf.core.field import FieldConfig, HashGridConfig
 from peak_nerf.core.kar import KernelAlignmentRegularizer, Norm
-from peak_nerf.errors import PeakError
 from peak_nerf.metrics import view_scores
 from peak_nerf.nerf.camera_refinement import CameraRefinement, CameraRefinementConfig
 from peak_nerf.nerf.ddp import seen_by_ddp
-from peak_nerf.nerf.exposure import Exposure, ExposureCorrection
+from peak_nerf.nerf.exposure import Exposure, exposure_correction
 from peak_nerf.nerf.losses.depth import loss_at_points
 from peak_nerf.nerf.losses.kar import KarForm, KarStep
 from peak_nerf.nerf.losses.kar_observed import KarObserved, SightLines
@@ -110,7 +109,7 @@ class PeakModel(Model):
         )
         refinement = c.camera_optimizer.resolved(metadata.get("kind"), unbounded)
         self.camera_optimizer: CameraRefinement = refinement.setup(num_cameras=self.num_train_data, device=device)
-        self.exposure, self.corrects_exposure = self._exposure_correction(metadata)
+        self.exposure, self.corrects_exposure = exposure_correction(c.exposure, self.num_train_data, metadata)
         self.kar: KernelAlignmentRegularizer | None = None
         if c.kar_weight:
             norm: Norm = "huber" if c.kar_form == "unobserved" else "l2"
@@ -150,21 +149,6 @@ class PeakModel(Model):
         self.progress = 0.0
         self.refines_cameras = True
         self.n_samples = 0
-
-    def _exposure_correction(self, metadata: dict[str, Any]) -> tuple[ExposureCorrection | None, bool]:
-        """The correction, and whether it is used.
-
-        `auto` has one in any case: who only renders has not seen the pictures, and must be able to load it.
-        """
-        has_alpha = bool(metadata.get("has_alpha"))
-        if self.config.exposure == "affine" and has_alpha:
-            raise PeakError(
-                "--pipeline.model.exposure affine: is for photos, these pictures have an alpha channel; use off or auto"
-            )
-        if self.config.exposure == "off" or has_alpha:
-            return None, False
-        used = self.config.exposure == "affine" or bool(metadata.get("exposures_differ"))
-        return ExposureCorrection(self.num_train_data).requires_grad_(used), used
 
     def _set_kar_weight(self, handle: ViewerSlider) -> None:
         assert self.kar is not None

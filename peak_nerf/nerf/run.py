@@ -215,7 +215,9 @@ def _evaluate(options: NerfOptions, trainer: Any, watch: _Watch, out: Path) -> d
     shown = sorted({round(i * (n - 1) / (PICTURES - 1)) for i in range(PICTURES)}) if n >= PICTURES else list(range(n))
     names = [path.name for path in dataset.image_filenames]
     write_pictures(out, [(names[i], *render_view(pipeline, i)) for i in shown])
-    model = dataclasses.asdict(pipeline.model.config)  # what was left open there, the model has chosen
+    model = _without_targets(
+        dataclasses.asdict(pipeline.model.config)
+    )  # what was left open there, the model has chosen
     return {
         "task": "nerf",
         "method": options.method,
@@ -226,7 +228,7 @@ def _evaluate(options: NerfOptions, trainer: Any, watch: _Watch, out: Path) -> d
         "seed": options.seed,
         "settings": {
             **{k: v for k, v in plain(options).items() if v is not None},
-            "model": {k: plain(v) for k, v in model.items() if not k.startswith("_")},
+            "model": plain(model),
         },
         "partial": False,
         **{name: value for name, value in measured.items() if name.split("_")[0] in ("psnr", "ssim", "lpips")},
@@ -243,3 +245,10 @@ def _evaluate(options: NerfOptions, trainer: Any, watch: _Watch, out: Path) -> d
         ],
         "versions": versions("nerfstudio"),
     }
+
+
+def _without_targets(config: Any) -> Any:
+    """A configuration as dicts, without the classes that nerfstudio sets up by it (`_target`)."""
+    if not isinstance(config, dict):
+        return config
+    return {name: _without_targets(value) for name, value in config.items() if not name.startswith("_")}

@@ -63,7 +63,7 @@ def write_nerfstudio_scene(path: Path, n: int = 9, size: int = 16, alpha: bool =
     """A transforms.json scene in `path`; `values` are added to the file, and one that is None is left out."""
     frames = []
     for i in range(n):
-        pose = ring_pose(2 * math.pi * i / n, height=1.0 + 0.1 * i)
+        pose = ring_pose(2 * math.pi * i / n, height=1.0 + 0.1 * (i % 25))
         write_image(path / "images" / f"frame_{i:05d}.png", pose, size, alpha)
         frames.append({"file_path": f"images/frame_{i:05d}.png", "transform_matrix": pose.tolist()})
     focal = 0.5 * size / math.tan(0.5 * CAMERA_ANGLE_X)

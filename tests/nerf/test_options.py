@@ -40,7 +40,7 @@ def test_harmonics_distortion_and_threshold_by_views_and_space(
 ) -> None:
     resolved = resolve_defaults(ModelOptions(), views, unbounded)
     assert (resolved.sh_levels, resolved.distortion_weight) == (levels, distortion)
-    assert resolved.occupancy_threshold == (0.01 if unbounded else 0.002)
+    assert resolved.occupancy_threshold == (0.0005 if unbounded else 0.002)
     options = ModelOptions(sh_levels=3, distortion_weight=0.5, occupancy_threshold=0.1)
     asked = resolve_defaults(options, views, unbounded)
     assert (asked.sh_levels, asked.distortion_weight, asked.occupancy_threshold) == (3, 0.5, 0.1)

@@ -172,3 +172,12 @@ def pack(
                 size = max(one, max(abs(px), max(abs(py), abs(pz))))
                 factor = (two - one / size) / (two * size)
             x[at + n, 0], x[at + n, 1], x[at + n, 2] = px * factor, py * factor, pz * factor
+
+
+@njit(**_OPTIONS)
+@no_type_check
+def move_towards(values, at, targets, rate):
+    """values[at[i]] moves by `rate` towards targets[i], i ascending; below 0 it is not known and takes the target."""
+    for i in range(len(at)):
+        value = values[at[i]]
+        values[at[i]] = targets[i] if value < 0 else value + rate * (targets[i] - value)

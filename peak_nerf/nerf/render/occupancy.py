@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
@@ -86,32 +87,42 @@ class OccupancyGrid(nn.Module):
         self.register_buffer("occupied", torch.ones(shape, dtype=torch.bool))
         self.register_buffer("blocks", block_occupancy(self.occupied))
         self.register_buffer("visible", torch.ones(shape, dtype=torch.bool))
-        self.register_buffer("candidates", torch.empty(shape, dtype=torch.uint8), persistent=False)
+        self.register_buffer("candidates", torch.empty(shape, dtype=torch.uint8))
         self.register_buffer("log_clear", torch.log1p(-opacity_of(torch.arange(256))), persistent=False)
-        self._digest()
+        self.digest()
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
         """Checkpoints of before version 0.3 have no axis for cascades, and no mean opacities."""
+        if prefix + "density" not in state_dict:  # a state of something else, as nerfstudio's pipelines load beside
+            super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+            return
         for name in ("density", "occupied", "blocks", "visible"):
             value = state_dict.get(prefix + name)
             if value is not None and value.ndim == 3:
                 state_dict[prefix + name] = value[None]
-        density = state_dict.get(prefix + "density")
-        if density is not None and prefix + "opacity" not in state_dict:
-            opacity = -torch.expm1(-density * self.step)
-            state_dict[prefix + "opacity"] = torch.where(density < 0, UNKNOWN, opacity)
+        if prefix + "opacity" not in state_dict:
+            # Not to be had from the largest densities, by which a surface would hide itself.
+            state_dict[prefix + "opacity"] = torch.full_like(self.opacity, UNKNOWN)
+        digested = prefix + "candidates" in state_dict
+        state_dict.setdefault(prefix + "candidates", self.candidates)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
-        self._digest()
+        if digested:
+            self._count()
+        else:
+            self.digest()
 
     @torch.no_grad()
-    def _digest(self) -> None:
+    def digest(self) -> None:
         """Work out from the cells' occupancy and opacity what rays look at: a byte for each."""
         self.blocks.copy_(block_occupancy(self.occupied))
-        self.fraction = torch.count_nonzero(self.occupied) / self.occupied.numel()
+        self._count()
         for k in range(self.n_cascades):
             opacity, thin = self.opacity[k], -math.expm1(-self.thin * self.step * 2**k)
             level = torch.where(opacity < 0, thin, opacity).sqrt_().mul_(254).round_().add_(1)
             self.candidates[k] = level.to(torch.uint8).mul_(self.occupied[k])
+
+    def _count(self) -> None:
+        self.fraction = torch.count_nonzero(self.occupied) / self.occupied.numel()
 
     def cells(self, x: Float[Tensor, "n 3"]) -> Int[Tensor, " n"]:
         """Flat index of the cell of each position; what is outside all cascades gets the nearest cell of the last."""
@@ -141,9 +152,11 @@ class OccupancyGrid(nn.Module):
     @torch.no_grad()
     def restrict(self, visible: Bool[Tensor, "k x y z"]) -> None:
         """Only these cells may be occupied from now on."""
+        if torch.equal(self.visible, visible):
+            return  # a run that goes on looks at what it looked at
         self.visible.copy_(visible)
         self.occupied &= self.visible
-        self._digest()
+        self.digest()
 
     @torch.no_grad()
     def expect(self, points: Float[Tensor, "n 3"], cameras: Float[Tensor, "n 3"]) -> None:
@@ -159,22 +172,29 @@ class OccupancyGrid(nn.Module):
             expected[self.cells(torch.lerp(cameras, points, float(fraction)))] = 0.0
         for offset in torch.cartesian_prod(*[torch.tensor([-1.0, 0.0, 1.0])] * 3):
             expected[self.cells(points + cell * offset.to(points))] = EXPECTED
-        self.opacity.copy_(torch.where(self.opacity < 0, expected.view_as(self.opacity), self.opacity))
-        self._digest()
+        news = (self.opacity < 0) & (expected.view_as(self.opacity) >= 0)
+        if bool(news.any()):
+            self.opacity.copy_(torch.where(news, expected.view_as(self.opacity), self.opacity))
+            self.digest()
 
     @torch.no_grad()
     def observe(self, cells: Int[Tensor, " n"], density: Float[Tensor, " n"]) -> None:
         """Let the cells decay once, however often they are listed, then raise them to the densities seen in them.
 
-        Their mean opacity moves towards one of those seen.
+        Their mean opacity moves towards each of those seen.
         """
         flat = self.density.view(-1)
         flat[cells] = flat[cells] * self.decay
         flat.scatter_reduce_(0, cells, density, "amax")
         flat = self.opacity.view(-1)
         seen = -torch.expm1(-density * (self.step * torch.exp2((cells // self.resolution**3).to(density.dtype))))
-        before = flat[cells]
-        flat[cells] = torch.where(before < 0, seen, torch.lerp(before, seen, RATE))
+        if flat.device.type == "cpu":
+            from peak_nerf.nerf.render.marcher_numba import move_towards  # one by one, so that a seed repeats a run
+
+            move_towards(flat.numpy(), cells.numpy(), seen.detach().numpy(), np.float32(RATE))
+        else:  # of a cell that is listed twice, either observation
+            before = flat[cells]
+            flat[cells] = torch.where(before < 0, seen, torch.lerp(before, seen, RATE))
 
     @torch.no_grad()
     def refresh(self) -> None:
@@ -190,4 +210,4 @@ class OccupancyGrid(nn.Module):
             limit = -math.log1p(-threshold) / step
             occupied = (density > limit) | (density < 0)
             self.occupied[k] = occupied.logical_and_(visible)
-        self._digest()
+        self.digest()

@@ -174,7 +174,7 @@ class VolumeRenderer:
 
     def sky(self, directions: Tensor) -> Tensor:
         """Colour (r, 3) at the end of rays in unbounded space: of the field, at infinity."""
-        _, geometry = self.field.density(infinity(directions.detach()))
+        _, geometry = self.field.density(infinity(directions))
         return self.field.colour(geometry, directions)
 
     def background_of(self, directions: Tensor, accumulation: Tensor) -> Tensor:

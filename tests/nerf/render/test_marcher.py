@@ -37,7 +37,7 @@ def random_rays(n: int, reach: float = 1.0) -> tuple[Tensor, Tensor]:
 
 def reloaded(grid: OccupancyGrid) -> OccupancyGrid:
     """The grid with what rays look at worked out anew, after its occupancy or opacities were set by hand."""
-    grid.load_state_dict(grid.state_dict())
+    grid.digest()
     return grid
 
 
