@@ -160,7 +160,7 @@ class RenderOptions:
 
     steps_per_side: int = 256
     """Ray steps along one side of the scene box."""
-    render_substeps: int = 1
+    render_substeps: int = 2
     """Rendering divides a training step into so many: each training ray put its samples elsewhere in their steps, and
     what they agree on is a mean over all places."""
     eval_num_rays_per_chunk: int = 1 << 13
@@ -185,9 +185,9 @@ class RenderOptions:
     """What stands behind training rays; random teaches opacity where images have an alpha channel, and is the data
     parser's `background`, which evaluation uses, where they show that instead."""
     samples_per_ray: int = 32
-    """Samples of a training ray, at most; chosen among its steps by what the occupancy grid knows."""
+    """Samples of a training ray in unbounded space, at most; chosen by what the occupancy grid knows."""
     render_samples: int = 32
-    """Samples of a rendered ray, at most."""
+    """Samples of a rendered ray in unbounded space, at most."""
     cone: float = 1 / 256
     """In unbounded space a step is this fraction of the distance from the camera, where that is more than near it."""
     min_cameras: int = 3

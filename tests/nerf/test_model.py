@@ -53,6 +53,7 @@ def test_a_few_samples_render_what_all_steps_do(trained) -> None:
     model = trained.pipeline.model.eval()
     camera = trained.pipeline.datamanager.eval_dataset.cameras[0:1]
     origins, directions = model._normalised(camera.generate_rays(camera_indices=0).flatten())
+    model.renderer.substeps = 1  # as the steps below
     rendered = model._render(origins, directions)
     with torch.no_grad():
         samples = sample_rays(
@@ -65,6 +66,7 @@ def test_a_few_samples_render_what_all_steps_do(trained) -> None:
     assert torch.allclose(rendered["accumulation"], accumulation, atol=3e-2)
     assert torch.allclose(rendered["rgb"], rgb + 1 - accumulation, atol=3e-2)
     assert len(model.renderer.render_samples(origins, directions)) <= len(samples)
+    model.renderer.substeps = model.config.render_substeps
 
 
 def test_rendering_divides_the_steps_of_the_training(trained, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,6 +74,7 @@ def test_rendering_divides_the_steps_of_the_training(trained, monkeypatch: pytes
     camera = trained.pipeline.datamanager.eval_dataset.cameras[0:1]
     rays = model._normalised(camera.generate_rays(camera_indices=0).flatten())
     assert renderer.steps.dt == pytest.approx(2 / model.config.steps_per_side)
+    monkeypatch.setattr(renderer, "substeps", 1)
     coarse = model._render(*rays)
     monkeypatch.setattr(renderer, "substeps", 2)
     rendered = model._render(*rays)

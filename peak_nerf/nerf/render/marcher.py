@@ -30,7 +30,7 @@ from peak_nerf.nerf.render.occupancy import OccupancyGrid
 from peak_nerf.system.parallel import parallel_for
 
 OPAQUE = 1e-3
-"""Transmittance, by the grid's opacities, behind which a ray has no candidates."""
+"""What `Steps.opaque` is by default."""
 EXPLORE = 0.25
 """Fraction of a ray's samples that is spread over its candidates evenly, whatever the grid thinks."""
 BLUR = 2
@@ -77,6 +77,8 @@ class Steps:
     """Length over distance of the steps beyond dt / cone; 0 for steps of one length."""
     budget: int
     """Samples of a ray, one more at most."""
+    opaque: float = OPAQUE
+    """Transmittance, by the grid's opacities, behind which a ray has no candidates."""
 
     def longer(self, factor: float) -> Steps:
         """Steps so many times as long."""
@@ -153,7 +155,7 @@ def _sample_numba(
     rays = [a.detach().contiguous().numpy() for a in (origins, directions, enter, leave, jitter, offset)]
     state = (grid.candidates.numpy(), grid.blocks.numpy(), grid.log_clear.numpy())
     numbers = (np.float32(steps.dt), np.float32(steps.cone), np.float32(grid.step))
-    rule = (np.float32(OPAQUE), EXPLORE, BLUR, steps.budget, longest)
+    rule = (np.float32(steps.opaque), EXPLORE, BLUR, steps.budget, longest)
     parallel_for(
         lambda i, j: sample(*rays, *numbers, *state, *rule, *rows, counts, candidates, i, j),
         n_rays, min_chunk=64, chunks_per_thread=8,
@@ -211,7 +213,7 @@ def sample_torch(
     before = torch.exp(tau - tau.cumsum(1))
     weight = before * -torch.expm1(-tau)
     # The last candidate is `BLUR` steps behind the first one that leaves the ray opaque.
-    clear = torch.exp(-tau.cumsum(1)) >= OPAQUE
+    clear = torch.exp(-tau.cumsum(1)) >= steps.opaque
     clear = torch.cat((torch.ones_like(clear[:, :1]), clear[:, :-1]), 1)
     reach = F.pad(clear.float()[:, None], (BLUR, 0), value=1.0)
     candidate &= F.max_pool1d(reach, BLUR + 1, 1)[:, 0] > 0

@@ -28,6 +28,8 @@ MAX_COARSENESS = 16.0
 """At most so many times; training begins with half of it."""
 OPAQUE = 1e-3
 """A ray whose transmittance has fallen below this shows nothing of what is behind."""
+EVERY = 1 << 10
+"""A budget that no ray of a bounded scene exceeds."""
 FAINT = 1e-4
 """A sample of a smaller weight has no colour in rendering."""
 
@@ -131,13 +133,26 @@ class VolumeRenderer:
         return self.occupancy.cells(uncontract(u) if self.unbounded else u)
 
     def training_samples(self, origins: Tensor, directions: Tensor) -> PackedSamples:
-        """At random places within their steps, which are longer in fog: see `CANDIDATES`."""
+        """At random places within their steps, which are longer in fog: see `CANDIDATES`.
+
+        In a bounded scene all candidates are looked at, and those dropped in front of which the field, not the grid,
+        says that a ray is opaque: at silhouettes the grid is too coarse for that, and thin things would be lost.
+        """
         jitter = torch.rand(len(origins), device=origins.device)
-        return sample_rays(origins, directions, self.occupancy, self.steps.longer(self.coarseness), self.near, jitter)
+        steps = self.steps.longer(self.coarseness)
+        if self.unbounded:
+            return sample_rays(origins, directions, self.occupancy, steps, self.near, jitter)
+        steps = replace(steps, budget=EVERY, opaque=0.0)
+        samples = sample_rays(origins, directions, self.occupancy, steps, self.near, jitter)
+        with torch.no_grad():
+            tau = self.density(samples.x)[0] * samples.dt
+            transmittance = packed_weights(tau, samples.ray, len(origins))[1]
+        return samples.select((transmittance > OPAQUE).nonzero()[:, 0])
 
     def render_samples(self, origins: Tensor, directions: Tensor) -> PackedSamples:
         """In the middle of their steps."""
-        steps = replace(self.steps.longer(1 / self.substeps), budget=self.render_budget)
+        budget = self.render_budget if self.unbounded else EVERY
+        steps = replace(self.steps.longer(1 / self.substeps), budget=budget)
         return sample_rays(origins, directions, self.occupancy, steps, self.near)
 
     def training_rays(self, origins: Tensor, directions: Tensor) -> RenderedRays:
