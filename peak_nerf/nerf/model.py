@@ -317,6 +317,8 @@ class PeakModel(Model):
 
         def before(step: int) -> None:
             self.refines_cameras = step % CAMERA_INTERVAL == 0
+            remaining = max(0.0, 1 - step / max(1, self.config.coarse_steps))
+            self.renderer.least_coarseness = 1 + 3 * remaining
             if self.config.level_annealing > 0:
                 self.field.open_levels(self.progress / self.config.level_annealing)
 
@@ -336,4 +338,4 @@ class PeakModel(Model):
         cells = self.occupancy.random_cells(self.config.occupancy_probes)
         density, _ = self.renderer.density(self.renderer.to_field(self.occupancy.points_in(cells)))
         self.occupancy.observe(cells, density)
-        self.occupancy.refresh()
+        self.occupancy.refresh(self.renderer.least_coarseness)

@@ -179,6 +179,9 @@ class RenderOptions:
     """Random cells probed at a refresh, so that matter can appear where no ray samples."""
     target_samples: int = 1 << 18
     """Ray samples per step; the number of rays follows."""
+    coarse_steps: int = 200
+    """Over so many first steps the length of a ray's steps shrinks from four times its final value: fog clears sooner,
+    and thin matter is not taken for none before it has grown."""
     near_plane: float = 0.05
     """Rays begin no nearer to the camera than this, in world units."""
     train_background: Literal["random", "white", "black"] = "random"

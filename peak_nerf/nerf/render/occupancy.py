@@ -197,11 +197,11 @@ class OccupancyGrid(nn.Module):
             flat[cells] = torch.where(before < 0, seen, torch.lerp(before, seen, RATE))
 
     @torch.no_grad()
-    def refresh(self) -> None:
-        """Decide anew which cells are occupied."""
+    def refresh(self, coarseness: float = 1.0) -> None:
+        """Decide anew which cells are occupied, for steps that are `coarseness` times as long."""
         for k in range(self.n_cascades):
             density, visible = self.density[k], self.visible[k]
-            step = self.step * 2**k
+            step = coarseness * self.step * 2**k
             # Opacity is below density * step: the exponential is for the mean alone, of every eighth cell.
             part = density.view(-1)[:: BLOCK + 1]
             part = part[(part >= 0) & visible.view(-1)[:: BLOCK + 1]]

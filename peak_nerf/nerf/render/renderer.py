@@ -104,6 +104,7 @@ class VolumeRenderer:
         self.field, self.occupancy, self.steps = field, occupancy, steps
         self.gradient_reach = gradient_reach
         self.coarseness = MAX_COARSENESS / 2
+        self.least_coarseness = 1.0
         self.near, self.background, self.substeps, self.render_budget = near, background, substeps, render_budget
 
     @property
@@ -161,7 +162,7 @@ class VolumeRenderer:
         n = len(directions)
         wanted = self.coarseness * samples.n_candidates / (CANDIDATES * max(1, n))
         steps = self.steps.longer(self.coarseness)
-        self.coarseness = min(max(1.0, 0.8 * self.coarseness + 0.2 * wanted), MAX_COARSENESS)
+        self.coarseness = min(max(self.least_coarseness, 0.8 * self.coarseness + 0.2 * wanted), MAX_COARSENESS)
         density, geometry = self.density(samples.x)
         if self.gradient_reach > 0:  # near a camera many rays share few cells
             factor = (samples.t / self.gradient_reach).square().clamp(max=1.0)
