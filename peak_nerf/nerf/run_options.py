@@ -15,7 +15,7 @@ from peak_nerf.nerf.options import KAR_FORMS, RENAMED, ModelOptions
 
 METHODS: Mapping[str, Mapping[str, Any]] = {
     "peak": {},
-    "plain": {"kar_weight": 0.0, "polynomial_degree": None, "distortion_weight": 0.0},
+    "plain": {"kar_weight": 0.0, "polynomial_degree": None, "distortion_weight": 0.0, "depth_weight": 0.0},
 }
 """What each method changes in the preset. A comparator is `plain` with its own option as a setting."""
 PRESETS = ("peak-lite", "peak", "peak-nerfacto")

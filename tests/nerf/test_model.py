@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from nerfstudio.cameras.rays import RayBundle
+from nerfstudio.engine.callbacks import TrainingCallbackLocation
 from nerfstudio.exporter.exporter_utils import generate_point_cloud
 from PIL import Image
 
@@ -446,3 +447,20 @@ def test_an_unbounded_checkpoint_of_before_ends_in_one_line(tmp_path, capsys: py
     with pytest.raises(SystemExit):
         pipeline.load_pipeline(state, 0)
     assert "the checkpoint has a background field of its own" in capsys.readouterr().err
+
+
+def test_the_first_steps_are_long_and_cells_judged_by_them(tmp_path) -> None:
+    """Four times as long at first, down to one; thin fog that has not grown yet is not taken for nothing."""
+    trainer = start(tiny_config(tmp_path, coarse_steps=20))
+    model, lengths = trainer.pipeline.model, []
+    for step in (0, 10, 20, 30):
+        for callback in trainer.callbacks:
+            if TrainingCallbackLocation.BEFORE_TRAIN_ITERATION in callback.where_to_run:
+                callback.run_callback_at_location(step, TrainingCallbackLocation.BEFORE_TRAIN_ITERATION)
+        lengths.append(model.renderer.least_coarseness)
+    assert lengths == [4.0, 2.5, 1.0, 1.0]
+    asked = []
+    model.occupancy.refresh = asked.append
+    model.renderer.least_coarseness = 2.5
+    model._probe_occupancy()
+    assert asked == [2.5]

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -114,6 +115,21 @@ def box_intersection(
     return enter, torch.maximum(a, b).amin(-1)
 
 
+class March(NamedTuple):
+    """Rays as the samplers take them: r of them."""
+
+    origins: Float[Tensor, "r 3"]
+    directions: Float[Tensor, "r 3"]
+    enter: Float[Tensor, " r"]
+    """Where the first step begins."""
+    leave: Float[Tensor, " r"]
+    """Where the last one ends; not above `enter` for a ray without samples."""
+    jitter: Float[Tensor, " r"]
+    """Where in its step a sample lies, in [0, 1)."""
+    offset: Float[Tensor, " r"]
+    """Which of the candidates are taken, in [0, 1)."""
+
+
 def sample_rays(
     origins: Float[Tensor, "r 3"],
     directions: Float[Tensor, "r 3"],
@@ -130,32 +146,24 @@ def sample_rays(
     jitter = torch.full_like(enter, 0.5) if jitter is None else jitter
     # Independent of where in its step a sample lies.
     offset = (jitter * 1021.0) % 1.0
-    if origins.device.type == "cpu":
-        return _sample_numba(origins, directions, enter, leave, jitter, offset, grid, steps)
-    return sample_torch(origins, directions, enter, leave, jitter, offset, grid, steps)
+    march = March(origins, directions, enter, leave, jitter, offset)
+    return (sample_numba if origins.device.type == "cpu" else sample_torch)(march, grid, steps)
 
 
-def _sample_numba(
-    origins: Tensor,
-    directions: Tensor,
-    enter: Tensor,
-    leave: Tensor,
-    jitter: Tensor,
-    offset: Tensor,
-    grid: OccupancyGrid,
-    steps: Steps,
-) -> PackedSamples:
+def sample_numba(march: March, grid: OccupancyGrid, steps: Steps) -> PackedSamples:
+    """On the CPU, by the compiled kernel."""
     from peak_nerf.nerf.render.marcher_numba import pack, sample
 
-    n_rays = len(origins)
-    longest = _longest(enter, leave, steps)
-    shape = (n_rays, steps.budget + 1)
+    origins, directions, enter, leave, _, _ = march
+    n_rays, longest = len(origins), _longest(enter, leave, steps)
+    budget = min(steps.budget, longest)
+    shape = (n_rays, budget + 1)
     rows = np.empty(shape, np.float32), np.empty(shape, np.float32), np.empty(shape, np.int64)
     counts, candidates = np.zeros(n_rays, np.int64), np.zeros(n_rays, np.int64)
-    rays = [a.detach().contiguous().numpy() for a in (origins, directions, enter, leave, jitter, offset)]
+    rays = [a.detach().contiguous().numpy() for a in march]
     state = (grid.candidates.numpy(), grid.blocks.numpy(), grid.log_clear.numpy())
     numbers = (np.float32(steps.dt), np.float32(steps.cone), np.float32(grid.step))
-    rule = (np.float32(steps.opaque), EXPLORE, BLUR, steps.budget, longest)
+    rule = (np.float32(steps.opaque), EXPLORE, BLUR, budget, longest)
     parallel_for(
         lambda i, j: sample(*rays, *numbers, *state, *rule, *rows, counts, candidates, i, j),
         n_rays, min_chunk=64, chunks_per_thread=8,
@@ -186,17 +194,9 @@ def _longest(enter: Tensor, leave: Tensor, steps: Steps) -> int:
     return math.ceil(float(n.detach())) + 2
 
 
-def sample_torch(
-    origins: Tensor,
-    directions: Tensor,
-    enter: Tensor,
-    leave: Tensor,
-    jitter: Tensor,
-    offset: Tensor,
-    grid: OccupancyGrid,
-    steps: Steps,
-) -> PackedSamples:
+def sample_torch(march: March, grid: OccupancyGrid, steps: Steps) -> PackedSamples:
     """Reference, for CUDA and for tests: every step of every ray at once, as (r, k) tensors."""
+    origins, directions, enter, leave, jitter, offset = march
     first = steps.count(enter) + jitter
     n_steps = torch.ceil(steps.count(leave) - first).clamp(min=0)
     n_steps[leave <= enter] = 0

@@ -10,10 +10,11 @@ from torch import Tensor
 from peak_nerf.nerf.render.contraction import contract, uncontract
 from peak_nerf.nerf.render.marcher import (
     BLUR,
+    March,
     PackedSamples,
     Steps,
-    _sample_numba,
     box_intersection,
+    sample_numba,
     sample_rays,
     sample_torch,
 )
@@ -54,8 +55,8 @@ def random_grid(n_cascades: int, occupied: float = 0.3, unknown: float = 0.3, re
 def both(grid: OccupancyGrid, steps: Steps, origins: Tensor, directions: Tensor) -> tuple[PackedSamples, PackedSamples]:
     enter, leave = box_intersection(origins, directions, 0.05, 2.0 ** (grid.n_cascades - 1))
     jitter, offset = torch.rand(2, len(origins))
-    given = origins, directions, enter, leave, jitter, offset, grid, steps
-    return _sample_numba(*given), sample_torch(*given)
+    given = March(origins, directions, enter, leave, jitter, offset), grid, steps
+    return sample_numba(*given), sample_torch(*given)
 
 
 def of_rays(samples: PackedSamples, n: int) -> list[PackedSamples]:
@@ -152,8 +153,8 @@ def test_optical_depth_is_right_on_average(sampler: str, n_cascades: int, cone: 
 
     def depth(budget: int, copies: int, offset: Tensor) -> tuple[Tensor, PackedSamples]:
         rays = [a.repeat_interleave(copies, 0) for a in (origins, directions, enter, leave, middle)]
-        draw = _sample_numba if sampler == "numba" else sample_torch
-        samples = draw(*rays, offset, grid, Steps(0.021, cone, budget))
+        draw = sample_numba if sampler == "numba" else sample_torch
+        samples = draw(March(*rays, offset), grid, Steps(0.021, cone, budget))
         density = 1 + torch.sin(7 * samples.t) * torch.cos(5 * samples.x[:, 0])
         tau = torch.zeros(n * copies).index_add(0, samples.ray, density * samples.dt)
         return tau.view(n, copies), samples

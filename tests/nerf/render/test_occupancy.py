@@ -46,6 +46,18 @@ def test_a_cell_is_occupied_by_the_opacity_of_its_own_step() -> None:
     assert torch.equal(grid.occupied.view(-1), dense | (everywhere % 4 == 1))
 
 
+def test_thin_matter_is_judged_by_the_long_steps_of_the_beginning() -> None:
+    """Opacity 0.001 of a step is too little to keep a cell, that of a step four times as long is enough."""
+    grid = OccupancyGrid(32, threshold=0.002, step=STEP)
+    density = torch.full((32**3,), 50.0 / STEP)
+    density[:1000] = 0.001 / STEP
+    grid.observe(torch.arange(32**3), density)
+    grid.refresh(coarseness=4.0)
+    assert bool(grid.occupied.all())
+    grid.refresh()
+    assert int(grid.occupied.sum()) == 32**3 - 1000
+
+
 def test_a_thin_scene_counts_by_its_mean() -> None:
     """Where even visible cells are thinner than the threshold on average, that average decides."""
     grid = OccupancyGrid(8, threshold=0.5, step=STEP)

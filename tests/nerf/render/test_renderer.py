@@ -230,3 +230,34 @@ def test_normals_point_out_of_a_cloud() -> None:
         d = F.normalize(torch.tensor(centre) - o, dim=-1)
         normals = 2 * renderer.normals(o, d) - 1
         torch.testing.assert_close(normals.detach(), -d, atol=0.02, rtol=0)
+
+
+def test_in_a_bounded_scene_the_field_says_what_is_hidden() -> None:
+    """All candidates before the place where the field leaves a ray opaque, and none behind; the grid has no say.
+
+    The grid calls everything opaque, as it does at the rim of a cell that matter only touches.
+    """
+    renderer = renderer_of(Slab((0.0, 0.0, 0.0), 1.0, False), budget=4)
+    renderer.occupancy.opacity[:] = 1.0
+    renderer.occupancy.digest()
+    renderer.coarseness = 1.0
+    n = 20
+    o, d = torch.tensor([[-3.0, 0.1, 0.0]]).repeat(n, 1), torch.tensor([[1.0, 0.0, 0.0]]).repeat(n, 1)
+    renderer.field.world = lambda x: 40.0 * ((x[:, 0] >= -0.2) & (x[:, 0] < 0.3)).to(x.dtype)
+    samples = renderer.training_samples(o, d)
+    x = -3.0 + samples.t
+    assert len(samples) == pytest.approx(n * (0.8 + math.log(1000) / 40) / 0.01, abs=2 * n)
+    assert float(x.max()) == pytest.approx(-0.2 + math.log(1000) / 40, abs=0.011)
+    assert torch.allclose(samples.dt, torch.tensor(0.01))
+    # What is empty before it is sampled all the same: matter may yet appear there.
+    assert int((x < -0.2).sum()) == pytest.approx(80 * n, abs=n)
+
+
+def test_steps_are_no_shorter_than_training_asks() -> None:
+    renderer = renderer_of(ToyField(), budget=8)
+    renderer.least_coarseness = 3.0
+    o, d = torch.tensor([[-3.0, 0.1, 0.0]]), torch.tensor([[1.0, 0.0, 0.0]])
+    for _ in range(40):
+        rendered = renderer.training_rays(o, d)
+    assert renderer.coarseness == 3.0
+    assert rendered.samples.n_candidates == pytest.approx(2 / 0.03, abs=2)
