@@ -176,7 +176,7 @@ def test_every_plain_option_of_the_model_can_be_set() -> None:
 def test_methods_and_options_change_the_preset() -> None:
     scene = Path("ball")
     assert model_changes(NerfOptions(scene)) == {}
-    plain = {"kar_weight": 0.0, "polynomial_degree": None, "distortion_weight": 0.0}
+    plain = {"kar_weight": 0.0, "polynomial_degree": None, "distortion_weight": 0.0, "depth_weight": 0.0}
     assert model_changes(NerfOptions(scene, method="plain")) == plain
     changed = model_changes(NerfOptions(scene, method="plain", kar_weight=0.1))
     assert changed == {**plain, "kar_weight": 0.1}
