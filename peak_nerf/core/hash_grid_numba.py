@@ -178,10 +178,37 @@ def table_gradient(x, grad_out, offsets, resolutions, sizes, dense, primes, orde
 
 @njit(**_OPTIONS)
 @no_type_check
+def _dots(entries, grad_out, first, column, count, rows, dots):
+    """Features of each corner times the gradient of the features, (2^d, count)."""
+    n_features = entries.shape[1]
+    if n_features == 4:
+        for i in range(count):
+            a, b = grad_out[first + i, column], grad_out[first + i, column + 1]
+            e, f = grad_out[first + i, column + 2], grad_out[first + i, column + 3]
+            for c in range(rows.shape[0]):
+                row = rows[c, i]
+                dots[c, i] = entries[row, 0] * a + entries[row, 1] * b + entries[row, 2] * e + entries[row, 3] * f
+    elif n_features == 2:
+        for i in range(count):
+            a, b = grad_out[first + i, column], grad_out[first + i, column + 1]
+            for c in range(rows.shape[0]):
+                dots[c, i] = entries[rows[c, i], 0] * a + entries[rows[c, i], 1] * b
+    else:
+        for i in range(count):
+            for c in range(rows.shape[0]):
+                dot = entries[rows[c, i], 0] * grad_out[first + i, column]
+                for f in range(1, n_features):
+                    dot += entries[rows[c, i], f] * grad_out[first + i, column + f]
+                dots[c, i] = dot
+
+
+@njit(**_OPTIONS)
+@no_type_check
 def input_gradient(x, table, grad_out, offsets, resolutions, sizes, dense, primes, grad_x, start, stop):
     """Gradient of the positions start..stop; 0 outside the box, where the clamp is flat."""
     terms, fractions, rows, weights = _buffers(primes, table)
-    n_features, n_corners = table.shape[1], 1 << len(primes)
+    dots = np.empty_like(weights)
+    n_features, n_corners, n_dims = table.shape[1], 1 << len(primes), len(primes)
     grad_x[start:stop] = 0
     for level in range(resolutions.shape[0]):
         entries = table[offsets[level] : offsets[level] + sizes[level]]
@@ -191,17 +218,19 @@ def input_gradient(x, table, grad_out, offsets, resolutions, sizes, dense, prime
             count = min(BLOCK, stop - first)
             _locate(x, first, count, resolutions[level], dense[level], primes, terms, fractions)
             _corners(count, dense[level], mask, primes, terms, fractions, rows, weights)
-            for i in range(count):
+            _dots(entries, grad_out, first, column, count, rows, dots)
+            # Along each edge of the cell: the difference of its ends, weighted by the other coordinates.
+            for d in range(n_dims):
                 for c in range(n_corners):
-                    dot = table.dtype.type(0)
-                    for f in range(n_features):
-                        dot += entries[rows[c, i], f] * grad_out[first + i, column + f]
-                    for d in range(len(primes)):
-                        weight = scale if (c >> d) & 1 else -scale
-                        for other in range(len(primes)):
+                    if (c >> d) & 1:
+                        continue
+                    end = c | (1 << d)
+                    for i in range(count):
+                        weight = scale
+                        for other in range(n_dims):
                             if other != d:
                                 weight *= fractions[other, (c >> other) & 1, i]
-                        grad_x[first + i, d] += weight * dot
+                        grad_x[first + i, d] += weight * (dots[end, i] - dots[c, i])
     for n in range(start, stop):
         for d in range(len(primes)):
             if x[n, d] < 0 or x[n, d] > 1:
