@@ -7,7 +7,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.cameras.rays import RayBundle
+from nerfstudio.data.scene_box import OrientedBox
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
 from nerfstudio.models.base_model import Model, ModelConfig
 from nerfstudio.utils import colormaps
@@ -20,6 +22,7 @@ from peak_nerf.core.field import FieldConfig, HashGridConfig
 from peak_nerf.core.kar import KernelAlignmentRegularizer, Norm
 from peak_nerf.metrics import view_scores
 from peak_nerf.nerf.camera_refinement import CameraRefinement, CameraRefinementConfig
+from peak_nerf.nerf.data.pixel_rays import ONE_CENTRE, rays_of_picture
 from peak_nerf.nerf.ddp import seen_by_ddp
 from peak_nerf.nerf.exposure import Exposure, exposure_correction
 from peak_nerf.nerf.losses.depth import loss_at_points
@@ -208,6 +211,13 @@ class PeakModel(Model):
         return directions.new_full((1, 3), 1.0 if self.config.train_background == "white" else 0.0)
 
     @torch.no_grad()
+    def get_outputs_for_camera(self, camera: Cameras, obb_box: OrientedBox | None = None) -> dict[str, Tensor]:
+        """Images of a camera; its rays as training's: nerfstudio undoes a lens for every pixel, in seconds."""
+        if obb_box is not None or int(camera.camera_type.reshape(-1)[0]) not in ONE_CENTRE:
+            return super().get_outputs_for_camera(camera, obb_box)
+        return self.get_outputs_for_camera_ray_bundle(rays_of_picture(camera))
+
+    @torch.no_grad()
     def get_outputs_for_camera_ray_bundle(self, camera_ray_bundle: RayBundle) -> dict[str, Tensor]:
         """Images of a whole camera; adds `kar_residual`, |f - A f| along the ray weighted as colour is."""
         height, width = camera_ray_bundle.shape
@@ -239,7 +249,7 @@ class PeakModel(Model):
         if not self.training:
             return losses
         rendered: RenderedRays = outputs["rendered"]
-        losses |= regularization_losses(self.config, self.field.grid, rendered)
+        losses |= regularization_losses(self.config, self.field.grid, rendered, self.progress)
         if self.config.depth_weight and "sighted" in batch:
             points = (batch["sighted"].xyz - self.centre) / self.half_extent
             depth = loss_at_points(self.renderer, rendered, outputs["origins"], points, batch["sighted"].deviation)
@@ -319,6 +329,8 @@ class PeakModel(Model):
             self.refines_cameras = step % CAMERA_INTERVAL == 0
             remaining = max(0.0, 1 - step / max(1, self.config.coarse_steps))
             self.renderer.least_coarseness = 1 + 3 * remaining
+            annealed = self.progress / self.config.near_annealing if self.config.near_annealing > 0 else 1.0
+            self.renderer.withheld = max(0.0, 1 - annealed)
             if self.config.level_annealing > 0:
                 self.field.open_levels(self.progress / self.config.level_annealing)
 

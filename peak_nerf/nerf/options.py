@@ -22,7 +22,7 @@ DEPTH_WEIGHT = 0.01
 """Of the depth loss, where none is given and the scene has sightings of sparse points."""
 WEIGHTS = (
     "kar_weight", "distortion_weight", "depth_weight", "tv_weight", "occlusion_weight", "occlusion_reach",
-    "entropy_weight", "level_annealing", "cone", "gradient_reach",
+    "entropy_weight", "level_annealing", "distortion_warmup", "near_annealing", "cone", "gradient_reach",
 )  # fmt: skip
 """Options that are at least 0."""
 LEAST = {
@@ -102,6 +102,9 @@ class LossOptions:
     """Weight of the distortion loss, which gathers a ray's weight in one short stretch; 0 leaves it out. None takes
     0.03 for up to 16 training views, and for any number of an unbounded scene, whose images do not say what is empty;
     otherwise 0."""
+    distortion_warmup: float | None = None
+    """Fraction of the training over which the distortion loss's weight rises from 0. None takes 0.5 in unbounded space,
+    where it is not known at first which of many stretches of a ray is the right one, and 0 otherwise."""
     depth_weight: Union[float, None] = None  # noqa: UP007
     """Weight of the depth loss, which ends rays at the sparse points that their pixels saw; 0 leaves it out. None takes
     0.01 where the scene's files say which pictures saw which points (`peak photos` does)."""
@@ -161,8 +164,8 @@ class RenderOptions:
     steps_per_side: int = 256
     """Ray steps along one side of the scene box."""
     render_substeps: int = 2
-    """Rendering divides a training step into so many: each training ray put its samples elsewhere in their steps, and
-    what they agree on is a mean over all places."""
+    """Rendering of a bounded scene divides a training step into so many: each training ray put its samples elsewhere in
+    their steps, and what they agree on is a mean over all places."""
     eval_num_rays_per_chunk: int = 1 << 13
     """Rays rendered at a time; on a CPU, few enough that a wave of samples stays in its cache."""
     occupancy_resolution: int = 128
@@ -189,7 +192,7 @@ class RenderOptions:
     parser's `background`, which evaluation uses, where they show that instead."""
     samples_per_ray: int = 32
     """Samples of a training ray in unbounded space, at most; chosen by what the occupancy grid knows."""
-    render_samples: int = 32
+    render_samples: int = 24
     """Samples of a rendered ray in unbounded space, at most."""
     cone: float = 1 / 256
     """In unbounded space a step is this fraction of the distance from the camera, where that is more than near it."""
@@ -199,6 +202,9 @@ class RenderOptions:
     gradient_reach: float = 0.2
     """In unbounded space gradients of samples nearer to the camera than this, in half box sides, are scaled down by the
     square of the distance: near a camera many rays share few cells, and floaters grow there."""
+    near_annealing: float = 0.5
+    """Fraction of the training over which rays of unbounded space come to begin at the near plane; at first they begin
+    where the scene box does, or fog before each camera would explain what it sees."""
     cascades: int = 6
     """Occupancy grids of unbounded space, each twice as large as the one before: 6 reach 32 times as far as the box."""
 
@@ -251,6 +257,8 @@ def resolve_defaults(options: Options, n_views: int, unbounded: bool, sightings:
             logger.info("distortion loss: weight %g for %d training views%s", distortion, n_views, scene)
     if options.occupancy_threshold is None:
         options = dataclasses.replace(options, occupancy_threshold=0.0005 if unbounded else 0.002)
+    if options.distortion_warmup is None:
+        options = dataclasses.replace(options, distortion_warmup=0.5 if unbounded else 0.0)
     depth = options.depth_weight
     if depth is None:
         depth = DEPTH_WEIGHT if sightings else 0.0

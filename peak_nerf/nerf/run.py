@@ -188,14 +188,15 @@ def render_view(pipeline: Any, index: int, stride: int = 1) -> tuple[Any, Any, A
     """
     import torch
 
+    from peak_nerf.nerf.data.pixel_rays import rays_of_picture
+
     pipeline.eval()
     dataset = pipeline.datamanager.eval_dataset
     camera = dataset.cameras[index : index + 1].to(pipeline.device)
     data = dict(dataset.get_data(index))
     data["image"] = data["image"][::stride, ::stride]
     with torch.no_grad():
-        rays = camera.generate_rays(camera_indices=0, keep_shape=True)[::stride, ::stride]
-        outputs = pipeline.model.get_outputs_for_camera_ray_bundle(rays)
+        outputs = pipeline.model.get_outputs_for_camera_ray_bundle(rays_of_picture(camera, stride))
         _, images = pipeline.model.get_image_metrics_and_images(outputs, data)
     pipeline.train()
     truth, rgb = images["img"].chunk(2, dim=1)

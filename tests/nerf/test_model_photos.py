@@ -115,6 +115,8 @@ def test_photos_train_render_and_go_on(tmp_path) -> None:
     camera = pipeline.datamanager.eval_dataset.cameras[:1]
     outputs = model.get_outputs_for_camera(camera)
     assert all(bool(image.isfinite().all()) for image in outputs.values())
+    by_nerfstudios_rays = model.get_outputs_for_camera_ray_bundle(camera.generate_rays(0, keep_shape=True))
+    torch.testing.assert_close(outputs["rgb"], by_nerfstudios_rays["rgb"], atol=1e-3, rtol=0)
     foreground = outputs["rgb"] - (1 - outputs["accumulation"]) * outputs["background"]
     assert float(foreground.min()) > -1e-5
     rgba = model.get_rgba_image(outputs)

@@ -90,6 +90,17 @@ class PixelRays:
         return ray_bundle(pose[:, :, 3], rotate(pose[:, :, :3], local[:, :3]), local[:, 3:], camera)
 
 
+def rays_of_picture(camera: Cameras, stride: int = 1) -> RayBundle:
+    """Rays through the middles of one camera's pixels, (h, w); of every so many in each direction."""
+    camera = camera.flatten()
+    v, u = torch.meshgrid(
+        *(torch.arange(0, int(n), stride, device=camera.device) + 0.5 for n in (camera.height[0], camera.width[0])),
+        indexing="ij",
+    )
+    index = torch.zeros(u.numel(), dtype=torch.long, device=camera.device)
+    return PixelRays(camera).bundle(index, u.flatten(), v.flatten()).reshape(u.shape)
+
+
 def _lattice(cameras: Cameras, camera: int) -> Tensor:
     """Directions and areas at the nodes of a camera's picture, (rows, columns, 4)."""
     width, height = int(cameras.width[camera]), int(cameras.height[camera])

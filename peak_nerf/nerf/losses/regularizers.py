@@ -113,19 +113,23 @@ def opacity_entropy(
     return -torch.xlogy(p, p.clamp_min(1e-12)).sum() / max(n_rays, 1)
 
 
-def regularization_losses(options: LossOptions, grid: HashGridEncoding, rendered: RenderedRays) -> dict[str, Tensor]:
+def regularization_losses(
+    options: LossOptions, grid: HashGridEncoding, rendered: RenderedRays, progress: float
+) -> dict[str, Tensor]:
     """The weighted losses that the options ask for, by name: `distortion`, `tv`, `occlusion`, `entropy`.
 
     Args:
         options: weights, and the reach of `occlusion`.
         grid: the field's, for `tv`.
         rendered: the batch's rays.
+        progress: finished fraction of the training, over which `distortion` gains its weight.
     """
     samples, n_rays, losses = rendered.samples, len(rendered.t_enter), {}
     tau = rendered.density * samples.dt
     if options.distortion_weight:
         distortion = distortion_loss(rendered.weights, rendered.distance, rendered.length, samples.ray, n_rays)
-        losses["distortion"] = options.distortion_weight * distortion
+        risen = min(1.0, progress / options.distortion_warmup) if options.distortion_warmup else 1.0
+        losses["distortion"] = options.distortion_weight * risen * distortion
     if options.tv_weight > 0:
         losses["tv"] = options.tv_weight * grid_total_variation(grid, TV_VERTICES)
     alpha = -torch.expm1(-tau)

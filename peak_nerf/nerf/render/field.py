@@ -55,9 +55,16 @@ class PeakRadianceField(nn.Module):
         size = (n_geometry + sh_levels**2, 3, colour_hidden_dim, colour_n_hidden)
         self.colour_network = ReluMLP(*size, bias=False, init=config.relu_init)
 
-    def density(self, x: Float[Tensor, "n 3"]) -> tuple[Float[Tensor, " n"], Float[Tensor, "n geometry"]]:
-        """Density and the features that the colour needs."""
-        h = self._network(self.base.backbone, self._features(x))
+    def density(
+        self, x: Float[Tensor, "n 3"], n_levels: int | None = None
+    ) -> tuple[Float[Tensor, " n"], Float[Tensor, "n geometry"]]:
+        """Density and the features that the colour needs; by the grid's `n_levels` coarsest levels, or all."""
+        features = self._features(x)
+        if n_levels is not None:
+            fine = torch.arange(features.shape[1], device=features.device)
+            fine = (fine >= n_levels * self.grid.n_features) & (fine < self.grid.n_levels * self.grid.n_features)
+            features = features.masked_fill(fine, 0.0)
+        h = self._network(self.base.backbone, features)
         # Beyond e^12 a step is opaque anyhow, and the exponential must not overflow.
         return torch.exp((h[:, 0] + self.density_bias).clamp(max=12.0)), h[:, 1:]
 

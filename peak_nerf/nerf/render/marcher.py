@@ -38,6 +38,10 @@ BLUR = 2
 """Steps within which a surface may lie from where the grid has it."""
 
 
+Near = Float[Tensor, " r"] | float
+"""Distance at which rays begin, of each or of all."""
+
+
 @dataclass
 class PackedSamples:
     """Samples of a batch of rays.
@@ -105,7 +109,7 @@ class Steps:
 
 
 def box_intersection(
-    origins: Float[Tensor, "r 3"], directions: Float[Tensor, "r 3"], near: float, half: float = 1.0
+    origins: Float[Tensor, "r 3"], directions: Float[Tensor, "r 3"], near: Near, half: float = 1.0
 ) -> tuple[Float[Tensor, " r"], Float[Tensor, " r"]]:
     """Distances at which rays enter and leave [-half, half]^3; a ray that misses has enter >= exit."""
     # A zero component divides to +-inf, which min and max handle, but 0 * inf would not.
@@ -135,7 +139,7 @@ def sample_rays(
     directions: Float[Tensor, "r 3"],
     grid: OccupancyGrid,
     steps: Steps,
-    near: float = 0.0,
+    near: Near = 0.0,
     jitter: Float[Tensor, " r"] | None = None,
 ) -> PackedSamples:
     """The samples of rays between `near` and the end of the grid.

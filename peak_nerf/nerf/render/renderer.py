@@ -30,6 +30,8 @@ OPAQUE = 1e-3
 """A ray whose transmittance has fallen below this shows nothing of what is behind."""
 EVERY = 1 << 10
 """A budget that no ray of a bounded scene exceeds."""
+SKY_LEVELS = 2
+"""Of the hash grid, that colour at infinity depends on: in `peak-lite` as fine as 3 degrees."""
 FAINT = 1e-4
 """A sample of a smaller weight has no colour in rendering."""
 
@@ -38,8 +40,8 @@ FAINT = 1e-4
 class Field(Protocol):
     """What is rendered: see `PeakRadianceField`."""
 
-    def density(self, u: Float[Tensor, "n 3"], /) -> tuple[Float[Tensor, " n"], Tensor]:
-        """Density at positions, and what the colour needs of it."""
+    def density(self, u: Float[Tensor, "n 3"], /, n_levels: int | None = None) -> tuple[Float[Tensor, " n"], Tensor]:
+        """Density at positions, and what the colour needs of it; by its coarsest levels alone, or all."""
 
     def colour(
         self, geometry: Tensor, directions: Float[Tensor, "r 3"], ray: Int[Tensor, " n"] | None = None, /
@@ -84,7 +86,7 @@ class VolumeRenderer:
         steps: of training, once fog has cleared.
         near: rays begin no nearer to the camera than this.
         background: grey value behind a bounded scene, 0 to 1.
-        substeps: rendering divides a step into so many.
+        substeps: rendering of a bounded scene divides a step into so many.
         render_budget: samples of a ray in rendering.
         gradient_reach: nearer to the camera than this, gradients of a sample are scaled by (t / gradient_reach)^2; 0
             leaves them as they are.
@@ -105,6 +107,7 @@ class VolumeRenderer:
         self.gradient_reach = gradient_reach
         self.coarseness = MAX_COARSENESS / 2
         self.least_coarseness = 1.0
+        self.withheld = 0.0
         self.near, self.background, self.substeps, self.render_budget = near, background, substeps, render_budget
 
     @property
@@ -142,7 +145,7 @@ class VolumeRenderer:
         jitter = torch.rand(len(origins), device=origins.device)
         steps = self.steps.longer(self.coarseness)
         if self.unbounded:
-            return sample_rays(origins, directions, self.occupancy, steps, self.near, jitter)
+            return sample_rays(origins, directions, self.occupancy, steps, self.beginnings(origins), jitter)
         steps = replace(steps, budget=EVERY, opaque=0.0)
         samples = sample_rays(origins, directions, self.occupancy, steps, self.near, jitter)
         with torch.no_grad():
@@ -150,10 +153,23 @@ class VolumeRenderer:
             transmittance = packed_weights(tau, samples.ray, len(origins))[1]
         return samples.select((transmittance > OPAQUE).nonzero()[:, 0])
 
+    def beginnings(self, origins: Tensor) -> Tensor:
+        """Distance (r,) at which training rays of unbounded space begin.
+
+        `withheld` is the part of the way to the scene box that they leave out: what is there has to wait until the box
+        explains what cameras see, or fog before each camera would.
+
+        Source: Niemeyer et al., RegNeRF, CVPR 2022, section 3.3, which anneals the space that is sampled.
+        """
+        to_box = (origins.abs() - 1).clamp(min=0).norm(dim=-1)
+        return (self.withheld * to_box).clamp(min=self.near)
+
     def render_samples(self, origins: Tensor, directions: Tensor) -> PackedSamples:
-        """In the middle of their steps."""
-        budget = self.render_budget if self.unbounded else EVERY
-        steps = replace(self.steps.longer(1 / self.substeps), budget=budget)
+        """In the middle of their steps, which in a bounded scene are shorter than in training."""
+        if self.unbounded:
+            steps = replace(self.steps, budget=self.render_budget)
+        else:
+            steps = replace(self.steps.longer(1 / self.substeps), budget=EVERY)
         return sample_rays(origins, directions, self.occupancy, steps, self.near)
 
     def training_rays(self, origins: Tensor, directions: Tensor) -> RenderedRays:
@@ -189,8 +205,11 @@ class VolumeRenderer:
         return self.steps.count(t) * self.steps.dt, ((relative * t * rate).square() + step**2).sqrt()
 
     def sky(self, directions: Tensor) -> Tensor:
-        """Colour (r, 3) at the end of rays in unbounded space: of the field, at infinity."""
-        _, geometry = self.field.density(infinity(directions))
+        """Colour (r, 3) at the end of rays in unbounded space: of the field, at infinity, without detail.
+
+        With few views anything may be painted there, where it needs no shape; what has detail must be somewhere.
+        """
+        _, geometry = self.field.density(infinity(directions), SKY_LEVELS)
         return self.field.colour(geometry, directions)
 
     def background_of(self, directions: Tensor, accumulation: Tensor) -> Tensor:

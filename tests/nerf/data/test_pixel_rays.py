@@ -7,7 +7,7 @@ import torch
 from nerfstudio.cameras.cameras import Cameras, CameraType
 
 from peak_nerf.errors import PeakError
-from peak_nerf.nerf.data.pixel_rays import PixelRays
+from peak_nerf.nerf.data.pixel_rays import PixelRays, rays_of_picture
 
 FISHEYE = CameraType.FISHEYE
 LENSES = {
@@ -137,3 +137,16 @@ def test_cameras_whose_rays_begin_in_many_points_are_refused() -> None:
     )
     with pytest.raises(PeakError, match="ORTHOPHOTO"):
         PixelRays(cameras)
+
+
+@pytest.mark.parametrize("stride", [1, 3])
+def test_rays_of_a_picture_are_in_its_order(stride: int) -> None:
+    cameras = cameras_of("a small picture")
+    theirs = cameras.generate_rays(camera_indices=0, keep_shape=True)[::stride, ::stride]
+    for camera in (cameras, cameras[0]):
+        ours = rays_of_picture(camera, stride)
+        assert ours.shape == theirs.shape
+        torch.testing.assert_close(ours.directions, theirs.directions, atol=1e-4, rtol=0)
+        torch.testing.assert_close(
+            ours.metadata["directions_norm"], theirs.metadata["directions_norm"], rtol=1e-3, atol=0
+        )

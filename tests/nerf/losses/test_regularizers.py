@@ -13,8 +13,11 @@ from peak_nerf.nerf.losses.regularizers import (
     grid_total_variation,
     occlusion_loss,
     opacity_entropy,
+    regularization_losses,
 )
+from peak_nerf.nerf.options import LossOptions
 from peak_nerf.nerf.render.field import level_mask
+from tests.nerf.losses.toy import ToyField, rays, toy_renderer
 from tests.nerf.runs import start, tiny_config, train
 
 
@@ -171,3 +174,18 @@ def test_annealing_keeps_fine_levels_shut_until_their_turn(tmp_path) -> None:
     assert untouched.abs().max() <= 1e-4
     field.open_levels(1.0)
     assert field.feature_mask is None
+
+
+def test_the_weight_of_distortion_rises() -> None:
+    rendered = toy_renderer(ToyField()).training_rays(*rays(20))
+    grid = HashGridEncoding(3, n_levels=2, log2_table_size=8)
+
+    def loss(progress: float, warmup: float | None) -> float:
+        options = LossOptions(distortion_weight=0.5, distortion_warmup=warmup)
+        return float(regularization_losses(options, grid, rendered, progress)["distortion"].detach())
+
+    whole = loss(0.0, None)
+    assert whole > 0
+    assert loss(0.0, 0.4) == 0
+    assert loss(0.1, 0.4) == pytest.approx(whole / 4)
+    assert loss(0.4, 0.4) == loss(0.9, 0.4) == loss(0.2, 0.0) == pytest.approx(whole)

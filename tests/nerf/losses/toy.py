@@ -17,7 +17,7 @@ class ToyField(nn.Module):
         super().__init__()
         self.a, self.b = nn.Parameter(torch.tensor([slope, 0.0, 0.0])), nn.Parameter(torch.tensor(1.0))
 
-    def density(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def density(self, x: Tensor, n_levels: int | None = None) -> tuple[Tensor, Tensor]:
         """And x for the colour."""
         return torch.exp(x @ self.a + self.b), x
 

@@ -7,10 +7,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from peak_nerf.core.field import FieldConfig, HashGridConfig
 from peak_nerf.nerf.render.contraction import infinity, per_distance, uncontract
+from peak_nerf.nerf.render.field import PeakRadianceField
 from peak_nerf.nerf.render.marcher import Steps
 from peak_nerf.nerf.render.occupancy import OccupancyGrid
-from peak_nerf.nerf.render.renderer import CANDIDATES, MAX_COARSENESS, VolumeRenderer, scale_gradient
+from peak_nerf.nerf.render.renderer import (
+    CANDIDATES,
+    MAX_COARSENESS,
+    SKY_LEVELS,
+    VolumeRenderer,
+    scale_gradient,
+)
 from tests.nerf.losses.toy import ToyField, rays
 
 ALL = 1 << 12
@@ -23,7 +31,7 @@ class Cloud(nn.Module):
         super().__init__()
         self.centre, self.width, self.unbounded = torch.tensor(centre), width, unbounded
 
-    def density(self, u: Tensor) -> tuple[Tensor, Tensor]:
+    def density(self, u: Tensor, n_levels: int | None = None) -> tuple[Tensor, Tensor]:
         x = uncontract(u) if self.unbounded else u
         density = self.world(x)
         return (density / per_distance(u).clamp(min=1e-9) if self.unbounded else density), u
@@ -261,3 +269,37 @@ def test_steps_are_no_shorter_than_training_asks() -> None:
         rendered = renderer.training_rays(o, d)
     assert renderer.coarseness == 3.0
     assert rendered.samples.n_candidates == pytest.approx(2 / 0.03, abs=2)
+
+
+@pytest.mark.parametrize(("withheld", "expected"), [(1.0, 2.0), (0.5, 1.0), (0.0, 0.01)])
+def test_rays_of_training_begin_at_the_box_at_first(withheld: float, expected: float) -> None:
+    """A camera two units before the box; one inside it begins at the near plane anyhow, as rendered rays do."""
+    renderer = renderer_of(Cloud((0.0, 0.0, 0.0), 0.5, True), n_cascades=4, cone=1 / 256)
+    renderer.near, renderer.withheld = 0.01, withheld
+    origins = torch.tensor([[0.1, 0.0, -3.0], [0.2, 0.1, 0.3]])
+    directions = torch.tensor([[0.0, 0.0, 1.0]]).expand(2, 3).contiguous()
+    torch.testing.assert_close(renderer.beginnings(origins), torch.tensor([expected, 0.01]))
+    samples = renderer.training_samples(origins, directions)
+    step = renderer.steps.longer(renderer.coarseness).dt
+    assert expected <= float(samples.t[samples.ray == 0].min()) < expected + 2 * step
+    assert float(samples.t[samples.ray == 1].min()) < 0.01 + 2 * step
+    rendered = renderer.render_samples(origins, directions)
+    assert float(rendered.t[rendered.ray == 0].min()) < 0.01 + 2 * step
+
+
+def test_the_sky_has_no_detail() -> None:
+    """Features of the coarse levels alone reach it; the polynomial encoding does too."""
+    config = FieldConfig(
+        HashGridConfig(n_levels=6, n_features=2, log2_table_size=10), bias=False, n_hidden=1, relu_init="he"
+    )
+    field = PeakRadianceField(config)
+    renderer = renderer_of(field, n_cascades=4)
+    directions = F.normalize(torch.randn(50, 3), dim=-1)
+    coarse = int(field.grid._grid[2][:SKY_LEVELS].sum())
+    with torch.no_grad():
+        field.grid.table.normal_()
+        before = renderer.sky(directions)
+        field.grid.table[coarse:].normal_()
+        torch.testing.assert_close(renderer.sky(directions), before)
+        field.grid.table[:coarse].normal_()
+        assert float((renderer.sky(directions) - before).abs().max()) > 0.01
