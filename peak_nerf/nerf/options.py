@@ -22,7 +22,8 @@ DEPTH_WEIGHT = 0.01
 """Of the depth loss, where none is given and the scene has sightings of sparse points."""
 WEIGHTS = (
     "kar_weight", "distortion_weight", "depth_weight", "tv_weight", "occlusion_weight", "occlusion_reach",
-    "entropy_weight", "level_annealing", "distortion_warmup", "near_annealing", "cone", "gradient_reach",
+    "entropy_weight", "level_annealing", "distortion_warmup", "near_annealing", "network_rate", "cone",
+    "gradient_reach",
 )  # fmt: skip
 """Options that are at least 0."""
 LEAST = {
@@ -153,6 +154,9 @@ class FieldOptions:
     network_precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """What a CPU multiplies the networks in; auto takes bfloat16 where the CPU has instructions for it (AVX-512 BF16),
     several times faster, and float32 elsewhere. On CUDA, nerfstudio's own --mixed-precision decides."""
+    network_rate: float | None = None
+    """Factor on the learning rate of the networks. None takes 0.5 for up to 16 training views of an unbounded scene,
+    which faster ones learn by heart, and 1 otherwise."""
     density_bias: float = -2.0
     """Density starts at exp(this) per unit of the box's half side: thin, or a scene may stay fog."""
 
@@ -257,6 +261,8 @@ def resolve_defaults(options: Options, n_views: int, unbounded: bool, sightings:
             logger.info("distortion loss: weight %g for %d training views%s", distortion, n_views, scene)
     if options.occupancy_threshold is None:
         options = dataclasses.replace(options, occupancy_threshold=0.0005 if unbounded else 0.002)
+    if options.network_rate is None:
+        options = dataclasses.replace(options, network_rate=0.5 if few and unbounded else 1.0)
     if options.distortion_warmup is None:
         options = dataclasses.replace(options, distortion_warmup=0.5 if unbounded else 0.0)
     depth = options.depth_weight

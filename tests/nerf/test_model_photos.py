@@ -144,6 +144,15 @@ def test_photos_have_the_distortion_loss(tmp_path, views: int, asked: float | No
     assert model.config.distortion_weight == expected
 
 
+@pytest.mark.parametrize(("asked", "factor"), [(None, 0.5), (0.25, 0.25)])
+def test_networks_of_few_photos_learn_slowly(tmp_path, asked: float | None, factor: float) -> None:
+    config = photos_config(tmp_path, network_rate=asked)
+    preset = config.optimizers["networks"]["optimizer"].lr
+    trainer = start(config)
+    assert trainer.optimizers.optimizers["networks"].defaults["lr"] == pytest.approx(factor * preset)
+    assert trainer.optimizers.optimizers["encoding"].defaults["lr"] == config.optimizers["encoding"]["optimizer"].lr
+
+
 def test_cells_that_few_cameras_see_stay_empty(tmp_path) -> None:
     """Of 42 photos, three cameras must see a cell; with one, more cells stay. Of few photos one camera is enough."""
     kept = [start(photos_config(tmp_path, n=48, min_cameras=n)).pipeline.model.occupancy for n in (1, 3)]

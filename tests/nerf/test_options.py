@@ -41,6 +41,7 @@ def test_harmonics_distortion_and_threshold_by_views_and_space(
     resolved = resolve_defaults(ModelOptions(), views, unbounded)
     assert (resolved.sh_levels, resolved.distortion_weight) == (levels, distortion)
     assert resolved.occupancy_threshold == (0.0005 if unbounded else 0.002)
+    assert resolved.network_rate == (0.5 if unbounded and views <= 16 else 1.0)
     assert resolved.distortion_warmup == (0.5 if unbounded else 0.0)
     options = ModelOptions(sh_levels=3, distortion_weight=0.5, occupancy_threshold=0.1)
     asked = resolve_defaults(options, views, unbounded)
@@ -61,6 +62,7 @@ def test_harmonics_distortion_and_threshold_by_views_and_space(
         ("render_samples", 0, "--pipeline.model.render-samples 0: give 1 or more"),
         ("min_cameras", 0, "--pipeline.model.min-cameras 0: give 1 or more"),
         ("cascades", 1, "--pipeline.model.cascades 1: give 2 or more"),
+        ("network_rate", -0.1, "--pipeline.model.network-rate -0.1: give 0 "),
         ("near_annealing", -0.1, "--pipeline.model.near-annealing -0.1: give 0 "),
         ("cone", -0.1, "--pipeline.model.cone -0.1: give 0 "),
         ("gradient_reach", math.nan, "--pipeline.model.gradient-reach nan: give 0 "),

@@ -92,13 +92,16 @@ class PeakTrainer(Trainer):
             self._running_since = time.perf_counter() if running else None
 
     def setup_optimizers(self) -> Optimizers:
-        """Schedules without a length of their own get that of the run."""
+        """Schedules without a length of their own get that of the run; the networks' rate, the model's factor."""
         # A preset is shared by all trainers of a process.
         self.config.optimizers = copy.deepcopy(self.config.optimizers)
         for group in self.config.optimizers.values():
             schedule = group["scheduler"]
             if isinstance(schedule, ExponentialScheduleConfig) and schedule.max_steps is None:
                 schedule.max_steps = self.config.max_num_iterations
+        rate = getattr(self.pipeline.model.config, "network_rate", None)
+        if rate is not None and "networks" in self.config.optimizers:
+            self.config.optimizers["networks"]["optimizer"].lr *= rate
         optimizers = super().setup_optimizers()
         if self.config.max_seconds is not None:
             for name, scheduler in optimizers.schedulers.items():
