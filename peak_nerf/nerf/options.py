@@ -155,7 +155,7 @@ class FieldOptions:
     """What a CPU multiplies the networks in; auto takes bfloat16 where the CPU has instructions for it (AVX-512 BF16),
     several times faster, and float32 elsewhere. On CUDA, nerfstudio's own --mixed-precision decides."""
     network_rate: float | None = None
-    """Factor on the learning rate of the networks. None takes 0.5 for up to 16 training views of an unbounded scene,
+    """Factor on the learning rate of the networks. None takes 0.25 for up to 16 training views of an unbounded scene,
     which faster ones learn by heart, and 1 otherwise."""
     density_bias: float = -2.0
     """Density starts at exp(this) per unit of the box's half side: thin, or a scene may stay fog."""
@@ -262,7 +262,7 @@ def resolve_defaults(options: Options, n_views: int, unbounded: bool, sightings:
     if options.occupancy_threshold is None:
         options = dataclasses.replace(options, occupancy_threshold=0.0005 if unbounded else 0.002)
     if options.network_rate is None:
-        options = dataclasses.replace(options, network_rate=0.5 if few and unbounded else 1.0)
+        options = dataclasses.replace(options, network_rate=0.25 if few and unbounded else 1.0)
     if options.distortion_warmup is None:
         options = dataclasses.replace(options, distortion_warmup=0.5 if unbounded else 0.0)
     depth = options.depth_weight

@@ -144,7 +144,7 @@ def test_photos_have_the_distortion_loss(tmp_path, views: int, asked: float | No
     assert model.config.distortion_weight == expected
 
 
-@pytest.mark.parametrize(("asked", "factor"), [(None, 0.5), (0.25, 0.25)])
+@pytest.mark.parametrize(("asked", "factor"), [(None, 0.25), (0.75, 0.75)])
 def test_networks_of_few_photos_learn_slowly(tmp_path, asked: float | None, factor: float) -> None:
     config = photos_config(tmp_path, network_rate=asked)
     preset = config.optimizers["networks"]["optimizer"].lr

@@ -41,7 +41,7 @@ def test_harmonics_distortion_and_threshold_by_views_and_space(
     resolved = resolve_defaults(ModelOptions(), views, unbounded)
     assert (resolved.sh_levels, resolved.distortion_weight) == (levels, distortion)
     assert resolved.occupancy_threshold == (0.0005 if unbounded else 0.002)
-    assert resolved.network_rate == (0.5 if unbounded and views <= 16 else 1.0)
+    assert resolved.network_rate == (0.25 if unbounded and views <= 16 else 1.0)
     assert resolved.distortion_warmup == (0.5 if unbounded else 0.0)
     options = ModelOptions(sh_levels=3, distortion_weight=0.5, occupancy_threshold=0.1)
     asked = resolve_defaults(options, views, unbounded)
