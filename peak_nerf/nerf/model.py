@@ -22,7 +22,7 @@ from peak_nerf.core.field import FieldConfig, HashGridConfig
 from peak_nerf.core.kar import KernelAlignmentRegularizer, Norm
 from peak_nerf.metrics import view_scores
 from peak_nerf.nerf.camera_refinement import CameraRefinement, CameraRefinementConfig
-from peak_nerf.nerf.data.pixel_rays import ONE_CENTRE, rays_of_picture
+from peak_nerf.nerf.data.pixel_rays import rays_of_picture
 from peak_nerf.nerf.ddp import seen_by_ddp
 from peak_nerf.nerf.exposure import Exposure, exposure_correction
 from peak_nerf.nerf.losses.depth import loss_at_points
@@ -213,9 +213,7 @@ class PeakModel(Model):
     @torch.no_grad()
     def get_outputs_for_camera(self, camera: Cameras, obb_box: OrientedBox | None = None) -> dict[str, Tensor]:
         """Images of a camera; its rays as training's: nerfstudio undoes a lens for every pixel, in seconds."""
-        if obb_box is not None or int(camera.camera_type.reshape(-1)[0]) not in ONE_CENTRE:
-            return super().get_outputs_for_camera(camera, obb_box)
-        return self.get_outputs_for_camera_ray_bundle(rays_of_picture(camera))
+        return self.get_outputs_for_camera_ray_bundle(rays_of_picture(camera, box=obb_box))
 
     @torch.no_grad()
     def get_outputs_for_camera_ray_bundle(self, camera_ray_bundle: RayBundle) -> dict[str, Tensor]:
@@ -327,12 +325,11 @@ class PeakModel(Model):
 
         def before(step: int) -> None:
             self.refines_cameras = step % CAMERA_INTERVAL == 0
-            remaining = max(0.0, 1 - step / max(1, self.config.coarse_steps))
-            self.renderer.least_coarseness = 1 + 3 * remaining
-            annealed = self.progress / self.config.near_annealing if self.config.near_annealing > 0 else 1.0
-            self.renderer.withheld = max(0.0, 1 - annealed)
-            if self.config.level_annealing > 0:
-                self.field.open_levels(self.progress / self.config.level_annealing)
+            c = self.config
+            self.renderer.least_coarseness = 1 + 3 * max(0.0, 1 - step / max(1, c.coarse_steps))
+            self.renderer.withheld = max(0.0, 1 - self.progress / c.near_annealing) if c.near_annealing else 0.0
+            if c.level_annealing > 0:
+                self.field.open_levels(self.progress / c.level_annealing)
 
         def after(step: int) -> None:
             if step % self.config.occupancy_interval == 0:

@@ -52,7 +52,7 @@ def test_colour_has_a_gradient_towards_poses(tmp_path, monkeypatch: pytest.Monke
     gradient = adjustment.grad.clone()
     assert (gradient.abs() > 0).all()
     steepest = gradient / gradient.norm()
-    slope = (loss(1e-3 * steepest) - loss(-1e-3 * steepest)) / 2e-3
+    slope = (loss(2e-4 * steepest) - loss(-2e-4 * steepest)) / 4e-4
     assert float(slope.detach()) == pytest.approx(float(gradient.norm()), rel=0.05)
 
 

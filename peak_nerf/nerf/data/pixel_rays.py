@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from nerfstudio.cameras.cameras import Cameras, CameraType
 from nerfstudio.cameras.rays import RayBundle
+from nerfstudio.data.scene_box import OrientedBox
 from torch import Tensor
 
 from peak_nerf.errors import PeakError
@@ -90,9 +91,14 @@ class PixelRays:
         return ray_bundle(pose[:, :, 3], rotate(pose[:, :, :3], local[:, :3]), local[:, 3:], camera)
 
 
-def rays_of_picture(camera: Cameras, stride: int = 1) -> RayBundle:
-    """Rays through the middles of one camera's pixels, (h, w); of every so many in each direction."""
+def rays_of_picture(camera: Cameras, stride: int = 1, box: OrientedBox | None = None) -> RayBundle:
+    """Rays through the middles of one camera's pixels, (h, w); of every so many in each direction.
+
+    Those of a camera without one centre are nerfstudio's, and those of which a box is to cut a part out.
+    """
     camera = camera.flatten()
+    if box is not None or int(camera.camera_type[0]) not in ONE_CENTRE:
+        return camera.generate_rays(camera_indices=0, keep_shape=True, obb_box=box)[::stride, ::stride]
     v, u = torch.meshgrid(
         *(torch.arange(0, int(n), stride, device=camera.device) + 0.5 for n in (camera.height[0], camera.width[0])),
         indexing="ij",
