@@ -111,7 +111,7 @@ def start_trainer(config: Any, folder: Path) -> Any:
     from nerfstudio.scripts.train import _set_random_seed
 
     config.output_dir, config.experiment_name, config.timestamp = folder, "speed", config.method_name
-    config.vis = "tensorboard"
+    config.vis = "none"  # event files would outlive the folder, and nerfstudio writes to all it ever opened
     config.machine.device_type = "cpu"
     _set_random_seed(SEED)
     trainer = config.setup(local_rank=0, world_size=1)
