@@ -40,6 +40,11 @@ def test_a_scene_is_profiled(tmp_path) -> None:
     write_nerfstudio_scene(tmp_path / "photos", n=9, size=32)
     settings = Settings(tmp_path / "photos", early_steps=2, warmup_steps=5, late_steps=2, out=tmp_path / "figures.json")
     main(settings)
+    from nerfstudio.utils import writer  # after the trainer: nerfstudio imports itself in a circle
+
+    # They would outlive the folder, and every later trainer of the process writes to them.
+    event_files = [w for w in writer.EVENT_WRITERS if isinstance(w, writer.TensorboardWriter)]
+    assert not [w for w in event_files if "/speed/" in str(w.tb_writer.log_dir)]
     figures = json.loads(settings.out.read_text())
     for when in ("early", "late"):
         assert 0 < figures[when]["samples_per_ray"] <= 33

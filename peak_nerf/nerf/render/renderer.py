@@ -28,8 +28,8 @@ MAX_COARSENESS = 16.0
 """At most so many times; training begins with half of it."""
 OPAQUE = 1e-3
 """A ray whose transmittance has fallen below this shows nothing of what is behind."""
-EVERY = 1 << 10
-"""A budget that no ray of a bounded scene exceeds."""
+EVERY = 2**31 - 1
+"""The budget of a ray that gets all of its candidates."""
 SKY_LEVELS = 2
 """Of the hash grid, that colour at infinity depends on: in `peak-lite` as fine as 3 degrees."""
 FAINT = 1e-4
@@ -159,7 +159,7 @@ class VolumeRenderer:
         `withheld` is the part of the way to the scene box that they leave out: what is there has to wait until the box
         explains what cameras see, or fog before each camera would.
 
-        Source: Niemeyer et al., RegNeRF, CVPR 2022, section 3.3, which anneals the space that is sampled.
+        Source: after Niemeyer et al., RegNeRF, CVPR 2022, who anneal both ends of the space that is sampled.
         """
         to_box = (origins.abs() - 1).clamp(min=0).norm(dim=-1)
         return (self.withheld * to_box).clamp(min=self.near)

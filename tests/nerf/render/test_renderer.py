@@ -303,3 +303,12 @@ def test_the_sky_has_no_detail() -> None:
         torch.testing.assert_close(renderer.sky(directions), before)
         field.grid.table[:coarse].normal_()
         assert float((renderer.sky(directions) - before).abs().max()) > 0.01
+
+
+def test_rays_of_a_bounded_scene_get_all_their_steps() -> None:
+    """Thousands of them too: the last part of a ray that nothing stops is seen as its first."""
+    renderer = renderer_of(Cloud((0.0, 0.0, 0.0), 0.01, False), budget=8)
+    renderer.steps = Steps(5e-4, 0.0, 8)
+    samples = renderer.render_samples(torch.tensor([[0.1, 0.1, -3.0]]), torch.tensor([[0.0, 0.0, 1.0]]))
+    assert len(samples) == pytest.approx(4000, abs=2)
+    torch.testing.assert_close(samples.dt, torch.full_like(samples.dt, 5e-4))
