@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from nerfstudio.cameras.rays import RayBundle
+from nerfstudio.engine.callbacks import TrainingCallbackAttributes, TrainingCallbackLocation
 from nerfstudio.exporter.exporter_utils import generate_point_cloud
 from PIL import Image
 
@@ -151,6 +152,21 @@ def test_networks_of_few_photos_learn_slowly(tmp_path, asked: float | None, fact
     trainer = start(config)
     assert trainer.optimizers.optimizers["networks"].defaults["lr"] == pytest.approx(factor * preset)
     assert trainer.optimizers.optimizers["encoding"].defaults["lr"] == config.optimizers["encoding"]["optimizer"].lr
+
+
+@pytest.mark.parametrize(("annealing", "withheld"), [(0.5, [1.0, 0.5, 0.0, 0.0]), (0.0, [0.0] * 4)])
+def test_rays_come_to_begin_at_the_near_plane(tmp_path, annealing: float, withheld: list[float]) -> None:
+    trainer = start(photos_config(tmp_path, near_annealing=annealing))
+    model, seen = trainer.pipeline.model, []
+    for progress in (0.0, 0.25, 0.5, 1.0):
+        for callback in model.get_training_callbacks(
+            TrainingCallbackAttributes(trainer.optimizers, None, None, trainer)
+        ):
+            model.progress = progress
+            if TrainingCallbackLocation.BEFORE_TRAIN_ITERATION in callback.where_to_run:
+                callback.run_callback_at_location(5, TrainingCallbackLocation.BEFORE_TRAIN_ITERATION)
+        seen.append(model.renderer.withheld)
+    assert seen == withheld
 
 
 def test_cells_that_few_cameras_see_stay_empty(tmp_path) -> None:

@@ -312,3 +312,12 @@ def test_rays_of_a_bounded_scene_get_all_their_steps() -> None:
     samples = renderer.render_samples(torch.tensor([[0.1, 0.1, -3.0]]), torch.tensor([[0.0, 0.0, 1.0]]))
     assert len(samples) == pytest.approx(4000, abs=2)
     torch.testing.assert_close(samples.dt, torch.full_like(samples.dt, 5e-4))
+
+
+def test_rendering_of_unbounded_space_has_the_steps_of_training() -> None:
+    """There a ray has few samples anyhow; in a bounded scene steps are divided."""
+    rays = torch.tensor([[0.1, 0.1, -3.0]]), torch.tensor([[0.0, 0.0, 1.0]])
+    for n_cascades, cone, ratio in ((4, 1 / 256, 1.0), (1, 0.0, 0.25)):
+        renderer = renderer_of(Cloud((0.0, 0.0, 0.0), 0.01, n_cascades > 1), n_cascades, cone, substeps=4)
+        samples = renderer.render_samples(*rays)
+        torch.testing.assert_close(samples.dt, ratio * renderer.steps.length(samples.t), rtol=1e-4, atol=0)
