@@ -41,7 +41,7 @@ def assert_agree(in_dim: int, x: torch.Tensor, dtype: torch.dtype = torch.float3
 
 
 @pytest.mark.parametrize("in_dim", [1, 2, 3, 4])
-@pytest.mark.parametrize("n_features", [1, 2, 4])
+@pytest.mark.parametrize("n_features", [1, 2, 3, 4])
 def test_numba_agrees_with_torch_on_random_input(in_dim: int, n_features: int) -> None:
     torch.manual_seed(0)
     # Kinks at cell walls make input gradients jump: keep the positions off the walls of every level.
