@@ -108,10 +108,13 @@ def test_photos_train_render_and_go_on(tmp_path) -> None:
     pipeline.train()
     before = pipeline.get_train_loss_dict(0)[1]
     assert {"rgb", "kar", "distortion"} <= set(before)
+    assert float(before["distortion"]) == 0  # its weight rises with the training
     config.viewer.quit_on_train_completion = True
     trainer.train()
     pipeline.train()
-    assert float(pipeline.get_train_loss_dict(0)[1]["rgb"]) < 0.5 * float(before["rgb"])
+    after = pipeline.get_train_loss_dict(0)[1]
+    assert float(after["rgb"]) < 0.5 * float(before["rgb"])
+    assert float(after["distortion"]) > 0
     model.eval()
     camera = pipeline.datamanager.eval_dataset.cameras[:1]
     outputs = model.get_outputs_for_camera(camera)
