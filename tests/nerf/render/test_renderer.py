@@ -290,7 +290,11 @@ def test_rays_of_training_begin_at_the_box_at_first(withheld: float, expected: f
 def test_the_sky_has_no_detail() -> None:
     """Features of the coarse levels alone reach it; the polynomial encoding does too."""
     config = FieldConfig(
-        HashGridConfig(n_levels=6, n_features=2, log2_table_size=10), bias=False, n_hidden=1, relu_init="he"
+        HashGridConfig(n_levels=6, n_features=2, log2_table_size=10),
+        polynomial_degree=1,
+        bias=False,
+        n_hidden=1,
+        relu_init="he",
     )
     field = PeakRadianceField(config)
     renderer = renderer_of(field, n_cascades=4)
@@ -303,6 +307,8 @@ def test_the_sky_has_no_detail() -> None:
         torch.testing.assert_close(renderer.sky(directions), before)
         field.grid.table[:coarse].normal_()
         assert float((renderer.sky(directions) - before).abs().max()) > 0.01
+        without_grid = field.density(torch.tensor([[0.9, 0.1, 0.2], [-0.9, 0.3, -0.4]]), 0)[1]
+        assert float((without_grid[0] - without_grid[1]).abs().max()) > 1e-3
 
 
 def test_rays_of_a_bounded_scene_get_all_their_steps() -> None:
