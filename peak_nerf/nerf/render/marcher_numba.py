@@ -43,6 +43,19 @@ def _to_distance(s, dt, cone, t_bend, s_bend):
 
 @njit(inline="always")
 @no_type_check
+def _steps_to(wall, t, dt, cone):
+    """Steps from t to a wall behind it, or a few less: of ln(q) >= 2 (q - 1) / (q + 1) where they grow."""
+    bend = dt / cone if cone > 0 else np.float32(np.inf)
+    if wall <= bend:
+        return (wall - t) / dt
+    straight = np.float32(0)
+    if t < bend:
+        straight, t = (bend - t) / dt, bend
+    return straight + np.float32(2) * (wall - t) / ((wall + t) * cone)
+
+
+@njit(inline="always")
+@no_type_check
 def _blurred(steps, weights, c, found, blur):
     """The largest weight within `blur` steps of candidate c."""
     k, largest = steps[c], weights[c]
@@ -73,7 +86,9 @@ def sample(
     s_bend = t_bend / dt
     one_cell, one_block = np.int32(1), np.int32(8)
     steps, cells = np.empty(longest, np.int32), np.empty(longest, np.int64)
-    weights = np.empty(longest, np.float32)
+    weights, distances = np.empty(longest, np.float32), np.empty(longest, np.float32)
+    blurred = np.empty(longest, np.float64)
+    growth = np.exp(np.arange(longest + 1).astype(np.float32) * cone)
     for r in range(start, stop):
         counts[r] = 0
         if not t_exit[r] > t_enter[r]:
@@ -85,13 +100,17 @@ def sample(
         iz = np.float32(1) / (dz if abs(dz) > tiny else tiny)
         s_first = _to_steps(t_enter[r], dt, cone, t_bend) + jitter[r]
         n_steps = min(np.int32(np.ceil(_to_steps(t_exit[r], dt, cone, t_bend) - s_first)), np.int32(longest))
+        # The first step that is longer than dt, and its distance: those behind it follow by a table.
+        k_bend = np.int32(longest)
+        if cone > 0:
+            k_bend = np.int32(min(max(np.floor(s_bend - s_first) + np.float32(1), np.float32(0)), np.float32(longest)))
+        t_grown = _to_distance(s_first + np.float32(k_bend), dt, cone, t_bend, s_bend)
         k = np.int32(0)
         found = 0
         through = np.float32(1)  # transmittance, by the grid's opacities
         last = n_steps
         while k < last:
-            s = s_first + np.float32(k)
-            t = _to_distance(s, dt, cone, t_bend, s_bend)
+            t = (s_first + np.float32(k)) * dt if k < k_bend else t_grown * growth[k - k_bend]
             x, y, z = ox + t * dx, oy + t * dy, oz + t * dz
             size = max(abs(x), max(abs(y), abs(z)))
             level = 0
@@ -104,9 +123,10 @@ def sample(
             in_block = blocks[level, i >> 3, j >> 3, m >> 3]
             candidate = grid[level, i, j, m] if in_block else np.uint8(0)
             if candidate:
-                length = dt if s <= s_bend else t * cone
+                length = max(dt, t * cone)
                 rest = through * np.exp(log_clear[candidate] * (length / (reference * scale)))
                 steps[found], weights[found] = k, through - rest
+                distances[found] = t
                 cells[found] = ((np.int64(level) * n + i) * n + j) * n + m
                 found += 1
                 if through >= opaque and rest < opaque:
@@ -121,30 +141,31 @@ def sample(
                     _wall(j, dy > 0, width, per_half, scale, oy, iy),
                     _wall(m, dz > 0, width, per_half, scale, oz, iz),
                 )
-                ahead = _to_steps(wall, dt, cone, t_bend) - s if wall > t else np.float32(0)
+                ahead = _steps_to(wall, t, dt, cone) if wall > t else np.float32(0)
                 k += max(np.int32(1), np.int32(min(ahead, np.float32(longest))))
         candidates[r] = found
         if found == 0:
             continue
         # Probability of each candidate: blurred weight, and a fraction of `explore` evenly spread.
+        keep_all = found <= budget
         total = 0.0
-        for c in range(found):
-            total += _blurred(steps, weights, c, found, blur)
+        if not keep_all:
+            for c in range(found):
+                blurred[c] = _blurred(steps, weights, c, found, blur)
+                total += blurred[c]
         taken = 0
         place = np.float64(offset[r])
-        keep_all = found <= budget
         even = explore / found
         for c in range(found):
             p = 1.0
             if not keep_all:
-                near = _blurred(steps, weights, c, found, blur) / total if total > 0 else 1.0 / found
+                near = blurred[c] / total if total > 0 else 1.0 / found
                 p = min(1.0, budget * ((1.0 - explore) * near + even))
             before = place
             place += p
             if keep_all or np.floor(place) > np.floor(before):
-                s = s_first + np.float32(steps[c])
-                t = _to_distance(s, dt, cone, t_bend, s_bend)
-                length = dt if s <= s_bend else t * cone
+                t = distances[c]
+                length = max(dt, t * cone)
                 t_out[r, taken], cell_out[r, taken] = t, cells[c]
                 dt_out[r, taken] = length / np.float32(p)
                 taken += 1
