@@ -28,6 +28,15 @@ logger = logging.getLogger(__name__)
 
 PHOTOS = ("nerfstudio", "llff")
 """Kinds of scenes whose poses come from structure from motion; a Blender scene's are exact."""
+INTERVAL = 4
+"""Steps from one refinement to the next: the hash grid's gradient towards positions costs, and poses move slowly."""
+START = 0.3
+"""Fraction of the training before the first: fog moves cameras at random, and the scene blurs with them."""
+
+
+def refinement_is_due(step: int, progress: float) -> bool:
+    """Whether this step, with `progress` in [0, 1] of the training behind it, moves cameras."""
+    return step % INTERVAL == 0 and progress >= START
 
 
 @dataclass

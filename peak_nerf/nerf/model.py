@@ -21,7 +21,7 @@ from peak_nerf.core.backbones import ReluInit
 from peak_nerf.core.field import FieldConfig, HashGridConfig
 from peak_nerf.core.kar import KernelAlignmentRegularizer, Norm
 from peak_nerf.metrics import view_scores
-from peak_nerf.nerf.camera_refinement import CameraRefinement, CameraRefinementConfig
+from peak_nerf.nerf.camera_refinement import CameraRefinement, CameraRefinementConfig, refinement_is_due
 from peak_nerf.nerf.data.pixel_rays import rays_of_picture
 from peak_nerf.nerf.ddp import seen_by_ddp
 from peak_nerf.nerf.exposure import Exposure, exposure_correction
@@ -39,8 +39,6 @@ from peak_nerf.nerf.render.occupancy import OccupancyGrid
 from peak_nerf.nerf.render.renderer import RenderedRays, VolumeRenderer
 
 FORMS: dict[str, type[KarForm]] = {"point": KarAtSamples, "unobserved": KarUnobserved}
-CAMERA_INTERVAL = 4
-"""Steps from one refinement of cameras to the next."""
 RELU_INIT: ReluInit = "he"
 """With PyTorch's narrower default the grid's features, which start near zero, grow along one direction in the fog of
 the first steps, and colours stay grey for long."""
@@ -178,7 +176,6 @@ class PeakModel(Model):
     def get_outputs(self, ray_bundle: RayBundle) -> dict[str, Any]:
         """Per ray: rgb over the background, accumulation and depth (world units); in training what losses need."""
         if self.training:
-            # The grid's gradient towards positions costs a fifth of a step, and poses move slowly.
             with torch.set_grad_enabled(torch.is_grad_enabled() and self.refines_cameras):
                 self.camera_optimizer.apply_to_raybundle(ray_bundle)
         origins, directions = self._normalised(ray_bundle)
@@ -324,7 +321,7 @@ class PeakModel(Model):
         """Keeps the schedules and the occupancy grid up to date."""
 
         def before(step: int) -> None:
-            self.refines_cameras = step % CAMERA_INTERVAL == 0
+            self.refines_cameras = refinement_is_due(step, self.progress)
             c = self.config
             self.renderer.least_coarseness = 1 + 3 * max(0.0, 1 - step / max(1, c.coarse_steps))
             self.renderer.withheld = max(0.0, 1 - self.progress / c.near_annealing) if c.near_annealing else 0.0

@@ -7,7 +7,7 @@ import torch
 from nerfstudio.cameras.lie_groups import exp_map_SO3xR3
 from nerfstudio.cameras.rays import RayBundle
 
-from peak_nerf.nerf.camera_refinement import CameraRefinement, CameraRefinementConfig
+from peak_nerf.nerf.camera_refinement import CameraRefinement, CameraRefinementConfig, refinement_is_due
 
 
 def refinement(positions: torch.Tensor, rho: float = 2.0, mode: str = "SO3xR3") -> CameraRefinement:
@@ -178,3 +178,8 @@ def test_held_out_cameras_stay_right_while_training_cameras_are_refined() -> Non
     # Twelve poses wrong by 0.01 leave 0.01 / sqrt(12) = 0.003 in common.
     assert held_out_error(fixed=True) < 0.004
     assert held_out_error(fixed=False) > 0.008
+
+
+def test_cameras_wait_until_there_is_something_to_see_and_then_move_every_few_steps() -> None:
+    assert not any(refinement_is_due(step, 0.29) for step in range(8))
+    assert [step for step in range(9) if refinement_is_due(step, 0.3)] == [0, 4, 8]
