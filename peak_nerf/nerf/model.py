@@ -74,7 +74,9 @@ class PeakModel(Model):
         super().populate_modules()
         metadata: dict[str, Any] = self.kwargs.get("metadata") or {}
         unbounded = bool(metadata.get("unbounded"))
-        sighted = "sightings" in metadata and len(metadata["sightings"].point) > 0
+        sighted = (
+            len(metadata["sightings"].point) > 0 if "sightings" in metadata else metadata.get("triangulates", False)
+        )
         c = self.config = resolve_defaults(self.config, self.num_train_data, unbounded, sighted)
         assert c.sh_levels is not None  # resolved
         assert c.occupancy_threshold is not None
@@ -142,11 +144,12 @@ class PeakModel(Model):
             c.gradient_reach if unbounded else 0.0,
         )
         self.kar_form: KarForm | None = None
-        if self.kar is not None and c.kar_form == "observed":
+        untold = "sightings" not in metadata and sighted  # evaluation, of a training that has looked for points
+        if self.kar is not None and c.kar_form == "observed" and not untold:
             seen = SightLines.of_scene(metadata, self.centre.to(device), self.half_extent)
             self.kar_form = KarObserved(self.kar, self.renderer, c, seen)
         elif self.kar is not None:
-            self.kar_form = FORMS[c.kar_form](self.kar, self.renderer, c)
+            self.kar_form = FORMS["point" if c.kar_form == "observed" else c.kar_form](self.kar, self.renderer, c)
         self.progress = 0.0
         self.refines_cameras = True
         self.n_samples = 0

@@ -1,0 +1,178 @@
+"""Sparse points from pictures of known cameras."""
+
+import json
+import math
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from nerfstudio.cameras.cameras import Cameras
+from PIL import Image
+
+from peak_nerf.nerf.data.pixel_rays import PixelRays
+from peak_nerf.nerf.data.triangulation import Tracks, _points, choose_pairs, triangulate
+from tests.nerf.runs import start, tiny_config
+from tests.nerf.scene_factory import ring_pose
+
+SIZE, FOCAL = 240, 300.0
+
+
+def texture() -> np.ndarray:
+    noise = np.random.default_rng(0).random((64, 64, 3)).astype(np.float32)
+    return (255 * cv2.resize(noise, (768, 768), interpolation=cv2.INTER_CUBIC).clip(0, 1)).astype(np.uint8)
+
+
+def picture(pose: np.ndarray) -> np.ndarray:
+    """The plane z = 0, painted within [-2, 2]^2 and grey beyond."""
+    x = (np.arange(SIZE) + 0.5 - SIZE / 2) / FOCAL
+    d = np.stack([*np.meshgrid(x, -x), -np.ones((SIZE, SIZE))], axis=-1) @ pose[:3, :3].T
+    at = pose[:3, 3] - d * (pose[2, 3] / d[..., 2])[..., None]
+    place = ((at[..., :2] + 2) * (768 / 4) - 0.5).astype(np.float32)
+    return cv2.remap(texture(), place[..., 0], place[..., 1], cv2.INTER_LINEAR, borderValue=(128, 128, 128))
+
+
+def poses(n: int = 5) -> np.ndarray:
+    return np.stack([ring_pose(0.25 * i, height=3.2) for i in range(n)])
+
+
+def rays_of(poses: np.ndarray) -> PixelRays:
+    c2w = torch.from_numpy(poses[:, :3]).float()
+    return PixelRays(Cameras(c2w, FOCAL, FOCAL, SIZE / 2, SIZE / 2, SIZE, SIZE))
+
+
+@pytest.fixture(scope="module")
+def images() -> list[torch.Tensor]:
+    return [torch.from_numpy(picture(pose)) for pose in poses()]
+
+
+def test_points_lie_where_the_pictures_show_them(images) -> None:
+    told = []
+    points, seen = triangulate(images, None, rays_of(poses()), lambda i, n: told.append((i, n)))
+    assert told == [(i, 15) for i in range(1, 16)]  # five pictures, ten pairs
+    assert len(points.xyz) > 200
+    assert np.percentile(points.xyz[:, 2].abs(), 90) < 0.02  # of cameras 4 away
+    assert points.xyz[:, 2].abs().median() < 0.01
+    # A point has the colour of the plane there.
+    column, row = ((points.xyz[:, :2].numpy() + 2) * (768 / 4)).astype(int).clip(0, 767).T
+    assert np.median(np.abs(texture()[row, column].astype(float) - points.rgb.numpy())) < 12
+    # Sightings: where the camera sees it, that far along its axis, with that error.
+    c2w = torch.from_numpy(poses()).float()[seen.image]
+    local = torch.linalg.solve(c2w[:, :3, :3], (points.xyz[seen.point] - c2w[:, :3, 3])[:, :, None])[:, :, 0]
+    assert torch.allclose(-local[:, 2], seen.depth, atol=1e-4)
+    pixel = torch.stack([local[:, 0], -local[:, 1]], -1) / -local[:, 2:] * FOCAL + SIZE / 2
+    off = (pixel - seen.xy).norm(dim=-1)
+    assert off.max() < 2.5
+    assert torch.allclose(off, seen.error, atol=0.05, rtol=0.25)
+    count = torch.bincount(seen.point, minlength=len(points.xyz))
+    assert count.min() >= 2
+    assert count.float().mean() > 2.5
+    mean = torch.bincount(seen.point, seen.error.double(), len(points.xyz)) / count
+    assert torch.allclose(mean.float(), points.error, atol=1e-5)
+    pairs = torch.stack([seen.point, seen.image], -1)
+    assert len(torch.unique(pairs, dim=0)) == len(pairs)  # no picture sees a point twice
+
+
+def test_what_a_mask_hides_has_no_points(images) -> None:
+    mask = torch.ones(SIZE, SIZE, dtype=torch.bool)
+    mask[:, : SIZE // 2] = False
+    _, seen = triangulate(images, [mask] * len(images), rays_of(poses()))
+    assert len(seen.xy) > 100
+    assert seen.xy[:, 0].min() > SIZE / 2
+
+
+def test_wrong_cameras_and_empty_pictures_give_few_points_and_none(images) -> None:
+    """Two rays that a mistake puts on one epipolar line always meet; three do not."""
+    turned = poses()[[2, 4, 1, 3, 0]]
+    by_three = []
+    for cameras in (turned, poses()):
+        points, seen = triangulate(images, None, rays_of(cameras))
+        by_three.append(int((torch.bincount(seen.point, minlength=len(points.xyz)) >= 3).sum()))
+    assert by_three[0] < 0.05 * by_three[1]
+    grey = [torch.full((SIZE, SIZE, 3), 128, dtype=torch.uint8)] * 3
+    points, seen = triangulate(grey, None, rays_of(poses(3)))
+    assert len(points.xyz) == len(seen.point) == 0
+
+
+def tracks_to(x: np.ndarray, origins: np.ndarray, wrong: int | None = None) -> Tracks:
+    """One track of rays that meet in x, but for one that passes by."""
+    d = x - origins
+    d /= np.linalg.norm(d, axis=1, keepdims=True)
+    if wrong is not None:
+        d[wrong] += [0.0, 0.0, 0.1]
+        d[wrong] /= np.linalg.norm(d[wrong])
+    n = len(origins)
+    rows = np.arange(n)
+    return Tracks(np.zeros(n, int), rows, np.zeros((n, 2)), np.full((n, 3), 7), origins, d, np.full(n, 300.0), 1)
+
+
+def test_rays_that_pass_by_are_left_out() -> None:
+    x, origins = np.array([0.2, 0.3, 5.0]), np.array([[0.0, 0, 0], [1, 0, 0], [0, 1, 0], [1, 1, 0]])
+    points, seen = _points(tracks_to(x, origins, wrong=2), tolerance=2.0)
+    assert torch.allclose(points.xyz, torch.from_numpy(x).float()[None], atol=1e-4)
+    assert seen.image.tolist() == [0, 1, 3]
+    assert points.rgb.tolist() == [[7, 7, 7]]
+    assert points.error[0] < 1e-3
+
+
+def test_points_too_far_to_tell_and_behind_cameras_are_left_out() -> None:
+    origins = np.array([[0.0, 0, 0], [1, 0, 0]])
+    for distance, n in ((50.0, 1), (65.0, 0)):  # 1.15 and 0.88 degrees
+        assert len(_points(tracks_to(np.array([0.5, 0, distance]), origins), 2.0)[0].xyz) == n
+    tracks = tracks_to(np.array([0.5, 0, 5.0]), origins)
+    tracks.d[:] *= -1
+    assert len(_points(tracks, 2.0)[0].xyz) == 0
+
+
+def test_pictures_are_matched_with_near_ones_that_look_the_same_way() -> None:
+    positions = np.stack([np.arange(40.0), np.zeros(40), np.zeros(40)], 1)
+    axes = np.tile([0.0, 0, 1], (40, 1))
+    partners = [b for a, b in choose_pairs(positions, axes) if a == 0]
+    assert partners[:5] == [1, 2, 3, 4, 5]
+    assert max(partners) <= 14
+    assert len(choose_pairs(positions, axes)) < 40 * 10
+    axes[::2] = [0.0, 0, -1]
+    assert all((a - b) % 2 == 0 for a, b in choose_pairs(positions, axes))
+
+
+def write_scene(folder: Path, n: int = 9) -> Path:
+    folder.mkdir()
+    frames = []
+    for i in range(n):
+        pose = ring_pose(2 * math.pi * i / n, height=3.2)
+        Image.fromarray(picture(pose)).save(folder / f"{i}.png")
+        frames.append({"file_path": f"{i}.png", "transform_matrix": pose.tolist()})
+    lens = {"fl_x": FOCAL, "fl_y": FOCAL, "cx": SIZE / 2, "cy": SIZE / 2, "w": SIZE, "h": SIZE}
+    (folder / "transforms.json").write_text(json.dumps({**lens, "frames": frames}))
+    return folder
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_photos_without_points_get_some_before_the_training(tmp_path, wanted, caplog) -> None:
+    config = tiny_config(tmp_path, steps=1, kar_weight=0.0)
+    config.data = config.pipeline.datamanager.data = write_scene(tmp_path / "photos")
+    config.pipeline.datamanager.triangulate = wanted
+    with caplog.at_level("INFO", logger="peak_nerf"):
+        pipeline = start(config).pipeline
+    assert ("found in its pictures" in caplog.text) == wanted
+    assert (pipeline.model.config.depth_weight > 0) == wanted
+    assert (pipeline.datamanager.sighted is not None) == wanted
+    if wanted:
+        assert len(pipeline.datamanager.sighted) > 200
+        _, batch = pipeline.datamanager.next_train(0)
+        assert len(batch["sighted"]) > 0
+
+
+@pytest.mark.parametrize("form", ["point", "observed"])
+def test_evaluation_does_without_them(tmp_path, form) -> None:
+    """Also of a training that was told to use them."""
+    config = tiny_config(tmp_path, steps=1, kar_form=form, kar_weight=0.01, depth_weight=0.02)
+    config.data = config.pipeline.datamanager.data = write_scene(tmp_path / "photos")
+    trained = start(config).pipeline
+    pipeline = config.pipeline.setup(device="cpu", test_mode="test")
+    assert "sightings" not in pipeline.datamanager.train_dataset.metadata
+    assert pipeline.state_dict().keys() == trained.state_dict().keys()
+    camera = pipeline.datamanager.eval_dataset.cameras[:1]
+    pipeline.eval()
+    assert pipeline.model.get_outputs_for_camera(camera)["kar_residual"].isfinite().all()
