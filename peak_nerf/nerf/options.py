@@ -108,7 +108,7 @@ class LossOptions:
     where it is not known at first which of many stretches of a ray is the right one, and 0 otherwise."""
     depth_weight: Union[float, None] = None  # noqa: UP007
     """Weight of the depth loss, which ends rays at the sparse points that their pixels saw; 0 leaves it out. None takes
-    0.01 where the scene's files say which pictures saw which points (`peak photos` does)."""
+    0.01 where it is known which pictures saw which points: from `peak photos`, or found before the training."""
     tv_weight: float = 0.0
     """Weight of total variation on the hash grid's dense levels, as in Plenoxels; 0 leaves it out."""
     occlusion_weight: float = 0.0
@@ -272,8 +272,9 @@ def resolve_defaults(options: Options, n_views: int, unbounded: bool, sightings:
             logger.info("depth loss: weight %g, at the sparse points that the training views saw", depth)
     elif depth > 0 and not sightings:
         raise PeakError(
-            f"--pipeline.model.depth-weight {depth}: the scene has no observations.npz that says which picture saw"
-            " which sparse points; make the scene with `peak photos`, or leave the option out"
+            f"--pipeline.model.depth-weight {depth}: it is not known which picture saw which sparse points: the"
+            " scene has no observations.npz, and none were found in its pictures; make it with `peak photos`, or leave"
+            " the option out"
         )
     options = dataclasses.replace(
         options, kar_form=form, kar_weight=weight, sh_levels=levels, distortion_weight=distortion, depth_weight=depth
