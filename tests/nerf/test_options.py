@@ -91,7 +91,7 @@ def test_depth_loss_where_points_were_seen() -> None:
     assert resolve_defaults(ModelOptions(), 20, unbounded=True).depth_weight == 0
     assert resolve_defaults(ModelOptions(depth_weight=0.0), 20, unbounded=True, sightings=True).depth_weight == 0
     assert resolve_defaults(ModelOptions(depth_weight=0.3), 20, unbounded=True, sightings=True).depth_weight == 0.3
-    with pytest.raises(PeakError, match=r"^--pipeline.model.depth-weight 0.3: the scene has no observations.npz"):
+    with pytest.raises(PeakError, match=r"^--pipeline.model.depth-weight 0.3: it is not known which picture saw"):
         resolve_defaults(ModelOptions(depth_weight=0.3), 20, unbounded=True)
 
 

@@ -160,4 +160,4 @@ def test_without_sightings_a_weight_is_refused(scene: Path, tmp_path: Path, caps
     with pytest.raises((PeakError, SystemExit)) as refused:
         trainer(scene, tmp_path, depth_weight=0.1)
     said = f"{refused.value}{capsys.readouterr()}"
-    assert "--pipeline.model.depth-weight 0.1: the scene has no observations.npz" in said
+    assert "--pipeline.model.depth-weight 0.1: it is not known which picture saw" in said
