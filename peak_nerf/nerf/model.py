@@ -23,11 +23,12 @@ from peak_nerf.core.kar import KernelAlignmentRegularizer, Norm
 from peak_nerf.metrics import view_scores
 from peak_nerf.nerf.camera_refinement import CameraRefinement, CameraRefinementConfig, refinement_is_due
 from peak_nerf.nerf.data.pixel_rays import rays_of_picture
+from peak_nerf.nerf.data.points import knows_sightings
 from peak_nerf.nerf.ddp import seen_by_ddp
 from peak_nerf.nerf.exposure import Exposure, exposure_correction
 from peak_nerf.nerf.losses.depth import loss_at_points
 from peak_nerf.nerf.losses.kar import KarForm, KarStep
-from peak_nerf.nerf.losses.kar_observed import KarObserved, SightLines
+from peak_nerf.nerf.losses.kar_observed import KarObserved, SightLines, form_in_use
 from peak_nerf.nerf.losses.kar_samples import KarAtSamples
 from peak_nerf.nerf.losses.kar_unobserved import KarUnobserved
 from peak_nerf.nerf.losses.regularizers import regularization_losses
@@ -74,9 +75,7 @@ class PeakModel(Model):
         super().populate_modules()
         metadata: dict[str, Any] = self.kwargs.get("metadata") or {}
         unbounded = bool(metadata.get("unbounded"))
-        sighted = (
-            len(metadata["sightings"].point) > 0 if "sightings" in metadata else metadata.get("triangulates", False)
-        )
+        sighted = knows_sightings(metadata)
         c = self.config = resolve_defaults(self.config, self.num_train_data, unbounded, sighted)
         assert c.sh_levels is not None  # resolved
         assert c.occupancy_threshold is not None
@@ -144,12 +143,12 @@ class PeakModel(Model):
             c.gradient_reach if unbounded else 0.0,
         )
         self.kar_form: KarForm | None = None
-        untold = "sightings" not in metadata and sighted  # evaluation, of a training that has looked for points
-        if self.kar is not None and c.kar_form == "observed" and not untold:
+        form = form_in_use(c.kar_form, metadata)
+        if self.kar is not None and form == "observed":
             seen = SightLines.of_scene(metadata, self.centre.to(device), self.half_extent)
             self.kar_form = KarObserved(self.kar, self.renderer, c, seen)
         elif self.kar is not None:
-            self.kar_form = FORMS["point" if c.kar_form == "observed" else c.kar_form](self.kar, self.renderer, c)
+            self.kar_form = FORMS[form](self.kar, self.renderer, c)
         self.progress = 0.0
         self.refines_cameras = True
         self.n_samples = 0

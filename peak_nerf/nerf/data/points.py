@@ -6,9 +6,10 @@ They come from `observations.npz` of `peak photos` beside the transforms file, o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 import torch
@@ -85,6 +86,16 @@ class Cloud:
             error=(seen.error * ratio.mean(1)).float(),
         )
         return {"points": points, "sightings": sightings}
+
+
+def knows_sightings(metadata: Mapping[str, Any]) -> bool:
+    """Whether the training knows which view saw which sparse points, by the metadata of its views.
+
+    Those that are found before a training are not in the metadata of an evaluation: `triangulates` stands for them.
+    """
+    if "sightings" in metadata:
+        return len(metadata["sightings"].point) > 0
+    return bool(metadata.get("triangulates"))
 
 
 def has_points(scene_file: SceneFile) -> bool:

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -42,6 +42,7 @@ TOLERANCE = 4.0
 """Pixels, of pictures `REFERENCE_SIDE` long: from the epipolar line, and error of a point; as COLMAP's, whose least is
 ours as well."""
 REFERENCE_SIDE, LEAST_TOLERANCE = 1600.0, 2.0
+"""Larger pictures are shrunk to the former before they are looked at."""
 ROUNDS = 6
 """In which a track may lose the picture that agrees with it least."""
 RATIO = 0.8
@@ -174,17 +175,28 @@ def choose_pairs(positions: np.ndarray, axes: np.ndarray) -> list[tuple[int, int
 
 
 def _features(image: torch.Tensor, mask: torch.Tensor | None) -> Features:
+    """Of the picture within `REFERENCE_SIDE`, but for what the mask leaves out and what is transparent."""
     rgb = np.ascontiguousarray(image[..., :3].numpy())
-    used = np.full(rgb.shape[:2], 255, np.uint8) if mask is None else mask.numpy().astype(np.uint8) * 255
+    h, w = rgb.shape[:2]
+    used: Any = np.full((h, w), 255, np.uint8) if mask is None else mask.numpy().astype(np.uint8) * 255
+    if image.shape[-1] == 4:
+        used[image[..., 3].numpy() == 0] = 0
+    grey = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
+    ratio = max(1.0, max(h, w) / REFERENCE_SIDE)
+    if ratio > 1:
+        size = (max(1, round(w / ratio)), max(1, round(h / ratio)))
+        grey = cv2.resize(grey, size, interpolation=cv2.INTER_AREA)
+        used = cv2.resize(used, size, interpolation=cv2.INTER_NEAREST)
     sift = cv2.SIFT.create(nfeatures=FEATURES, contrastThreshold=CONTRAST)
-    keypoints, descriptors = sift.detectAndCompute(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), used)
-    xy = np.array([point.pt for point in keypoints], np.float32).reshape(-1, 2)
+    keypoints, descriptors = sift.detectAndCompute(grey, used)
+    # SIFT's first pixel has its centre at (0, 0).
+    pixel = np.array([w / grey.shape[1], h / grey.shape[0]], np.float32)
+    xy = (np.array([point.pt for point in keypoints], np.float32).reshape(-1, 2) + 0.5) * pixel
     if descriptors is None:
         descriptors = np.zeros((0, 128), np.float32)
     descriptors = np.sqrt(descriptors / np.maximum(descriptors.sum(1, keepdims=True), 1e-9))
-    h, w = rgb.shape[:2]
-    column, row = np.rint(xy).astype(int).clip(0, [w - 1, h - 1]).T
-    return Features(xy + 0.5, descriptors.astype(np.float32), rgb[row, column])
+    column, row = xy.astype(int).clip(0, [w - 1, h - 1]).T
+    return Features(xy, descriptors.astype(np.float32), rgb[row, column])
 
 
 def _rays(rays: PixelRays, i: int, features: Features) -> Rays:

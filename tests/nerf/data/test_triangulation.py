@@ -82,6 +82,23 @@ def test_what_a_mask_hides_has_no_points(images) -> None:
     assert seen.xy[:, 0].min() > SIZE / 2
 
 
+def test_what_is_transparent_has_no_points(images) -> None:
+    clear = [torch.cat((image, torch.full((SIZE, SIZE, 1), 255, dtype=torch.uint8)), -1) for image in images]
+    for image in clear:
+        image[:, : SIZE // 2, 3] = 0
+    _, seen = triangulate(clear, None, rays_of(poses()))
+    assert len(seen.xy) > 100
+    assert seen.xy[:, 0].min() > SIZE / 2
+
+
+def test_large_pictures_are_looked_at_in_a_smaller_size(images, monkeypatch) -> None:
+    monkeypatch.setattr("peak_nerf.nerf.data.triangulation.REFERENCE_SIDE", 160.0)
+    points, seen = triangulate(images, None, rays_of(poses()))
+    assert seen.xy.max() > 200  # pixels of the whole size
+    assert len(points.xyz) > 100
+    assert points.xyz[:, 2].abs().median() < 0.02
+
+
 def test_wrong_cameras_and_empty_pictures_give_few_points_and_none(images) -> None:
     """Two rays that a mistake puts on one epipolar line always meet; three do not."""
     turned = poses()[[2, 4, 1, 3, 0]]
@@ -165,14 +182,16 @@ def test_photos_without_points_get_some_before_the_training(tmp_path, wanted, ca
 
 
 @pytest.mark.parametrize("form", ["point", "observed"])
-def test_evaluation_does_without_them(tmp_path, form) -> None:
+def test_evaluation_does_without_them(tmp_path, form, caplog) -> None:
     """Also of a training that was told to use them."""
     config = tiny_config(tmp_path, steps=1, kar_form=form, kar_weight=0.01, depth_weight=0.02)
     config.data = config.pipeline.datamanager.data = write_scene(tmp_path / "photos")
     trained = start(config).pipeline
-    pipeline = config.pipeline.setup(device="cpu", test_mode="test")
+    with caplog.at_level("INFO", logger="peak_nerf"):
+        pipeline = config.pipeline.setup(device="cpu", test_mode="test")
     assert "sightings" not in pipeline.datamanager.train_dataset.metadata
     assert pipeline.state_dict().keys() == trained.state_dict().keys()
     camera = pipeline.datamanager.eval_dataset.cameras[:1]
     pipeline.eval()
+    assert ("of the point form" in caplog.text) == (form == "observed")
     assert pipeline.model.get_outputs_for_camera(camera)["kar_residual"].isfinite().all()
