@@ -321,7 +321,7 @@ def _points(tracks: Tracks, tolerance: float) -> tuple[SparsePoints, Sightings]:
 
 def _meet(tracks: Tracks) -> tuple[np.ndarray, np.ndarray]:
     """The points (m, 3) that the rays of each track pass at the smallest angles, by least squares, and the rays' errors
-    (n,), infinite of a point behind them."""
+    (n,)."""
     o, d = tracks.o, tracks.d
     weight = np.ones(len(o))
     x = np.zeros((tracks.m, 3))
@@ -335,7 +335,7 @@ def _meet(tracks: Tracks) -> tuple[np.ndarray, np.ndarray]:
     towards = x[tracks.track] - o
     along = (towards * d).sum(1)
     aside = np.linalg.norm(towards - along[:, None] * d, axis=1)
-    return x, np.where(along > 0, np.arctan2(aside, along) * tracks.f, np.inf)
+    return x, np.arctan2(aside, along) * tracks.f  # of a point behind, up to half a turn
 
 
 def _spread(tracks: Tracks, x: np.ndarray) -> np.ndarray:

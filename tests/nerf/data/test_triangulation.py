@@ -13,6 +13,7 @@ from PIL import Image
 
 from peak_nerf.nerf.data.pixel_rays import PixelRays
 from peak_nerf.nerf.data.triangulation import Tracks, _points, choose_pairs, triangulate
+from peak_nerf.nerf.data.triangulation_numba import best_on_lines
 from tests.nerf.runs import start, tiny_config
 from tests.nerf.scene_factory import ring_pose
 
@@ -110,6 +111,19 @@ def test_wrong_cameras_and_empty_pictures_give_few_points_and_none(images) -> No
     grey = [torch.full((SIZE, SIZE, 3), 128, dtype=torch.uint8)] * 3
     points, seen = triangulate(grey, None, rays_of(poses(3)))
     assert len(points.xyz) == len(seen.point) == 0
+
+
+def test_only_what_lies_on_the_line_is_compared() -> None:
+    """Lines y = 0 and x = 0; the most similar feature of all is off the first of them."""
+    normals = np.float32([[0, 1, 0], [1, 0, 0]])
+    directions = np.float32([[0.6, 0.1, 0.8], [0.6, 0.01, 0.8], [0.8, -0.01, 0.6], [0, 0.5, 0.8]])
+    p = np.float32([[1, 0], [0, 1]])
+    q = np.float32([[1, 0], [0.9, 0.1], [0.8, 0.3], [0.5, 0.4]])
+    best, first, second, back = best_on_lines(normals, directions, np.float32(0.05), p, q)
+    assert best.tolist() == [1, 3]
+    assert first.tolist() == pytest.approx([0.9, 0.4])
+    assert second.tolist() == pytest.approx([0.8, -1.0])
+    assert back.tolist() == [-1, 0, 0, 1]
 
 
 def tracks_to(x: np.ndarray, origins: np.ndarray, wrong: int | None = None) -> Tracks:
