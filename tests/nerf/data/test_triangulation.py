@@ -12,7 +12,7 @@ from nerfstudio.cameras.cameras import Cameras
 from PIL import Image
 
 from peak_nerf.nerf.data.pixel_rays import PixelRays
-from peak_nerf.nerf.data.triangulation import Tracks, _points, choose_pairs, triangulate
+from peak_nerf.nerf.data.triangulation import Tracks, _features, _points, choose_pairs, triangulate
 from peak_nerf.nerf.data.triangulation_numba import best_on_lines
 from tests.nerf.runs import start, tiny_config
 from tests.nerf.scene_factory import ring_pose
@@ -93,7 +93,9 @@ def test_what_is_transparent_has_no_points(images) -> None:
 
 
 def test_large_pictures_are_looked_at_in_a_smaller_size(images, monkeypatch) -> None:
+    whole = len(_features(images[0], None).xy)
     monkeypatch.setattr("peak_nerf.nerf.data.triangulation.REFERENCE_SIDE", 160.0)
+    assert len(_features(images[0], None).xy) < 0.8 * whole
     points, seen = triangulate(images, None, rays_of(poses()))
     assert seen.xy.max() > 200  # pixels of the whole size
     assert len(points.xyz) > 100
