@@ -28,7 +28,7 @@ from peak_nerf.nerf.ddp import seen_by_ddp
 from peak_nerf.nerf.exposure import Exposure, exposure_correction
 from peak_nerf.nerf.losses.depth import loss_at_points
 from peak_nerf.nerf.losses.kar import KarForm, KarStep
-from peak_nerf.nerf.losses.kar_observed import KarObserved, SightLines, form_in_use
+from peak_nerf.nerf.losses.kar_observed import KarObserved, SightLines
 from peak_nerf.nerf.losses.kar_samples import KarAtSamples
 from peak_nerf.nerf.losses.kar_unobserved import KarUnobserved
 from peak_nerf.nerf.losses.regularizers import regularization_losses
@@ -143,12 +143,11 @@ class PeakModel(Model):
             c.gradient_reach if unbounded else 0.0,
         )
         self.kar_form: KarForm | None = None
-        form = form_in_use(c.kar_form, metadata)
-        if self.kar is not None and form == "observed":
+        if self.kar is not None and c.kar_form == "observed":
             seen = SightLines.of_scene(metadata, self.centre.to(device), self.half_extent)
             self.kar_form = KarObserved(self.kar, self.renderer, c, seen)
         elif self.kar is not None:
-            self.kar_form = FORMS[form](self.kar, self.renderer, c)
+            self.kar_form = FORMS[c.kar_form](self.kar, self.renderer, c)
         self.progress = 0.0
         self.refines_cameras = True
         self.n_samples = 0

@@ -21,7 +21,6 @@ from peak_nerf.nerf.data.dataparser import PeakDataParserConfig
 from peak_nerf.nerf.data.pixel_rays import PixelRays, ray_bundle, rotate
 from peak_nerf.nerf.data.pixels import PixelTable, pixel_tables
 from peak_nerf.nerf.data.sighted_pixels import SightedPixels
-from peak_nerf.nerf.data.triangulation import MOST_PICTURES, find_points
 from peak_nerf.nerf.exposure import exposures_differ
 from peak_nerf.nerf.options import renamed
 
@@ -40,9 +39,6 @@ class PeakDataManagerConfig(VanillaDataManagerConfig):
     """Rays per step of virtual views between the training cameras, for KAR's point form; 0 for none."""
     sighted_rays: int = 256
     """Rays per step, at most a quarter of all, through pixels that saw sparse points, for the depth loss."""
-    triangulate: bool = True
-    """Where up to 100 photos come without sparse points that say who saw them, look for some before the training, in
-    seconds; for the depth loss, and to know where samples go first."""
     coarse_to_fine: bool = False
     """Begin on copies of the pictures of a quarter, then of half their size: until 10 and 30 % of the training."""
 
@@ -62,13 +58,6 @@ class PeakDataManager(VanillaDataManager[InputDataset]):
     progress = 0.0
     """The finished fraction of the training; the pipeline says."""
 
-    def create_train_dataset(self) -> InputDataset:
-        """Says in the metadata whether sparse points are to be looked for; evaluation knows it, and does without."""
-        dataset = super().create_train_dataset()
-        photos = bool(dataset.metadata.get("unbounded")) and "sightings" not in dataset.metadata
-        dataset.metadata["triangulates"] = self.config.triangulate and photos and 2 <= len(dataset) <= MOST_PICTURES
-        return dataset
-
     def setup_train(self) -> None:
         """Load the training images once, as bytes."""
         data = [self.train_dataset.get_data(i, image_type="uint8") for i in range(len(self.train_dataset))]
@@ -82,8 +71,6 @@ class PeakDataManager(VanillaDataManager[InputDataset]):
         self.has_alpha = channels == 4 and bool((self.full_size.colours[:, 3] < 255).any())
         self.cameras: Cameras = self.train_dataset.cameras.to(self.device)
         self.pixel_rays = PixelRays(self.cameras)
-        if self.train_dataset.metadata["triangulates"] and self.test_mode == "val":
-            self._triangulate(images, masks)
         # The model is built from this, after the data manager.
         self.train_dataset.metadata["exposures_differ"] = channels == 3 and exposures_differ(
             images, self.cameras.camera_to_worlds
@@ -97,16 +84,6 @@ class PeakDataManager(VanillaDataManager[InputDataset]):
             self.sighted = SightedPixels(metadata["sightings"], metadata["points"], self.full_size, self.pixel_rays)
         # nerfstudio reads and sets the batch size here (point cloud export does), so it lives here for us too.
         self.train_pixel_sampler = self._get_pixel_sampler(self.train_dataset, self.config.train_num_rays_per_batch)
-
-    def _triangulate(self, images: list[Tensor], masks: list[Tensor] | None) -> None:
-        """Sparse points, as if they had come with the scene."""
-        metadata = self.train_dataset.metadata
-        rays = PixelRays(self.train_dataset.cameras.to("cpu"))
-        found = find_points(images, masks, rays)
-        metadata["triangulates"] = found is not None
-        if found is not None:
-            metadata["points"], metadata["sightings"] = found
-            metadata["camera_positions"] = rays.poses[:, :, 3]
 
     @property
     def full_size(self) -> PixelTable:

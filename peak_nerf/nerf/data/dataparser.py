@@ -2,6 +2,7 @@
 
 # No `from __future__ import annotations`: tyro reads this module's dataclass fields as types.
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -26,11 +27,16 @@ from peak_nerf.nerf.data.scene_files import Frame, Scene, SceneFile
 _said: set[str] = set()
 
 
+def say(line: str) -> None:
+    """Print `line`."""
+    CONSOLE.print(f"peak-data: {line}", markup=False, highlight=False, soft_wrap=True)
+
+
 def say_once(line: str) -> None:
     """Print `line`, unless this process has already."""
     if line not in _said:
         _said.add(line)
-        CONSOLE.print(f"peak-data: {line}", markup=False, highlight=False, soft_wrap=True)
+        say(line)
 
 
 @dataclass
@@ -70,6 +76,11 @@ class PeakDataParserConfig(DataParserConfig):
     its cube; auto takes pictures with alpha for the first and photos for the second, and says so."""
     scene_scale: float = 1.0
     """Factor on the box or cube of a transforms.json or an LLFF scene."""
+    triangulate: bool = True
+    """Where 2 to 100 photos come without sparse points that say who saw them, look for some before the training, in
+    seconds: they say where the scene is, where samples go first, and what the depth loss wants."""
+    found_points: tyro.conf.Suppress[Path | None] = None
+    """These points: observations.npz of the run, filled in before the training by `found_points`."""
     chosen_views: tyro.conf.Suppress[tuple[int, ...]] = ()
     """The train views in use: filled in by `resolve_views` and by the parser, never read."""
 
@@ -91,8 +102,24 @@ class PeakDataParserConfig(DataParserConfig):
         return scene_file, [indices[view] for view in self.chosen_views], len(indices)
 
 
+@dataclass(frozen=True)
+class Source:
+    """Where the images of a split come from."""
+
+    names: list[str]
+    """`file_path` of their frames."""
+    ratios: np.ndarray
+    """(n, 2): their width and height as they are read, over those of the full size."""
+    placement: Placement
+    """Of the file's coordinates."""
+
+
+@dataclass
 class PeakDataparserOutputs(DataparserOutputs):
     """With a transform in float64: map coordinates need more digits than float32 has."""
+
+    source: Source | None = None
+    """What is needed to say something about these images in the terms of the scene's file."""
 
     def transform_poses_to_original_space(
         self, poses: Tensor, camera_convention: Literal["opengl", "opencv"] = "opencv"
@@ -114,7 +141,9 @@ class PeakDataParser(DataParser):
 
     config: PeakDataParserConfig
 
-    def _generate_dataparser_outputs(self, split: str = "train", **kwargs: Any) -> DataparserOutputs:
+    def _generate_dataparser_outputs(
+        self, split: str = "train", say_space: Callable[[str], None] = say_once
+    ) -> PeakDataparserOutputs:
         config = self.config
         downscale = 1 if config.downscale_factor is None else config.downscale_factor
         if downscale < 1:
@@ -150,6 +179,8 @@ class PeakDataParser(DataParser):
         cloud = _cloud(scene, placed_by, placement, config, half_fov)
         bounds = _bounds(scene_file, placement.scale) if scene.kind == "llff" else None
         space = _space(scene, placed_by, config, placement, bounds, cloud, half_fov, n_channels == 4)
+        if scene.kind != "blender" or placement.scale != 1 or bool(placement.transform[:, 3].any()):
+            say_space(space.line())
         has_alpha = n_channels == 4 and config.use_alpha
         metadata: dict[str, Any] = {
             "background": config.background,
@@ -162,8 +193,9 @@ class PeakDataParser(DataParser):
             metadata["bounds"] = bounds[indices].float()
         full = [full_size(scene_file, frame, size, of_file) for frame, size in zip(frames, sizes, strict=True)]
         poses = placement.poses(_poses(scene_file))[indices].float()
+        ratios = np.divide(sizes, full)
         if split == "train" and cloud is not None:
-            metadata |= {**cloud.metadata(np.divide(sizes, full)), "camera_positions": poses[:, :, 3]}
+            metadata |= {**cloud.metadata(ratios), "camera_positions": poses[:, :, 3]}
         return PeakDataparserOutputs(
             image_filenames=image_filenames,
             cameras=cameras_of(scene_file, frames, image_filenames, sizes, full, of_file, poses),
@@ -174,6 +206,7 @@ class PeakDataParser(DataParser):
             metadata=metadata,
             dataparser_transform=placement.transform @ _applied_transform(scene_file),
             dataparser_scale=placement.scale * (number(scene_file, None, "applied_scale", low=0.0) or 1.0),
+            source=Source([frame.name for frame in frames], ratios, placement),
         )
 
 
@@ -251,11 +284,13 @@ def _cloud(
     scene: Scene, scene_file: SceneFile, placement: Placement, config: PeakDataParserConfig, half_fov: float
 ) -> Cloud | None:
     """What the training views saw, whichever split is asked for: all of them have one space."""
-    if scene.kind == "llff" or not has_points(scene_file):
+    found = config.found_points
+    if found is None and (scene.kind == "llff" or not has_points(scene_file)):
         return None
     scene_file, training, n_available = config.training_frames(scene)
     poses = placement.poses(_poses(scene_file))
-    return read_cloud(scene_file, placement, poses, training, len(training) == n_available, half_fov, say_once)
+    all_views = len(training) == n_available
+    return read_cloud(scene_file, placement, poses, training, all_views, half_fov, found, say_once)
 
 
 def _space(
@@ -268,7 +303,7 @@ def _space(
     half_fov: float,
     has_alpha: bool,
 ) -> SceneSpace:
-    """The scene's box, and whether there is something beyond it; says what was chosen."""
+    """The scene's box, and whether there is something beyond it."""
     poses = placement.poses(_poses(scene_file))
     views = None if cloud is None else cloud.views
     if _has_own_frame(scene, scene_file):
@@ -279,8 +314,6 @@ def _space(
         space = choose_space(config.space, poses, half_fov, has_alpha, own_cube, bounds, views)
     if scene.kind != "blender":
         space = replace(space, half=space.half * config.scene_scale)
-    if scene.kind != "blender" or placement.scale != 1 or bool(placement.transform[:, 3].any()):
-        say_once(space.line())
     return space
 
 

@@ -61,9 +61,9 @@ def write_observations(path: Path, observations: Observations) -> None:
     write_atomically(path, lambda file: np.savez_compressed(file, format_version=np.int32(FORMAT_VERSION), **arrays))
 
 
-def read_observations(path: Path) -> Observations:
-    """Raises: PeakError when there is no such file, or it is broken, of a newer format, or contradicts itself."""
-    again = "run `peak photos` again"
+def read_observations(path: Path, again: str = "run `peak photos` again") -> Observations:
+    """Raises: PeakError when there is no such file, or it is broken, of a newer format, or contradicts itself; then
+    `again` says what to do."""
     if not path.is_file():
         raise PeakError(f"{path}: no such file; {again}")
     try:

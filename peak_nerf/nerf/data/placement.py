@@ -44,6 +44,10 @@ class Placement:
         """(n, 3) float64 to (n, 3) float64."""
         return self.scale * (x @ self.transform[:, :3].T + self.transform[:, 3])
 
+    def inverse(self, y: Tensor) -> Tensor:
+        """(n, 3) float64, x of y."""
+        return (y / self.scale - self.transform[:, 3]) @ self.transform[:, :3]
+
     def poses(self, poses: Tensor) -> Tensor:
         """Camera-to-world matrices (n, 4, 4) float64 to (n, 3, 4) float64."""
         placed = self.transform @ poses

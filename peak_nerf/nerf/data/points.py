@@ -22,6 +22,7 @@ from peak_nerf.nerf.data.scene_box import Views
 from peak_nerf.nerf.data.scene_files import SceneFile
 
 OBSERVATIONS = "observations.npz"
+PHOTOS_AGAIN = "run `peak photos` again, or remove it"
 SEEN_BY = 2
 """Training views that saw a point, at least: one alone does not say how far away it is."""
 DEPTH_TOLERANCE = 0.01
@@ -89,13 +90,8 @@ class Cloud:
 
 
 def knows_sightings(metadata: Mapping[str, Any]) -> bool:
-    """Whether the training knows which view saw which sparse points, by the metadata of its views.
-
-    Those that are found before a training are not in the metadata of an evaluation: `triangulates` stands for them.
-    """
-    if "sightings" in metadata:
-        return len(metadata["sightings"].point) > 0
-    return bool(metadata.get("triangulates"))
+    """Whether it is known which view saw which sparse points, by the metadata of the training views."""
+    return "sightings" in metadata and len(metadata["sightings"].point) > 0
 
 
 def has_points(scene_file: SceneFile) -> bool:
@@ -110,6 +106,7 @@ def read_cloud(
     training: Sequence[int],
     all_views: bool,
     half_fov: float,
+    found: Path | None,
     say: Callable[[str], None],
 ) -> Cloud | None:
     """The sparse points that the training views saw; None where there are none.
@@ -121,14 +118,17 @@ def read_cloud(
         training: which of these frames are the images of the training split, in order.
         all_views: whether these are all that there are for training. What fewer saw, a point cloud does not say.
         half_fov: half the wider angle of view, in radians.
+        found: what the training has found in the pictures, where it has; before all that came with the scene.
         say: prints a line.
 
     Raises: PeakError when a file is broken or of other poses.
     """
-    observations = scene_file.path.parent / OBSERVATIONS
     chosen = poses[torch.tensor(training, dtype=torch.int64)]
+    if found is not None:
+        return _observed(found, scene_file, placement, chosen, training, "train again")
+    observations = scene_file.path.parent / OBSERVATIONS
     if observations.is_file():
-        return _observed(observations, scene_file, placement, chosen, training)
+        return _observed(observations, scene_file, placement, chosen, training, PHOTOS_AGAIN)
     name = scene_file.values.get("ply_file_path")
     if not name:
         return None
@@ -170,10 +170,12 @@ def read_ply(path: Path, source: Path) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(xyz), torch.from_numpy(rgb)
 
 
-def _observed(path: Path, scene_file: SceneFile, placement: Placement, poses: Tensor, training: Sequence[int]) -> Cloud:
+def _observed(
+    path: Path, scene_file: SceneFile, placement: Placement, poses: Tensor, training: Sequence[int], again: str
+) -> Cloud:
     """Points that at least `SEEN_BY` of the training views saw; poses (n, 3, 4) are these views'."""
-    observed = read_observations(path)
-    other = f"{path}: is not of the cameras of {scene_file.path}; run `peak photos` again, or remove it"
+    observed = read_observations(path, again)
+    other = f"{path}: is not of the cameras of {scene_file.path}; {again}"
     place = {PurePosixPath(scene_file.frames[frame].name): i for i, frame in enumerate(training)}
     names = [PurePosixPath(str(name)) for name in observed.image_names]
     if not {PurePosixPath(frame.name) for frame in scene_file.frames} & set(names):

@@ -12,9 +12,7 @@ Symbols:
 
 from __future__ import annotations
 
-import logging
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple
@@ -26,12 +24,6 @@ import torch
 from peak_nerf.nerf.data.pixel_rays import PixelRays
 from peak_nerf.nerf.data.points import Sightings, SparsePoints
 
-logger = logging.getLogger(__name__)
-
-MOST_PICTURES = 100
-"""With more of them the pictures themselves say enough, and it would take minutes."""
-FEWEST = 50
-"""Points, or they are left out."""
 FEATURES = 8000
 """Of a picture, at most."""
 CONTRAST = 0.005
@@ -63,6 +55,8 @@ class Features:
     """(m, 128) float32, unit vectors."""
     rgb: np.ndarray
     """(m, 3) uint8."""
+    side: int
+    """The longer one of the picture, in pixels."""
 
 
 @dataclass(frozen=True)
@@ -92,55 +86,30 @@ class Matches(NamedTuple):
     """(k,) squared distance of the two, over that to the second best; below 1."""
 
 
-def find_points(
-    images: Sequence[torch.Tensor], masks: Sequence[torch.Tensor] | None, rays: PixelRays
-) -> tuple[SparsePoints, Sightings] | None:
-    """`triangulate` with a progress bar; says what came of it, None where that is too little."""
-    from rich.progress import Progress
-
-    begin = time.monotonic()
-    with Progress(transient=True) as bar:
-        task = bar.add_task("Sparse points", total=None)
-        points, seen = triangulate(images, masks, rays, lambda i, n: bar.update(task, completed=i, total=n))
-    count = len(points.xyz)
-    if count < FEWEST:
-        logger.info("sparse points: the scene has none, and only %d were found in its pictures: left out", count)
-        return None
-    logger.info(
-        "sparse points: the scene has none; %d found in its pictures in %.0f s;"
-        " --pipeline.datamanager.triangulate False does without",
-        count,
-        time.monotonic() - begin,
-    )
-    return points, seen
-
-
 def triangulate(
-    images: Sequence[torch.Tensor],
-    masks: Sequence[torch.Tensor] | None,
+    read: Callable[[int], tuple[torch.Tensor, torch.Tensor | None]],
     rays: PixelRays,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[SparsePoints, Sightings]:
     """Points that at least two of the pictures saw, and who saw which of them where.
 
     Args:
-        images: (h, w, 3 or 4) uint8.
-        masks: (h, w) bool, False where a picture is not to be used; None for all of all.
-        rays: of their cameras, on the CPU.
+        read: gives a picture by its number, (h, w, 3 or 4) uint8, and its mask, (h, w) bool, False where it is not to
+            be used; None for all of it. Called from several threads.
+        rays: of the pictures' cameras, on the CPU.
         on_progress: is told how many of how many pieces of work are done.
     """
     pairs = choose_pairs(rays.poses[:, :, 3].numpy(), -rays.poses[:, :, 2].numpy())
-    total = len(images) + len(pairs)
-    tolerance = TOLERANCE * max(max(image.shape[:2]) for image in images) / REFERENCE_SIDE
-    tolerance = max(LEAST_TOLERANCE, tolerance)
+    total = len(rays.poses) + len(pairs)
     features: list[Features] = []
     matches: list[Matches] = []
     pool = ThreadPoolExecutor(max(1, torch.get_num_threads()))
     try:
-        for found in pool.map(_features, images, [None] * len(images) if masks is None else masks):
+        for found in pool.map(lambda i: _features(*read(i)), range(len(rays.poses))):
             features.append(found)
             on_progress(len(features), total)
         seen = [Seen(found, _rays(rays, i, found)) for i, found in enumerate(features)]
+        tolerance = max(LEAST_TOLERANCE, TOLERANCE * max(found.side for found in features) / REFERENCE_SIDE)
         for match in pool.map(lambda ab: _match(seen[ab[0]], seen[ab[1]], tolerance), pairs):
             matches.append(match)
             on_progress(len(features) + len(matches), total)
@@ -196,7 +165,7 @@ def _features(image: torch.Tensor, mask: torch.Tensor | None) -> Features:
         descriptors = np.zeros((0, 128), np.float32)
     descriptors = np.sqrt(descriptors / np.maximum(descriptors.sum(1, keepdims=True), 1e-9))
     column, row = xy.astype(int).clip(0, [w - 1, h - 1]).T
-    return Features(xy, descriptors.astype(np.float32), rgb[row, column])
+    return Features(xy, descriptors.astype(np.float32), rgb[row, column], max(h, w))
 
 
 def _rays(rays: PixelRays, i: int, features: Features) -> Rays:

@@ -13,7 +13,6 @@ Symbols:
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,13 +24,11 @@ from torch import Tensor
 
 from peak_nerf.core.kar import KernelAlignmentRegularizer
 from peak_nerf.errors import PeakError
-from peak_nerf.nerf.data.points import Sightings, SparsePoints, knows_sightings
+from peak_nerf.nerf.data.points import Sightings, SparsePoints
 from peak_nerf.nerf.losses.kar import KarForm, KarStep
 from peak_nerf.nerf.losses.kar_unobserved import LOG_EMPTY, LOG_SOLID
 from peak_nerf.nerf.options import KarOptions
 from peak_nerf.nerf.render.renderer import VolumeRenderer
-
-logger = logging.getLogger(__name__)
 
 MANY = 4096
 """Points in the bank at most, and empty positions in it."""
@@ -69,14 +66,6 @@ class SightLines:
         place = (metadata["camera_positions"].to(centre) - centre) / half_extent
         xyz = (points.xyz.to(centre) - centre) / half_extent
         return cls(xyz, points.rgb.to(centre) / 255, place[seen.image.to(centre.device)], seen.point.to(centre.device))
-
-
-def form_in_use(form: str, metadata: dict[str, Any]) -> str:
-    """The form of KAR; the point form in an evaluation that lacks the sparse points of its training, and says so."""
-    if form == "observed" and "sightings" not in metadata and knows_sightings(metadata):
-        logger.info("kar_residual: of the point form, since evaluation does not look for sparse points again")
-        return "point"
-    return form
 
 
 class AnchorBank:

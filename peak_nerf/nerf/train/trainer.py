@@ -20,6 +20,9 @@ from nerfstudio.utils.rich_utils import CONSOLE
 
 from peak_nerf.errors import PeakError, exit_on_peak_error
 from peak_nerf.nerf.data.dataparser import PeakDataParserConfig
+from peak_nerf.nerf.data.found_points import find_points
+from peak_nerf.nerf.data.observations import read_observations, write_observations
+from peak_nerf.nerf.data.points import OBSERVATIONS
 from peak_nerf.nerf.data.space_figure import write_space_figure
 from peak_nerf.nerf.train.optimizers import ExponentialScheduleConfig, multiplier
 
@@ -39,15 +42,35 @@ class PeakTrainerConfig(TrainerConfig):
     evaluations and checkpoints."""
 
     def save_config(self) -> None:
-        """Write config.yml, with the training views that `--num-views` or `--view-indices` stand for."""
+        """Write config.yml, with the training views that `--num-views` or `--view-indices` stand for, and with sparse
+        points that are looked for where the scene has none."""
         with exit_on_peak_error():
             datamanager: Any = self.pipeline.datamanager
-            if isinstance(datamanager.dataparser, PeakDataParserConfig):  # the user may choose another
-                datamanager.dataparser.resolve_views(datamanager.data)
+            parser = datamanager.dataparser
             try:
+                if isinstance(parser, PeakDataParserConfig):  # the user may choose another
+                    parser.resolve_views(datamanager.data)
+                    parser.found_points = self._found_points(parser, datamanager.data)
                 super().save_config()
             except OSError as error:
                 raise PeakError(f"{self.get_base_dir()}: cannot write config.yml ({error.strerror})") from None
+            except KeyboardInterrupt:
+                raise SystemExit(130) from None
+
+    def _found_points(self, parser: PeakDataParserConfig, data: Path | None) -> Path | None:
+        """Those of the run that this one goes on with, if there is one: its space is theirs."""
+        if parser.found_points is not None and parser.found_points.is_file():  # --load-config
+            return parser.found_points
+        run = self.get_base_dir()
+        checkpoints = self.load_checkpoint.parent if self.load_checkpoint is not None else self.load_dir
+        if checkpoints is None:
+            return find_points(parser, data, run)
+        before = checkpoints.parent / OBSERVATIONS
+        if not before.is_file():
+            return None
+        run.mkdir(parents=True, exist_ok=True)
+        write_observations(run / OBSERVATIONS, read_observations(before))
+        return run / OBSERVATIONS
 
 
 class PeakTrainer(Trainer):

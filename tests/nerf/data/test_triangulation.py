@@ -1,20 +1,17 @@
 """Sparse points from pictures of known cameras."""
 
-import json
-import math
-from pathlib import Path
+from collections.abc import Callable
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 import torch
 from nerfstudio.cameras.cameras import Cameras
-from PIL import Image
 
 from peak_nerf.nerf.data.pixel_rays import PixelRays
 from peak_nerf.nerf.data.triangulation import Tracks, _features, _points, choose_pairs, triangulate
 from peak_nerf.nerf.data.triangulation_numba import best_on_lines
-from tests.nerf.runs import start, tiny_config
 from tests.nerf.scene_factory import ring_pose
 
 SIZE, FOCAL = 240, 300.0
@@ -43,6 +40,10 @@ def rays_of(poses: np.ndarray) -> PixelRays:
     return PixelRays(Cameras(c2w, FOCAL, FOCAL, SIZE / 2, SIZE / 2, SIZE, SIZE))
 
 
+def pictures(images: list[torch.Tensor], mask: torch.Tensor | None = None) -> Callable[[int], tuple[Any, Any]]:
+    return lambda i: (images[i], mask)
+
+
 @pytest.fixture(scope="module")
 def images() -> list[torch.Tensor]:
     return [torch.from_numpy(picture(pose)) for pose in poses()]
@@ -50,7 +51,7 @@ def images() -> list[torch.Tensor]:
 
 def test_points_lie_where_the_pictures_show_them(images) -> None:
     told = []
-    points, seen = triangulate(images, None, rays_of(poses()), lambda i, n: told.append((i, n)))
+    points, seen = triangulate(pictures(images), rays_of(poses()), lambda i, n: told.append((i, n)))
     assert told == [(i, 15) for i in range(1, 16)]  # five pictures, ten pairs
     assert len(points.xyz) > 200
     assert np.percentile(points.xyz[:, 2].abs(), 90) < 0.02  # of cameras 4 away
@@ -78,7 +79,7 @@ def test_points_lie_where_the_pictures_show_them(images) -> None:
 def test_what_a_mask_hides_has_no_points(images) -> None:
     mask = torch.ones(SIZE, SIZE, dtype=torch.bool)
     mask[:, : SIZE // 2] = False
-    _, seen = triangulate(images, [mask] * len(images), rays_of(poses()))
+    _, seen = triangulate(pictures(images, mask), rays_of(poses()))
     assert len(seen.xy) > 100
     assert seen.xy[:, 0].min() > SIZE / 2
 
@@ -87,7 +88,7 @@ def test_what_is_transparent_has_no_points(images) -> None:
     clear = [torch.cat((image, torch.full((SIZE, SIZE, 1), 255, dtype=torch.uint8)), -1) for image in images]
     for image in clear:
         image[:, : SIZE // 2, 3] = 0
-    _, seen = triangulate(clear, None, rays_of(poses()))
+    _, seen = triangulate(pictures(clear), rays_of(poses()))
     assert len(seen.xy) > 100
     assert seen.xy[:, 0].min() > SIZE / 2
 
@@ -96,7 +97,7 @@ def test_large_pictures_are_looked_at_in_a_smaller_size(images, monkeypatch) -> 
     whole = len(_features(images[0], None).xy)
     monkeypatch.setattr("peak_nerf.nerf.data.triangulation.REFERENCE_SIDE", 160.0)
     assert len(_features(images[0], None).xy) < 0.8 * whole
-    points, seen = triangulate(images, None, rays_of(poses()))
+    points, seen = triangulate(pictures(images), rays_of(poses()))
     assert seen.xy.max() > 200  # pixels of the whole size
     assert len(points.xyz) > 100
     assert points.xyz[:, 2].abs().median() < 0.02
@@ -107,11 +108,11 @@ def test_wrong_cameras_and_empty_pictures_give_few_points_and_none(images) -> No
     turned = poses()[[2, 4, 1, 3, 0]]
     by_three = []
     for cameras in (turned, poses()):
-        points, seen = triangulate(images, None, rays_of(cameras))
+        points, seen = triangulate(pictures(images), rays_of(cameras))
         by_three.append(int((torch.bincount(seen.point, minlength=len(points.xyz)) >= 3).sum()))
     assert by_three[0] < 0.05 * by_three[1]
     grey = [torch.full((SIZE, SIZE, 3), 128, dtype=torch.uint8)] * 3
-    points, seen = triangulate(grey, None, rays_of(poses(3)))
+    points, seen = triangulate(pictures(grey), rays_of(poses(3)))
     assert len(points.xyz) == len(seen.point) == 0
 
 
@@ -167,47 +168,3 @@ def test_pictures_are_matched_with_near_ones_that_look_the_same_way() -> None:
     assert len(choose_pairs(positions, axes)) < 40 * 10
     axes[::2] = [0.0, 0, -1]
     assert all((a - b) % 2 == 0 for a, b in choose_pairs(positions, axes))
-
-
-def write_scene(folder: Path, n: int = 9) -> Path:
-    folder.mkdir()
-    frames = []
-    for i in range(n):
-        pose = ring_pose(2 * math.pi * i / n, height=3.2)
-        Image.fromarray(picture(pose)).save(folder / f"{i}.png")
-        frames.append({"file_path": f"{i}.png", "transform_matrix": pose.tolist()})
-    lens = {"fl_x": FOCAL, "fl_y": FOCAL, "cx": SIZE / 2, "cy": SIZE / 2, "w": SIZE, "h": SIZE}
-    (folder / "transforms.json").write_text(json.dumps({**lens, "frames": frames}))
-    return folder
-
-
-@pytest.mark.parametrize("wanted", [True, False])
-def test_photos_without_points_get_some_before_the_training(tmp_path, wanted, caplog) -> None:
-    config = tiny_config(tmp_path, steps=1, kar_weight=0.0)
-    config.data = config.pipeline.datamanager.data = write_scene(tmp_path / "photos")
-    config.pipeline.datamanager.triangulate = wanted
-    with caplog.at_level("INFO", logger="peak_nerf"):
-        pipeline = start(config).pipeline
-    assert ("found in its pictures" in caplog.text) == wanted
-    assert (pipeline.model.config.depth_weight > 0) == wanted
-    assert (pipeline.datamanager.sighted is not None) == wanted
-    if wanted:
-        assert len(pipeline.datamanager.sighted) > 200
-        _, batch = pipeline.datamanager.next_train(0)
-        assert len(batch["sighted"]) > 0
-
-
-@pytest.mark.parametrize("form", ["point", "observed"])
-def test_evaluation_does_without_them(tmp_path, form, caplog) -> None:
-    """Also of a training that was told to use them."""
-    config = tiny_config(tmp_path, steps=1, kar_form=form, kar_weight=0.01, depth_weight=0.02)
-    config.data = config.pipeline.datamanager.data = write_scene(tmp_path / "photos")
-    trained = start(config).pipeline
-    with caplog.at_level("INFO", logger="peak_nerf"):
-        pipeline = config.pipeline.setup(device="cpu", test_mode="test")
-    assert "sightings" not in pipeline.datamanager.train_dataset.metadata
-    assert pipeline.state_dict().keys() == trained.state_dict().keys()
-    camera = pipeline.datamanager.eval_dataset.cameras[:1]
-    pipeline.eval()
-    assert ("of the point form" in caplog.text) == (form == "observed")
-    assert pipeline.model.get_outputs_for_camera(camera)["kar_residual"].isfinite().all()
