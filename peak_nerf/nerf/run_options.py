@@ -38,6 +38,10 @@ class NerfSettings:
     """Train and evaluate on the images of `images_N`; None as `peak-data` does."""
     use_alpha: bool = True
     """Off, images with an alpha channel are put before the background as they are read."""
+    triangulate: Literal["auto", "always", "never"] = field(
+        default="auto", metadata={"choices": ("auto", "always", "never")}
+    )
+    """Whether sparse points are looked for where the scene has none, as `peak-data` has it."""
     method: str = field(default="peak", metadata={"choices": tuple(METHODS)})
     """`peak`: the preset as it is. `plain`: without KAR, polynomial encoding and distortion loss."""
     preset: str = field(default="peak-lite", metadata={"choices": PRESETS})

@@ -76,9 +76,10 @@ class PeakDataParserConfig(DataParserConfig):
     its cube; auto takes pictures with alpha for the first and photos for the second, and says so."""
     scene_scale: float = 1.0
     """Factor on the box or cube of a transforms.json or an LLFF scene."""
-    triangulate: bool = True
+    triangulate: Literal["auto", "always", "never"] = "auto"
     """Where 2 to 100 photos come without sparse points that say who saw them, look for some before the training, in
-    seconds: they say where the scene is, where samples go first, and what the depth loss wants."""
+    seconds: they say where the scene is, where samples go first, and what the depth loss wants. always: also for scenes
+    that fit their box."""
     found_points: tyro.conf.Suppress[Path | None] = None
     """These points: observations.npz of the run, filled in before the training by `found_points`."""
     chosen_views: tyro.conf.Suppress[tuple[int, ...]] = ()

@@ -36,13 +36,14 @@ def find_points(config: PeakDataParserConfig, data: Path | None, run: Path) -> P
         data: the scene, instead of `config.data`.
         run: folder of the training; made where it is not there.
     """
-    if not config.triangulate:
+    if config.triangulate == "never":
         return None
     parser = replace(config, data=config.data if data is None else data, found_points=None).setup()
     outputs: PeakDataparserOutputs = parser.get_dataparser_outputs("train", say_space=_say_nothing)
     assert outputs.source is not None
+    wanted = config.triangulate == "always" or outputs.metadata["unbounded"]
     known = "sightings" in outputs.metadata
-    if known or not outputs.metadata["unbounded"] or not 2 <= len(outputs.image_filenames) <= MOST_PICTURES:
+    if known or not wanted or not 2 <= len(outputs.image_filenames) <= MOST_PICTURES:
         return None
     begin = time.monotonic()
     points, seen = _triangulated(InputDataset(outputs))
@@ -54,7 +55,7 @@ def find_points(config: PeakDataParserConfig, data: Path | None, run: Path) -> P
     write_observations(run / OBSERVATIONS, observations(points, seen, outputs.source))
     say(
         f"the scene has no sparse points; {count} found in its pictures in {time.monotonic() - begin:.0f} s; peak-data "
-        "--triangulate False does without"
+        "--triangulate never does without"
     )
     return run / OBSERVATIONS
 

@@ -106,7 +106,7 @@ def test_they_say_where_an_llff_scene_is(tmp_path) -> None:
 def test_a_training_finds_them_and_its_evaluation_has_them(tmp_path, wanted, capsys, monkeypatch) -> None:
     monkeypatch.setattr("peak_nerf.nerf.data.dataparser._said", set())
     config = photos_config(tmp_path, kar_weight=0.0)
-    config.pipeline.datamanager.dataparser.triangulate = wanted
+    config.pipeline.datamanager.dataparser.triangulate = "auto" if wanted else "never"
     pipeline = start(config).pipeline
     said = capsys.readouterr().out
     assert ("found in its pictures" in said) == wanted
@@ -171,15 +171,19 @@ def test_none_are_looked_for_where_they_are_not_wanted(tmp_path, monkeypatch) ->
     path = find_points(PeakDataParserConfig(), scene, tmp_path / "run")
     monkeypatch.setattr("peak_nerf.nerf.data.found_points.triangulate", never)
     for config in (
-        PeakDataParserConfig(triangulate=False),
+        PeakDataParserConfig(triangulate="never"),
         PeakDataParserConfig(space="box"),
         PeakDataParserConfig(num_views=1),
     ):
         assert find_points(config, scene, tmp_path / "none") is None
     monkeypatch.setattr("peak_nerf.nerf.data.found_points.MOST_PICTURES", 6)
     assert find_points(PeakDataParserConfig(), scene, tmp_path / "none") is None  # 7 are trained on
-    with pytest.raises(AssertionError):
-        find_points(PeakDataParserConfig(num_views=6), scene, tmp_path / "none")
+    for config in (
+        PeakDataParserConfig(num_views=6),
+        PeakDataParserConfig(num_views=6, space="box", triangulate="always"),
+    ):
+        with pytest.raises(AssertionError):
+            find_points(config, scene, tmp_path / "none")
     # The scene knows its own.
     observed = read_observations(path)
     write_observations(scene / "observations.npz", observed)
