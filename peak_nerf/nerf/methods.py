@@ -56,7 +56,7 @@ def _method(
         pipeline=pipeline,
         optimizers=optimizers,
         logging=LoggingConfig(steps_per_log=20),
-        viewer=ViewerConfig(num_rays_per_chunk=1 << 15),
+        viewer=ViewerConfig(num_rays_per_chunk=1 << 15, websocket_host="127.0.0.1"),
         vis="viewer+tensorboard",
     )
     return MethodSpecification(config=config, description=description)

@@ -34,6 +34,7 @@ from peak_nerf.nerf.losses.kar_unobserved import KarUnobserved
 from peak_nerf.nerf.losses.regularizers import regularization_losses
 from peak_nerf.nerf.options import ModelOptions, resolve_defaults
 from peak_nerf.nerf.progress import progress_callback
+from peak_nerf.nerf.render.crop import crop_of, cropped
 from peak_nerf.nerf.render.field import PeakRadianceField, multiplies_bfloat16
 from peak_nerf.nerf.render.marcher import Steps
 from peak_nerf.nerf.render.occupancy import OccupancyGrid
@@ -123,11 +124,10 @@ class PeakModel(Model):
                 hint="Weight of the Kernel Alignment Regularizer from now on", cb_hook=self._set_kar_weight,
             )  # fmt: skip
         low, high = self.scene_box.aabb
-        self.register_buffer("centre", (low + high) / 2, persistent=False)
+        self.register_buffer("centre", ((low + high) / 2).float(), persistent=False)
         # One unit of normalised space is this long in the world.
         self.half_extent = float((high - low).max() / 2)
-        background = metadata.get("background", "white")
-        self.background_colour = 0.0 if background == "black" else 1.0
+        self.background_colour = 0.0 if metadata.get("background") == "black" else 1.0
         # Images that show the background where the scene is empty teach a random one as matter, painted on the box.
         self.solid_background = bool(metadata.get("solid_background"))
         near = c.near_plane / self.half_extent
@@ -171,8 +171,9 @@ class PeakModel(Model):
 
     def _normalised(self, ray_bundle: RayBundle) -> tuple[Tensor, Tensor]:
         """Origins and unit directions in normalised space, each (r, 3)."""
-        origins = (ray_bundle.origins.reshape(-1, 3) - self.centre) / self.half_extent
-        return origins, ray_bundle.directions.reshape(-1, 3)
+        # nerfstudio's blender-data has poses in float64.
+        origins, directions = (x.reshape(-1, 3).float() for x in (ray_bundle.origins, ray_bundle.directions))
+        return (origins - self.centre) / self.half_extent, directions
 
     def get_outputs(self, ray_bundle: RayBundle) -> dict[str, Any]:
         """Per ray: rgb over the background, accumulation and depth (world units); in training what losses need."""
@@ -181,7 +182,7 @@ class PeakModel(Model):
                 self.camera_optimizer.apply_to_raybundle(ray_bundle)
         origins, directions = self._normalised(ray_bundle)
         if not self.training:
-            return {**self._render(origins, directions), "normals": self.renderer.normals(origins, directions)}
+            return {**self._render(ray_bundle), "normals": self.renderer.normals(origins, directions)}
         rendered = self.renderer.training_rays(origins, directions)
         self.n_samples = len(rendered.samples)
         self.occupancy.observe(rendered.samples.cell, rendered.density.detach())
@@ -194,8 +195,8 @@ class PeakModel(Model):
         }
         return outputs if self.kar is None else {**outputs, "kar_parameters": seen_by_ddp(self.kar)}
 
-    def _render(self, origins: Tensor, directions: Tensor) -> dict[str, Tensor]:
-        outputs = self.renderer.render(origins, directions)
+    def _render(self, rays: RayBundle) -> dict[str, Tensor]:
+        outputs = self.renderer.render(*self._normalised(rays), crop_of(rays, self.half_extent))
         return {**outputs, "depth": outputs["depth"] * self.half_extent}
 
     def _training_background(self, directions: Tensor, accumulation: Tensor) -> Tensor:
@@ -211,7 +212,8 @@ class PeakModel(Model):
     @torch.no_grad()
     def get_outputs_for_camera(self, camera: Cameras, obb_box: OrientedBox | None = None) -> dict[str, Tensor]:
         """Images of a camera; its rays as training's: nerfstudio undoes a lens for every pixel, in seconds."""
-        return self.get_outputs_for_camera_ray_bundle(rays_of_picture(camera, box=obb_box))
+        rays = rays_of_picture(camera)
+        return self.get_outputs_for_camera_ray_bundle(rays if obb_box is None else cropped(rays, obb_box))
 
     @torch.no_grad()
     def get_outputs_for_camera_ray_bundle(self, camera_ray_bundle: RayBundle) -> dict[str, Tensor]:
@@ -221,7 +223,7 @@ class PeakModel(Model):
         for start in range(0, height * width, self.config.eval_num_rays_per_chunk):
             end = start + self.config.eval_num_rays_per_chunk
             chunk = camera_ray_bundle.get_row_major_sliced_ray_bundle(start, end).to(self.device)
-            parts.append(self._render(*self._normalised(chunk)))
+            parts.append(self._render(chunk))
         outputs = {name: torch.cat([part[name] for part in parts]).reshape(height, width, -1) for name in parts[0]}
         if self.kar_form is not None:
             stride = self.config.kar_residual_stride

@@ -1,4 +1,4 @@
-"""Ctrl-C that waits for the end of a step."""
+"""Ctrl-C that waits for the end of a step, or for nothing; and SIGTERM that acts like it."""
 
 from __future__ import annotations
 
@@ -37,3 +37,31 @@ def interrupts_deferred() -> Iterator[Callable[[], None]]:
         yield raise_if_noted
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def termination_interrupts() -> Iterator[None]:
+    """Inside, SIGTERM, as clusters and `docker stop` send it, is a Ctrl-C, unless somebody already listens to it."""
+    in_charge = threading.current_thread() is threading.main_thread()
+    if not in_charge or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+@contextmanager
+def interrupts_ignored() -> Iterator[None]:
+    """Inside, Ctrl-C and SIGTERM do nothing: what is left to do is short, and must be whole."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,7 +17,7 @@ from peak_nerf.bench.suite.data_root import DataRoot, Job
 from peak_nerf.bench.suite.file import write_suite
 from peak_nerf.bench.suite.grid import Cell, Suite
 from peak_nerf.bench.suite.registry import TASKS, option_types
-from peak_nerf.errors import PeakError
+from peak_nerf.system.locks import lock_folder
 
 SUITE_FILE = "suite.yaml"
 
@@ -116,16 +115,5 @@ def run(suite: Suite, todo: Plan, folder: Path, engine: Engine, display: Display
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Hold a suite's folder. Raises: PeakError when another `peak bench` holds it, or it cannot be written."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / ".lock").open("w")
-    except OSError as error:
-        raise PeakError(f"{folder}: cannot be written ({error.strerror}); give another --out") from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise PeakError(
-                f"{folder}: another `peak bench` is at work here; wait for it or give another --out"
-            ) from None
+    with lock_folder(folder, "--out", "`peak bench`"):
         yield

@@ -70,6 +70,7 @@ class PeakDataManager(VanillaDataManager[InputDataset]):
         # An alpha channel that is opaque throughout tells nothing.
         self.has_alpha = channels == 4 and bool((self.full_size.colours[:, 3] < 255).any())
         self.cameras: Cameras = self.train_dataset.cameras.to(self.device)
+        self.cameras.camera_to_worlds = self.cameras.camera_to_worlds.float()
         self.pixel_rays = PixelRays(self.cameras)
         # The model is built from this, after the data manager.
         self.train_dataset.metadata["exposures_differ"] = channels == 3 and exposures_differ(

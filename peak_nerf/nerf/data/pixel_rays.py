@@ -18,7 +18,6 @@ import torch
 import torch.nn.functional as F
 from nerfstudio.cameras.cameras import Cameras, CameraType
 from nerfstudio.cameras.rays import RayBundle
-from nerfstudio.data.scene_box import OrientedBox
 from torch import Tensor
 
 from peak_nerf.errors import PeakError
@@ -50,14 +49,14 @@ class PixelRays:
                     f"cameras of kind {CameraType(kind).name}: their rays do not begin at one point, which peak cannot"
                     " train on; use pictures of perspective, fisheye or equirectangular cameras"
                 )
-        self.poses: Tensor = cameras.camera_to_worlds
+        self.poses: Tensor = cameras.camera_to_worlds.float()  # nerfstudio's blender-data has float64
         values = [cameras.fx, cameras.fy, cameras.cx, cameras.cy, cameras.width, cameras.height, cameras.camera_type]
         values += [] if cameras.distortion_params is None else [cameras.distortion_params]
         distinct, lens = torch.cat([value.double() for value in values], -1).unique(dim=0, return_inverse=True)
         self.n_lenses = len(distinct)
         lattices = [_lattice(cameras, int((lens == i).nonzero()[0])) for i in range(self.n_lenses)]
         # direction (3) and the area that a pixel spans there, before it is divided by the direction's length cubed
-        self.nodes = torch.cat([lattice.reshape(-1, 4) for lattice in lattices])
+        self.nodes = torch.cat([lattice.reshape(-1, 4) for lattice in lattices]).float()
         rows, columns = torch.tensor([lattice.shape[:2] for lattice in lattices], device=lens.device).unbind(1)
         self.first = ((rows * columns).cumsum(0) - rows * columns)[lens]
         self.columns, self.rows = columns[lens], rows[lens]
@@ -91,14 +90,14 @@ class PixelRays:
         return ray_bundle(pose[:, :, 3], rotate(pose[:, :, :3], local[:, :3]), local[:, 3:], camera)
 
 
-def rays_of_picture(camera: Cameras, stride: int = 1, box: OrientedBox | None = None) -> RayBundle:
+def rays_of_picture(camera: Cameras, stride: int = 1) -> RayBundle:
     """Rays through the middles of one camera's pixels, (h, w); of every so many in each direction.
 
-    Those of a camera without one centre are nerfstudio's, and those of which a box is to cut a part out.
+    Those of a camera without one centre are nerfstudio's.
     """
     camera = camera.flatten()
-    if box is not None or int(camera.camera_type[0]) not in ONE_CENTRE:
-        return camera.generate_rays(camera_indices=0, keep_shape=True, obb_box=box)[::stride, ::stride]
+    if int(camera.camera_type[0]) not in ONE_CENTRE:
+        return camera.generate_rays(camera_indices=0, keep_shape=True)[::stride, ::stride]
     v, u = torch.meshgrid(
         *(torch.arange(0, int(n), stride, device=camera.device) + 0.5 for n in (camera.height[0], camera.width[0])),
         indexing="ij",

@@ -18,6 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from peak_nerf.nerf.render.contraction import contract, infinity, per_distance, uncontract
+from peak_nerf.nerf.render.crop import Crop
 from peak_nerf.nerf.render.marcher import PackedSamples, Steps, box_intersection, sample_rays
 from peak_nerf.nerf.render.occupancy import OccupancyGrid
 from peak_nerf.nerf.render.volrend import accumulate, packed_weights
@@ -164,13 +165,17 @@ class VolumeRenderer:
         to_box = (origins.abs() - 1).clamp(min=0).norm(dim=-1)
         return (self.withheld * to_box).clamp(min=self.near)
 
-    def render_samples(self, origins: Tensor, directions: Tensor) -> PackedSamples:
-        """In the middle of their steps, which in a bounded scene are shorter than in training."""
+    def render_samples(self, origins: Tensor, directions: Tensor, crop: Crop | None = None) -> PackedSamples:
+        """In the middle of their steps, which in a bounded scene are shorter than in training; only of what is cropped
+        out."""
         if self.unbounded:
             steps = replace(self.steps, budget=self.render_budget)
         else:
             steps = replace(self.steps.longer(1 / self.substeps), budget=EVERY)
-        return sample_rays(origins, directions, self.occupancy, steps, self.near)
+        if crop is None:
+            return sample_rays(origins, directions, self.occupancy, steps, self.near)
+        samples = sample_rays(origins, directions, self.occupancy, steps, crop.near.clamp(min=self.near))
+        return samples.select((samples.t < crop.far[samples.ray]).nonzero()[:, 0])
 
     def training_rays(self, origins: Tensor, directions: Tensor) -> RenderedRays:
         """The rays by samples that are worth a gradient."""
@@ -219,13 +224,14 @@ class VolumeRenderer:
         return directions.new_zeros(len(directions), 3).index_put((through,), colour)
 
     @torch.no_grad()
-    def render(self, origins: Tensor, directions: Tensor) -> dict[str, Tensor]:
+    def render(self, origins: Tensor, directions: Tensor, crop: Crop | None = None) -> dict[str, Tensor]:
         """`rgb` over the background, `accumulation` and `depth`.
 
-        Where nothing is hit, depth is that of the end of the grid, as far as a ray can see.
+        Where nothing is hit, depth is that of the end of the grid, as far as a ray can see. What is cropped out has
+        none of the scene behind it, but the crop's background or that of a bounded scene.
         """
         n = len(origins)
-        samples = self.render_samples(origins, directions)
+        samples = self.render_samples(origins, directions, crop)
         density, geometry = self.density(samples.x)
         weights, _ = packed_weights(density * samples.dt, samples.ray, n)
         shown = (weights > FAINT).nonzero()[:, 0]
@@ -233,7 +239,9 @@ class VolumeRenderer:
         rgb = accumulate(weights[shown], colour, samples.ray[shown], n)
         both = accumulate(weights, torch.stack((torch.ones_like(weights), samples.t), -1), samples.ray, n)
         accumulation, t_sum = both[:, :1], both[:, 1:]
-        if self.unbounded:
+        if crop is not None and crop.background is not None:
+            behind = crop.background.to(rgb)[None]
+        elif self.unbounded and crop is None:
             behind = self.background_of(directions, accumulation)
         else:
             behind = rgb.new_full((1, 3), self.background)
@@ -245,7 +253,7 @@ class VolumeRenderer:
                 accumulation > 0.01, t_sum / accumulation.clamp(min=1e-6), t_far[:, None].clamp(min=0)
             ),
         }
-        return {**outputs, "background": behind} if self.unbounded else outputs
+        return {**outputs, "background": behind.expand_as(rgb)} if self.unbounded else outputs
 
     @torch.enable_grad()
     def normals(self, origins: Tensor, directions: Tensor) -> Tensor:

@@ -15,14 +15,22 @@ from rich.logging import RichHandler
 
 from peak_nerf.errors import PeakError, exit_on_peak_error
 from peak_nerf.nerf.data.datamanager import PeakDataManager, PeakDataManagerConfig
+from peak_nerf.nerf.data.dataparser import PeakDataParser, say_once
 from peak_nerf.nerf.model import PeakModel, PeakModelConfig
 from peak_nerf.nerf.progress import progress_callback
 from peak_nerf.nerf.render.visual_hull import carve_occupancy
+from peak_nerf.nerf.train.camera_path_file import check_camera_path
 from peak_nerf.nerf.train.viewer import FirstView
 from peak_nerf.system.waiting import sleep_when_busy
 
 MIN_RAYS, MAX_RAYS = 256, 1 << 16
 """Bounds of the number of rays of a training step."""
+OTHER_PARSER = (
+    "the scene is read by nerfstudio's {}, which does not say what is empty, where the scene ends or what sparse points"
+    " it has, so it trains as a bounded scene in that parser's box; peak-data, the default, reads the same scene with"
+    " all of that"
+)
+"""What is missed by other data parsers."""
 
 
 @dataclass
@@ -47,8 +55,11 @@ class PeakPipeline(VanillaPipeline):
             # Adam's second moments of rarely touched table rows sink into denormals, which CPUs handle slowly.
             torch.set_flush_denormal(True)
         with exit_on_peak_error():
+            check_camera_path()
             super().__init__(config, device, *args, **kwargs)
         datamanager: Any = self.datamanager
+        if not isinstance(datamanager.dataparser, PeakDataParser):
+            say_once(OTHER_PARSER.format(type(datamanager.dataparser).__name__))
         self.first_view = FirstView(datamanager.train_dataset.cameras, datamanager.train_dataset.scene_box.get_center())
 
     def load_pipeline(self, loaded_state: dict[str, Any], step: int) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+import tyro
 from nerfstudio.engine.optimizers import Optimizers
 from nerfstudio.engine.trainer import Trainer, TrainerConfig
 from nerfstudio.utils import writer
@@ -25,6 +26,8 @@ from peak_nerf.nerf.data.observations import read_observations, write_observatio
 from peak_nerf.nerf.data.points import OBSERVATIONS
 from peak_nerf.nerf.data.space_figure import write_space_figure
 from peak_nerf.nerf.train.optimizers import ExponentialScheduleConfig, multiplier
+from peak_nerf.nerf.train.run_folder import check_inside, config_file, given_data, hold, reattach, release
+from peak_nerf.system.interrupts import interrupts_ignored, termination_interrupts
 
 NO_END = 10**9
 """Steps of a run that the clock ends."""
@@ -40,13 +43,36 @@ class PeakTrainerConfig(TrainerConfig):
     max_seconds: float | None = None
     """Train for so long instead of --max-num-iterations; schedules follow the clock, which stands still during
     evaluations and checkpoints."""
+    run_folder: tyro.conf.Suppress[Path | None] = None
+    """Where a run is that was read from its config.yml, whatever its output folder was called."""
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        path = config_file()
+        if path is not None:
+            with exit_on_peak_error():
+                reattach(self, path.parent, given_data())
+
+    def get_base_dir(self) -> Path:
+        """The run's folder."""
+        return super().get_base_dir() if self.run_folder is None else self.run_folder
 
     def save_config(self) -> None:
-        """Write config.yml, with the training views that `--num-views` or `--view-indices` stand for, and with sparse
-        points that are looked for where the scene has none."""
+        """Write config.yml, with the training views that `--num-views` or `--view-indices` stand for, with sparse
+        points that are looked for where the scene has none, and with paths that do not depend on the present folder.
+
+        From here on, no other process trains in the run's folder.
+        """
         with exit_on_peak_error():
             datamanager: Any = self.pipeline.datamanager
             parser = datamanager.dataparser
+            if self.run_folder is None:
+                check_inside(self.get_base_dir(), self.output_dir)
+            hold(self.get_base_dir())
+            for owner in (self, datamanager, parser):
+                data = getattr(owner, "data", None)
+                if data is not None and data != Path():
+                    owner.data = data.absolute()
             try:
                 if isinstance(parser, PeakDataParserConfig):  # the user may choose another
                     parser.resolve_views(datamanager.data)
@@ -61,7 +87,7 @@ class PeakTrainerConfig(TrainerConfig):
         """Those of the run that this one goes on with, if there is one: its space is theirs."""
         if parser.found_points is not None and parser.found_points.is_file():  # --load-config
             return parser.found_points
-        run = self.get_base_dir()
+        run = self.get_base_dir().absolute()
         checkpoints = self.load_checkpoint.parent if self.load_checkpoint is not None else self.load_dir
         if checkpoints is None:
             return find_points(parser, data, run)
@@ -92,7 +118,10 @@ class PeakTrainer(Trainer):
                 self.config.max_num_iterations = NO_END
             if self.config.method_name == "peak" and not torch.cuda.is_available():
                 CONSOLE.print(NO_CUDA, markup=False, highlight=False, soft_wrap=True)
-            super().setup(test_mode)
+            try:
+                super().setup(test_mode)
+            except KeyboardInterrupt:
+                raise SystemExit(130) from None
 
     def progress(self, step: int) -> float:
         """The finished fraction of the run, from 0 to 1: of its steps or, with `max_seconds`, of its time."""
@@ -170,15 +199,16 @@ class PeakTrainer(Trainer):
             )
 
     def train(self) -> None:
-        """Train; Ctrl-C saves what there is before it goes."""
-        with exit_on_peak_error():
+        """Train; Ctrl-C and SIGTERM save what there is before they end it."""
+        with exit_on_peak_error(), termination_interrupts():
             try:
                 self.draw_space()
                 super().train()
             except KeyboardInterrupt:
                 if self.training_state == "completed":  # the viewer of a finished run was closed
                     return
-                self.save_checkpoint(self.step)
+                with interrupts_ignored():
+                    self.save_checkpoint(self.step)
                 CONSOLE.print(
                     f"Stopped at step {self.step}. Go on with the same command and --load-dir {self.checkpoint_dir}",
                     markup=False, highlight=False, soft_wrap=True,
@@ -186,6 +216,7 @@ class PeakTrainer(Trainer):
                 raise SystemExit(130) from None
             finally:
                 self.seconds, self._running_since = self.elapsed(), None
+                release(self.base_dir)
 
     @check_main_thread
     def draw_space(self) -> None:

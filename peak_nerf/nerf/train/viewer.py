@@ -1,4 +1,4 @@
-"""Where a browser's camera stands when it opens the viewer."""
+"""Where a browser's camera stands when it opens the viewer, and who may open it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.utils.rich_utils import CONSOLE
 from nerfstudio.viewer.viewer_elements import ViewerControl
 from torch import Tensor
 
@@ -31,6 +32,18 @@ def first_view(cameras: Cameras, centre: Tensor) -> tuple[Tensor, Tensor]:
     return position + AHEAD * way, position + way
 
 
+def say_who_may_look(host: str, port: int) -> None:
+    """In a line: who looks can steer the training and read the pictures."""
+    if host in ("127.0.0.1", "localhost", "::1"):
+        line = (
+            f"viewer: for this machine only; from another, `ssh -L {port}:127.0.0.1:{port} THIS_MACHINE`, then"
+            f" http://127.0.0.1:{port}; --viewer.websocket-host 0.0.0.0 lets everybody in who reaches this machine"
+        )
+    else:
+        line = f"viewer: open to everybody who reaches {host}:{port}; --viewer.websocket-host 127.0.0.1 closes it"
+    CONSOLE.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
 class FirstView(ViewerControl):
     """Puts the camera of every browser that connects near the first training camera.
 
@@ -43,6 +56,7 @@ class FirstView(ViewerControl):
 
     def _setup(self, viewer: Any) -> None:
         super()._setup(viewer)
+        say_who_may_look(viewer.config.websocket_host, viewer.viser_server.get_port())
         viewer.viser_server.on_client_connect(self.place)
 
     def place(self, client: Any) -> None:

@@ -5,7 +5,6 @@ import math
 import pytest
 import torch
 from nerfstudio.cameras.cameras import Cameras, CameraType
-from nerfstudio.data.scene_box import OrientedBox
 
 from peak_nerf.errors import PeakError
 from peak_nerf.nerf.data.pixel_rays import PixelRays, rays_of_picture
@@ -151,11 +150,3 @@ def test_rays_of_a_picture_are_in_its_order(stride: int) -> None:
         torch.testing.assert_close(
             ours.metadata["directions_norm"], theirs.metadata["directions_norm"], rtol=1e-3, atol=0
         )
-
-
-def test_a_box_to_cut_out_goes_to_nerfstudio() -> None:
-    box = OrientedBox(R=torch.eye(3), T=torch.zeros(3), S=torch.tensor([0.5, 0.5, 0.5]))
-    camera = cameras_of("no distortion")
-    ours, theirs = rays_of_picture(camera, 40, box), camera.generate_rays(0, keep_shape=True, obb_box=box)
-    assert ours.nears is not None
-    torch.testing.assert_close(ours.nears, theirs.nears[::40, ::40])

@@ -38,8 +38,9 @@ def test_every_client_is_placed(tmp_path) -> None:
     controls = [control for _, control in parse_object(pipeline, ViewerControl, "Custom Elements")]
     assert [type(control) for control in controls] == [FirstView]
     callbacks: list = []
-    server = types.SimpleNamespace(on_client_connect=callbacks.append)
-    controls[0]._setup(types.SimpleNamespace(viser_server=server))
+    server = types.SimpleNamespace(on_client_connect=callbacks.append, get_port=lambda: 7007)
+    host = types.SimpleNamespace(websocket_host="127.0.0.1")
+    controls[0]._setup(types.SimpleNamespace(viser_server=server, config=host))
     client = types.SimpleNamespace(camera=types.SimpleNamespace(), atomic=contextlib.nullcontext)
     callbacks[0](client)
     expected = 7.5 * pipeline.datamanager.train_dataset.cameras.camera_to_worlds[0, :, 3]

@@ -1,0 +1,32 @@
+"""Folders in which one process works at a time."""
+
+from __future__ import annotations
+
+import fcntl
+from pathlib import Path
+from typing import TextIO
+
+from peak_nerf.errors import PeakError
+
+
+def lock_folder(folder: Path, option: str, who: str) -> TextIO:
+    """Make the folder and hold it: until the file that is returned is closed, or this process ends, however it ends.
+
+    Args:
+        folder: holds a file `.lock` from then on, which means nothing by itself.
+        option: that chooses another folder, for the error's remedy.
+        who: may be at work there already.
+
+    Raises: PeakError when another process holds it, or it cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / ".lock").open("w")
+    except OSError as error:
+        raise PeakError(f"{folder}: cannot be written ({error.strerror}); give another {option}") from error
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise PeakError(f"{folder}: another {who} is at work here; wait for it or give another {option}") from None
+    return file
