@@ -3,14 +3,15 @@
 # No `from __future__ import annotations`: tyro reads this module's dataclass fields as types.
 import dataclasses
 import logging
-import math
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar, Union
 
 import tyro
+from pydantic import Field
 
 from peak_nerf.core.hash_grid import Implementation
 from peak_nerf.errors import PeakError
+from peak_nerf.system.choices import check_numbers
 
 logger = logging.getLogger(__name__)
 
@@ -20,16 +21,6 @@ KAR_WEIGHTS = {"point": 0.004, "unobserved": 0.1, "observed": 0.01}
 """Weight of each form of KAR where none is given; more costs quality."""
 DEPTH_WEIGHT = 0.01
 """Of the depth loss, where none is given and the scene has sightings of sparse points."""
-WEIGHTS = (
-    "kar_weight", "distortion_weight", "depth_weight", "tv_weight", "occlusion_weight", "occlusion_reach",
-    "entropy_weight", "level_annealing", "distortion_warmup", "near_annealing", "network_rate", "cone",
-    "gradient_reach",
-)  # fmt: skip
-"""Options that are at least 0."""
-LEAST = {
-    "kar_interval": 1, "render_substeps": 1, "samples_per_ray": 1, "render_samples": 1, "min_cameras": 1, "cascades": 2,
-}  # fmt: skip
-"""The least values of options that are whole numbers."""
 RENAMED = {"kar_rank": "kar_n_features", "unseen_rays": "virtual_rays"}
 """Options by their names of before version 0.2, in saved configurations and in suites."""
 KAR_FORMS = ("auto", "point", "unobserved", "observed")
@@ -50,21 +41,21 @@ def renamed(state: dict[str, Any]) -> dict[str, Any]:
 class PeakOptions:
     """What PEAK adds to a model, ours or another of nerfstudio: the polynomial encoding and KAR."""
 
-    polynomial_degree: Union[int, None] = 1  # noqa: UP007 - tyro on Python 3.10 beside nerfstudio's own unions
+    polynomial_degree: Annotated[Union[int, None], Field(ge=0, le=16)] = 1  # noqa: UP007 - tyro on Python 3.10
     """Degree of the learnable polynomial encoding of position; None leaves it out."""
-    kar_weight: Union[float, None] = None  # noqa: UP007
+    kar_weight: Annotated[Union[float, None], Field(ge=0, le=1e6)] = None  # noqa: UP007
     """Weight lambda of KAR; 0 trains without it. None takes 0.01, and in `peak` and `peak-lite` 0.004 for the point
     form, 0.1 for the unobserved one."""
-    kar_warmup: float = 0.1
+    kar_warmup: Annotated[float, Field(ge=0, le=1)] = 0.1
     """Fraction of the training over which KAR's weight rises from 0."""
-    kar_queries: int = 128
+    kar_queries: Annotated[int, Field(ge=1, le=1 << 20)] = 128
     """Query points per step."""
-    kar_anchors: int = 8
+    kar_anchors: Annotated[int, Field(ge=1, le=256)] = 8
     """Anchors near each query; the unobserved form has a bank instead."""
-    kar_radius: float = 0.015
+    kar_radius: Annotated[float, Field(ge=1e-6, le=2)] = 0.015
     """Largest distance of an anchor from its query along each axis; the scene box, or the contracted space, has side 2.
     In the latter it grows with the distance from the centre."""
-    kar_n_features: Annotated[int, tyro.conf.arg(aliases=["--pipeline.model.kar-rank"])] = 100
+    kar_n_features: Annotated[int, Field(ge=1, le=4096), tyro.conf.arg(aliases=["--pipeline.model.kar-rank"])] = 100
     """Number r of features of the similarity network g."""
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -84,12 +75,12 @@ class KarOptions(PeakOptions):
     unobserved: opacity in cells hidden from all cameras is regularised towards similar places that cameras do see.
     observed: the field at those ray samples is regularised towards what is known nearby: sparse points are solid and
     have the colour that cameras recorded, and between a camera and a point that it saw space is empty."""
-    kar_interval: int = 2
+    kar_interval: Annotated[int, Field(ge=1, le=10**6)] = 2
     """point, observed: KAR is evaluated every so many steps, with as many times the weight; the unobserved form in
     every step."""
-    kar_bank: int = 256
+    kar_bank: Annotated[int, Field(ge=1, le=1 << 16)] = 256
     """unobserved: anchors shared by all queries."""
-    kar_residual_stride: int = 4
+    kar_residual_stride: Annotated[int, Field(ge=1, le=4096)] = 4
     """The output `kar_residual` is computed on every so many pixels in each direction, and enlarged."""
 
 
@@ -99,23 +90,23 @@ class LossOptions:
 
     loss: Literal["huber", "mse"] = "huber"
     """Colour loss."""
-    distortion_weight: float | None = None
+    distortion_weight: Annotated[float | None, Field(ge=0, le=1e6)] = None
     """Weight of the distortion loss, which gathers a ray's weight in one short stretch; 0 leaves it out. None takes
     0.03 for up to 16 training views, and for any number of an unbounded scene, whose images do not say what is empty;
     otherwise 0."""
-    distortion_warmup: float | None = None
+    distortion_warmup: Annotated[float | None, Field(ge=0, le=1)] = None
     """Fraction of the training over which the distortion loss's weight rises from 0. None takes 0.5 in unbounded space,
     where it is not known at first which of many stretches of a ray is the right one, and 0 otherwise."""
-    depth_weight: Union[float, None] = None  # noqa: UP007
+    depth_weight: Annotated[Union[float, None], Field(ge=0, le=1e6)] = None  # noqa: UP007
     """Weight of the depth loss, which ends rays at the sparse points that their pixels saw; 0 leaves it out. None takes
     0.01 where it is known which pictures saw which points: from `peak photos`, or found before the training."""
-    tv_weight: float = 0.0
+    tv_weight: Annotated[float, Field(ge=0, le=1e6)] = 0.0
     """Weight of total variation on the hash grid's dense levels, as in Plenoxels; 0 leaves it out."""
-    occlusion_weight: float = 0.0
+    occlusion_weight: Annotated[float, Field(ge=0, le=1e6)] = 0.0
     """Weight of FreeNeRF's penalty on opacity near the cameras; 0 leaves it out."""
-    occlusion_reach: float = 0.3
+    occlusion_reach: Annotated[float, Field(ge=0, le=1e3)] = 0.3
     """How far behind its entry into the scene box (side 2) a ray is kept clear by `occlusion_weight`."""
-    entropy_weight: float = 0.0
+    entropy_weight: Annotated[float, Field(ge=0, le=1e6)] = 0.0
     """Weight of InfoNeRF's entropy of opacity along a ray, low where it hits one thing sharply; 0 leaves it out."""
 
 
@@ -123,41 +114,41 @@ class LossOptions:
 class FieldOptions:
     """The radiance field."""
 
-    n_levels: int = 16
+    n_levels: Annotated[int, Field(ge=1, le=32)] = 16
     """Levels of the hash grid."""
-    n_features: int = 2
+    n_features: Annotated[int, Field(ge=1, le=16)] = 2
     """Features per level."""
-    log2_table_size: int = 19
+    log2_table_size: Annotated[int, Field(ge=4, le=28)] = 19
     """Rows of a hashed level, as a power of two."""
-    base_resolution: int = 16
+    base_resolution: Annotated[int, Field(ge=2, le=1 << 16)] = 16
     """Cells per side of the coarsest level."""
-    finest_resolution: int = 2048
+    finest_resolution: Annotated[int, Field(ge=2, le=1 << 20)] = 2048
     """Cells per side of the finest level, across the scene box; an unbounded scene's field, which spends half of its
     cube on what is beyond, has twice as many."""
-    level_annealing: float = 0.0
+    level_annealing: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Fraction of the training over which the grid's levels open from coarse to fine, after FreeNeRF; 0 opens all."""
-    hidden_dim: int = 64
+    hidden_dim: Annotated[int, Field(ge=1, le=2048)] = 64
     """Width of the density network."""
-    n_hidden: int = 1
+    n_hidden: Annotated[int, Field(ge=1, le=32)] = 1
     """Hidden layers of the density network."""
-    colour_hidden_dim: int = 64
+    colour_hidden_dim: Annotated[int, Field(ge=1, le=2048)] = 64
     """Width of the colour network."""
-    colour_n_hidden: int = 2
+    colour_n_hidden: Annotated[int, Field(ge=1, le=32)] = 2
     """Hidden layers of the colour network."""
-    sh_levels: int | None = None
+    sh_levels: Annotated[int | None, Field(ge=1, le=4)] = None
     """Levels of the spherical harmonics of direction, 1 to 4; fewer make colour depend less on where one looks from.
     None takes 2 for up to 16 training views and 4 beyond, and says so."""
-    n_geometry: int = 15
+    n_geometry: Annotated[int, Field(ge=1, le=1024)] = 15
     """Features handed from the density to the colour network."""
     implementation: Implementation = "auto"
     """Who computes the hash grid: tcnn (CUDA), numba (CPU), torch, or auto."""
     network_precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """What a CPU multiplies the networks in; auto takes bfloat16 where the CPU has instructions for it (AVX-512 BF16),
     several times faster, and float32 elsewhere. On CUDA, nerfstudio's own --mixed-precision decides."""
-    network_rate: float | None = None
+    network_rate: Annotated[float | None, Field(gt=0, le=1e3)] = None
     """Factor on the learning rate of the networks. None takes 0.25 for up to 16 training views of an unbounded scene,
     which faster ones learn by heart, and 1 otherwise."""
-    density_bias: float = -2.0
+    density_bias: Annotated[float, Field(ge=-20, le=10)] = -2.0
     """Density starts at exp(this) per unit of the box's half side: thin, or a scene may stay fog."""
 
 
@@ -165,51 +156,51 @@ class FieldOptions:
 class RenderOptions:
     """Which samples a ray gets, and what stands behind them."""
 
-    steps_per_side: int = 256
+    steps_per_side: Annotated[int, Field(ge=8, le=1 << 14)] = 256
     """Ray steps along one side of the scene box."""
-    render_substeps: int = 2
+    render_substeps: Annotated[int, Field(ge=1, le=64)] = 2
     """Rendering of a bounded scene divides a training step into so many: each training ray put its samples elsewhere in
     their steps, and what they agree on is a mean over all places."""
-    eval_num_rays_per_chunk: int = 1 << 13
+    eval_num_rays_per_chunk: Annotated[int, Field(ge=1, le=1 << 24)] = 1 << 13
     """Rays rendered at a time; on a CPU, few enough that a wave of samples stays in its cache."""
-    occupancy_resolution: int = 128
+    occupancy_resolution: Annotated[int, Field(ge=8, le=1024)] = 128
     """Cells per side of the occupancy grid, or of each of its cascades."""
-    occupancy_threshold: float | None = None
+    occupancy_threshold: Annotated[float | None, Field(ge=0, lt=1)] = None
     """Opacity of one step below which a cell counts as empty; lower keeps thin parts and costs samples. None takes
     0.002, and in unbounded space 0.0005."""
     cull_cells: bool = True
     """Leave cells empty that no training camera sees, or that one sees through transparent pixels (RGBA images, random
     training background)."""
-    occupancy_interval: int = 16
+    occupancy_interval: Annotated[int, Field(ge=1, le=10**6)] = 16
     """Steps between refreshes of the occupancy grid."""
-    occupancy_probes: int = 1 << 15
+    occupancy_probes: Annotated[int, Field(ge=1, le=1 << 26)] = 1 << 15
     """Random cells probed at a refresh, so that matter can appear where no ray samples."""
-    target_samples: int = 1 << 18
+    target_samples: Annotated[int, Field(ge=1, le=1 << 26)] = 1 << 18
     """Ray samples per step; the number of rays follows."""
-    coarse_steps: int = 200
+    coarse_steps: Annotated[int, Field(ge=0, le=10**9)] = 200
     """Over so many first steps the length of a ray's steps shrinks from four times its final value: fog clears sooner,
     and thin matter is not taken for none before it has grown."""
-    near_plane: float = 0.05
+    near_plane: Annotated[float, Field(ge=0, le=1e3)] = 0.05
     """Rays begin no nearer to the camera than this, in world units."""
     train_background: Literal["random", "white", "black"] = "random"
     """What stands behind training rays; random teaches opacity where images have an alpha channel, and is the data
     parser's `background`, which evaluation uses, where they show that instead."""
-    samples_per_ray: int = 32
+    samples_per_ray: Annotated[int, Field(ge=1, le=4096)] = 32
     """Samples of a training ray in unbounded space, at most; chosen by what the occupancy grid knows."""
-    render_samples: int = 24
+    render_samples: Annotated[int, Field(ge=1, le=4096)] = 24
     """Samples of a rendered ray in unbounded space, at most."""
-    cone: float = 1 / 256
+    cone: Annotated[float, Field(ge=0, le=1)] = 1 / 256
     """In unbounded space a step is this fraction of the distance from the camera, where that is more than near it."""
-    min_cameras: int = 3
+    min_cameras: Annotated[int, Field(ge=1, le=10**6)] = 3
     """In unbounded space, cells that fewer training cameras see stay empty, since floaters grow there; with less than
     40 views, one in sixteen cameras is enough."""
-    gradient_reach: float = 0.2
+    gradient_reach: Annotated[float, Field(ge=0, le=1e3)] = 0.2
     """In unbounded space gradients of samples nearer to the camera than this, in half box sides, are scaled down by the
     square of the distance: near a camera many rays share few cells, and floaters grow there."""
-    near_annealing: float = 0.5
+    near_annealing: Annotated[float, Field(ge=0, le=1)] = 0.5
     """Fraction of the training over which rays of unbounded space come to begin at the near plane; at first they begin
     where the scene box does, or fog before each camera would explain what it sees."""
-    cascades: int = 6
+    cascades: Annotated[int, Field(ge=2, le=16)] = 6
     """Occupancy grids of unbounded space, each twice as large as the one before: 6 reach 32 times as far as the box."""
 
 
@@ -233,9 +224,14 @@ def resolve_defaults(options: Options, n_views: int, unbounded: bool, sightings:
         unbounded: whether there is something behind the scene box.
         sightings: whether it is known which view saw which sparse points.
 
-    Raises: PeakError on a form of KAR that is gone, on a depth loss without sightings, and on a weight that is negative
-    or not finite.
+    Raises: PeakError on what is out of its range, on a form of KAR that is gone, and on a depth loss without sightings.
     """
+    check_numbers(options, "pipeline.model")
+    if options.finest_resolution < options.base_resolution:
+        raise PeakError(
+            f"--pipeline.model.finest-resolution {options.finest_resolution}: is below --pipeline.model.base-resolution"
+            f" {options.base_resolution}; give at least that"
+        )
     few = n_views <= FEW_VIEWS
     form, weight = options.kar_form, options.kar_weight
     levels, distortion = options.sh_levels, options.distortion_weight
@@ -279,15 +275,6 @@ def resolve_defaults(options: Options, n_views: int, unbounded: bool, sightings:
     options = dataclasses.replace(
         options, kar_form=form, kar_weight=weight, sh_levels=levels, distortion_weight=distortion, depth_weight=depth
     )
-    for name in WEIGHTS:
-        value = getattr(options, name)
-        if not 0 <= value < math.inf:
-            option = name.replace("_", "-")
-            raise PeakError(f"--pipeline.model.{option} {value}: give 0 (which leaves it out) or a positive number")
-    for name, least in LEAST.items():
-        if getattr(options, name) < least:
-            option = name.replace("_", "-")
-            raise PeakError(f"--pipeline.model.{option} {getattr(options, name)}: give {least} or more")
     multiple = 32 if unbounded else 8  # of the blocks that empty space is skipped by
     if options.occupancy_resolution < multiple or options.occupancy_resolution % multiple:
         raise PeakError(

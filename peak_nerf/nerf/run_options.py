@@ -62,6 +62,8 @@ class NerfSettings:
 
 def _is_plain(hint: Any) -> bool:
     """Whether a suite's values can stand for it: numbers, texts, fixed words."""
+    if get_origin(hint) is Annotated:
+        return _is_plain(get_args(hint)[0])
     if get_origin(hint) in (Union, UnionType):
         return all(_is_plain(part) for part in get_args(hint))
     return hint in (bool, int, float, str, NoneType) or get_origin(hint) is Literal
@@ -70,11 +72,12 @@ def _is_plain(hint: Any) -> bool:
 def _option(name: str, hint: Any) -> tuple[Any, Any]:
     """Type and field of an option that is None unless a suite sets it; old names and words are accepted."""
     metadata: dict[str, Any] = {"aliases": tuple(old for old, new in RENAMED.items() if new == name)}
-    if get_origin(hint) is Literal:
-        metadata["choices"] = KAR_FORMS if name == "kar_form" else get_args(hint)
+    bare = get_args(hint)[0] if get_origin(hint) is Annotated else hint
+    if get_origin(bare) is Literal:
+        metadata["choices"] = KAR_FORMS if name == "kar_form" else get_args(bare)
     if name == "kar_form":
         metadata["value_aliases"] = {"free-space": "unobserved"}
-    takes_none = NoneType in get_args(hint)
+    takes_none = NoneType in get_args(bare)
     return (
         Union[hint, Literal["none"], None] if takes_none else Union[hint, None],  # noqa: UP007 - hints are values here
         field(default=None, metadata=metadata),
@@ -83,7 +86,7 @@ def _option(name: str, hint: Any) -> tuple[Any, Any]:
 
 def options_of(config: type[Any], without: tuple[str, ...] = ()) -> list[tuple[str, Any, Any]]:
     """The fields of a configuration that a suite can set: name, type and field, as `make_dataclass` takes them."""
-    hints = get_type_hints(config)
+    hints = get_type_hints(config, include_extras=True)
     names = [f.name for f in dataclasses.fields(config) if not f.name.startswith("_") and f.name not in without]
     return [(name, *_option(name, hints[name])) for name in names if _is_plain(hints[name])]
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Iterable
-from typing import Any, get_type_hints
+from collections.abc import Iterable, Iterator, Mapping
+from types import NoneType, UnionType
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 from peak_nerf.errors import PeakError
 
@@ -27,6 +28,61 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
 def flag(name: str) -> str:
     """The option of a field on the command line: `--n-hidden` for `n_hidden`."""
     return f"--{name.replace('_', '-')}"
+
+
+def is_numeric(hint: Any) -> bool:
+    """Whether a type is of numbers, or of numbers and None; with or without a range. bool is no number."""
+    if get_origin(hint) is Annotated:
+        return is_numeric(get_args(hint)[0])
+    if get_origin(hint) in (Union, UnionType):
+        return all(part is NoneType or is_numeric(part) for part in get_args(hint))
+    return hint is int or hint is float
+
+
+def numeric_options(options: Any, path: str = "") -> Iterator[tuple[str, Any, Any, str]]:
+    """Every numeric field of a dataclass, of those within it and in its dicts: its path, type and value, and
+    `Class.field` of the class that it is a field of."""
+    hints = get_type_hints(type(options), include_extras=True)
+    for field in dataclasses.fields(options):
+        value = getattr(options, field.name, None)
+        place = f"{path}{field.name}"
+        if is_numeric(hints[field.name]):
+            yield place, hints[field.name], value, f"{type(options).__name__}.{field.name}"
+        yield from _numeric_within(value, place)
+
+
+def _numeric_within(value: Any, place: str) -> Iterator[tuple[str, Any, Any, str]]:
+    if isinstance(value, dict):
+        for key, part in value.items():
+            yield from _numeric_within(part, f"{place}.{key}")
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        yield from numeric_options(value, f"{place}.")
+
+
+def check_numbers(options: Any, path: str = "", ranges: Mapping[str, Any] | None = None) -> None:
+    """Hold every numeric option, however deep, to the range that its type gives, and to finite numbers.
+
+    Args:
+        options: a dataclass, such as a configuration of nerfstudio.
+        path: of the dataclass, in front of its options' names.
+        ranges: types of other packages' fields, `Class.field` or `field`, whose own say nothing.
+
+    Raises: PeakError on the first that is not, such as "--machine.seed: must be from 0 to 4294967295, got -1".
+    """
+    for place, hint, value, name in numeric_options(options, f"{path}." if path else ""):
+        if get_origin(hint) is not Annotated and ranges is not None:
+            hint = ranges.get(name, ranges.get(name.split(".")[1], hint))
+        _check(place, hint, value)
+
+
+def _check(name: str, hint: Any, value: Any) -> None:
+    from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+    adapter: TypeAdapter[Any] = TypeAdapter(hint, config=ConfigDict(allow_inf_nan=False))
+    try:
+        adapter.validate_python(value)
+    except ValidationError:
+        raise PeakError(f"{flag(name)}: must be {_wanted(adapter.json_schema())[0]}, got {value}") from None
 
 
 def check_options(options: Any) -> None:

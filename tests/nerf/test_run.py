@@ -108,7 +108,7 @@ def test_ctrl_c_is_a_ctrl_c(scene: Path, tmp_path: Path) -> None:
         ({"views": 99}, "--num-views is 99, but the train split has 12 views"),
         ({"views": "all", "view_indices": "1 2"}, "views and view_indices are both given"),
         ({"view_indices": "1,2"}, "view_indices is '1,2'; give whole numbers, such as '26 86 2 55'"),
-        ({"kar_weight": -1.0}, "kar-weight -1"),
+        ({"kar_weight": -1.0}, "kar-weight: must be from 0 to 1000000, got -1.0"),
     ],
 )
 def test_errors(options: dict[str, object], said: str, scene: Path, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.configs.dataparser_configs import AnnotatedDataParserUnion
 from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManager, VanillaDataManagerConfig
 from nerfstudio.data.datasets.base_dataset import InputDataset
+from pydantic import Field
 from torch import Tensor
 
 from peak_nerf.nerf.data.dataparser import PeakDataParserConfig
@@ -33,11 +34,13 @@ class PeakDataManagerConfig(VanillaDataManagerConfig):
     """target class to instantiate"""
     dataparser: AnnotatedDataParserUnion = field(default_factory=PeakDataParserConfig)
     """Reads the scene: `peak-data` recognises Blender, nerfstudio, instant-ngp and LLFF folders."""
-    train_num_rays_per_batch: int = 4096
+    train_num_rays_per_batch: Annotated[int, Field(ge=1, le=1 << 22)] = 4096
     """Rays of the first step; later steps take as many as give the model's `target_samples`."""
-    virtual_rays: Annotated[int, tyro.conf.arg(aliases=["--pipeline.datamanager.unseen-rays"])] = 128
+    virtual_rays: Annotated[
+        int, Field(ge=0, le=1 << 20), tyro.conf.arg(aliases=["--pipeline.datamanager.unseen-rays"])
+    ] = 128
     """Rays per step of virtual views between the training cameras, for KAR's point form; 0 for none."""
-    sighted_rays: int = 256
+    sighted_rays: Annotated[int, Field(ge=0, le=1 << 20)] = 256
     """Rays per step, at most a quarter of all, through pixels that saw sparse points, for the depth loss."""
     coarse_to_fine: bool = False
     """Begin on copies of the pictures of a quarter, then of half their size: until 10 and 30 % of the training."""

@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from nerfstudio.data.dataparsers.base_dataparser import DataParser, DataParserCo
 from nerfstudio.data.scene_box import SceneBox
 from nerfstudio.plugins.registry_dataparser import DataParserSpecification
 from nerfstudio.utils.rich_utils import CONSOLE
+from pydantic import Field
 from torch import Tensor
 
 from peak_nerf.errors import PeakError
@@ -47,7 +48,7 @@ class PeakDataParserConfig(DataParserConfig):
     """The data parser to set up."""
     data: Path = Path()
     """Folder of the scene, or its transforms .json file, or its poses_bounds.npy (LLFF)."""
-    num_views: int | None = None
+    num_views: Annotated[int | None, Field(ge=1, le=10**6)] = None
     """Train on this many views, evenly spaced over the train split; 1 takes the middle one, None all."""
     view_indices: tuple[int, ...] | None = None
     """Train on these views of the train split, counted from 0 (transforms.json, LLFF: in order of file name)."""
@@ -56,10 +57,10 @@ class PeakDataParserConfig(DataParserConfig):
     use_alpha: bool = True
     """Off, images with an alpha channel are put before `background`, white or black, as they are read: nothing tells
     the training what is empty but colours. The space stays that of images with alpha."""
-    downscale_factor: int | None = None
+    downscale_factor: Annotated[int | None, Field(ge=1, le=1024)] = None
     """Read the images shrunk by this factor, from images_2/, images_4/, ...; None reads the full size, and of an LLFF
     scene the images whose longer side is nearest to 500 to 1000 pixels, and says which."""
-    eval_interval: int = 8
+    eval_interval: Annotated[int, Field(ge=2, le=10**6)] = 8
     """Every so many frames one is for evaluation, from the first on: of LLFF scenes, and when a transforms.json has no
     lists of its splits."""
     orientation_method: Literal["pca", "up", "vertical", "none"] = "up"
@@ -74,7 +75,7 @@ class PeakDataParserConfig(DataParserConfig):
     space: Space = "auto"
     """What a transforms.json or an LLFF scene shows: a scene that fits its box, or an unbounded one, contracted beyond
     its cube; auto takes pictures with alpha for the first and photos for the second, and says so."""
-    scene_scale: float = 1.0
+    scene_scale: Annotated[float, Field(gt=0, le=1e6)] = 1.0
     """Factor on the box or cube of a transforms.json or an LLFF scene."""
     triangulate: Literal["auto", "always", "never"] = "auto"
     """Where 2 to 100 photos come without sparse points that say who saw them, look for some before the training, in

@@ -3,10 +3,12 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import torch
 from nerfstudio.engine.optimizers import AdamOptimizerConfig
 from nerfstudio.engine.schedulers import Scheduler, SchedulerConfig
+from pydantic import Field
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -19,7 +21,7 @@ class FusedAdamConfig(AdamOptimizerConfig):
     """The optimizer class to use."""
     betas: tuple[float, float] = (0.9, 0.99)
     """Decay of the moments; 0.99 for the second forgets early gradients sooner (Mueller et al. 2022)."""
-    eps: float = 1e-15
+    eps: Annotated[float, Field(gt=0, le=1)] = 1e-15
     """Added to the denominator; tiny, since gradients of table rows are."""
     fused: bool = True
     """One kernel for all parameters."""
@@ -31,11 +33,11 @@ class ExponentialScheduleConfig(SchedulerConfig):
 
     _target: type = field(default_factory=lambda: ExponentialSchedule)
     """target class to instantiate"""
-    final_factor: float = 0.03
+    final_factor: Annotated[float, Field(gt=0, le=1)] = 0.03
     """Fraction of the learning rate that is left at the end."""
-    warmup_steps: int = 20
+    warmup_steps: Annotated[int, Field(ge=0, le=10**9)] = 20
     """Steps of the warm-up."""
-    max_steps: int | None = None
+    max_steps: Annotated[int | None, Field(ge=1, le=10**9)] = None
     """Length of the decay; None follows --max-num-iterations."""
 
 

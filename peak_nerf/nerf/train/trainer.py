@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import tyro
@@ -18,6 +18,7 @@ from nerfstudio.engine.trainer import Trainer, TrainerConfig
 from nerfstudio.utils import writer
 from nerfstudio.utils.decorators import check_main_thread
 from nerfstudio.utils.rich_utils import CONSOLE
+from pydantic import Field
 
 from peak_nerf.errors import PeakError, exit_on_peak_error
 from peak_nerf.nerf.data.dataparser import PeakDataParserConfig
@@ -26,6 +27,7 @@ from peak_nerf.nerf.data.observations import read_observations, write_observatio
 from peak_nerf.nerf.data.points import OBSERVATIONS
 from peak_nerf.nerf.data.space_figure import write_space_figure
 from peak_nerf.nerf.train.optimizers import ExponentialScheduleConfig, multiplier
+from peak_nerf.nerf.train.ranges import check_config
 from peak_nerf.nerf.train.run_folder import check_inside, config_file, given_data, hold, reattach, release
 from peak_nerf.system.interrupts import interrupts_ignored, termination_interrupts
 
@@ -40,7 +42,7 @@ class PeakTrainerConfig(TrainerConfig):
 
     _target: type = field(default_factory=lambda: PeakTrainer)
     """target class to instantiate"""
-    max_seconds: float | None = None
+    max_seconds: Annotated[float | None, Field(gt=0, le=1e9)] = None
     """Train for so long instead of --max-num-iterations; schedules follow the clock, which stands still during
     evaluations and checkpoints."""
     run_folder: tyro.conf.Suppress[Path | None] = None
@@ -66,6 +68,7 @@ class PeakTrainerConfig(TrainerConfig):
         with exit_on_peak_error():
             datamanager: Any = self.pipeline.datamanager
             parser = datamanager.dataparser
+            check_config(self)
             if self.run_folder is None:
                 check_inside(self.get_base_dir(), self.output_dir)
             hold(self.get_base_dir())
