@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+from functools import lru_cache
 
 import numpy as np
 from jaxtyping import UInt8
@@ -47,6 +48,12 @@ def to_srgb(image: Image.Image, profile: bytes | None) -> tuple[UInt8[np.ndarray
             return np.array(transform.apply(image)), note
         note = note if transform is None else ""
     return np.array(image.convert("RGB")), note
+
+
+@lru_cache(maxsize=64)
+def is_srgb(profile: bytes | None, mode: str) -> bool:
+    """Whether `to_srgb` leaves pictures of mode L or RGB with this profile as they are, and has nothing to say."""
+    return not profile or not to_srgb(Image.new(mode, (1, 1)), profile)[1]
 
 
 def _is_srgb(transform: ImageCms.ImageCmsTransform, mode: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from peak_nerf.errors import PeakError
 FORMATS = "PNG, JPEG, TIFF, BMP, WebP or .npy"
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 """How a TIFF file begins."""
+LINEAR = (b"v/1\x01", b"#?RADIANCE", b"#?RGBE")
+"""How OpenEXR and Radiance files begin: floats, proportional to light."""
 ORIENTATION = 274  # TIFF and EXIF tag
 
 
@@ -61,6 +64,28 @@ def decode_with_opencv(data: bytes) -> np.ndarray:
     if array.ndim == 3:  # OpenCV's order is BGR(A)
         array = array[..., [2, 1, 0, 3][: array.shape[2]]]
     return array
+
+
+def decode_linear(data: bytes) -> tuple[np.ndarray, bool]:
+    """An OpenEXR or Radiance picture as sRGB in [0, 1], (h, w) or (h, w, 3 or 4), and whether it had values above 1.
+
+    sRGB of linear l: 12.92 l up to 0.0031308, beyond it 1.055 l^(1 / 2.4) - 0.055; what is above 1 is cut off. Alpha is
+    linear, and colours come multiplied by it, as OpenEXR has them; they are divided by it first.
+
+    Source: IEC 61966-2-1.
+    Raises: anything when it is damaged; OSError when this OpenCV has no reader of it.
+    """
+    os.environ.setdefault("OPENCV_IO_ENABLE_OPENEXR", "1")  # OpenCV asks for it, and only when it reads the first
+    array = decode_with_opencv(data).astype(np.float32)
+    colours, alpha = (array[..., :3], array[..., 3:]) if array.ndim == 3 and array.shape[2] == 4 else (array, None)
+    if alpha is not None:
+        alpha = alpha.clip(0, 1)
+        colours = np.where(alpha > 0, colours / np.maximum(alpha, np.finfo(np.float32).tiny), 0)
+    if np.isnan(colours).any():
+        raise OSError("it holds NaN")
+    light = colours.clip(0, 1)
+    srgb = np.where(light <= 0.0031308, 12.92 * light, 1.055 * np.maximum(light, 0.0031308) ** (1 / 2.4) - 0.055)
+    return srgb if alpha is None else np.concatenate((srgb, alpha), axis=2), bool((colours > 1).any())
 
 
 def decode_tiff(path: Path, data: bytes, check_size: Callable[[Path, int, int], None], single: bool) -> np.ndarray:

@@ -22,8 +22,10 @@ from PIL.JpegImagePlugin import JpegImageFile
 from peak_nerf.errors import PeakError
 from peak_nerf.images.color_profile import to_srgb
 from peak_nerf.images.decode import (
+    LINEAR,
     ORIENTATION,
     TIFF,
+    decode_linear,
     decode_tiff,
     decode_with_opencv,
     first_line,
@@ -33,13 +35,15 @@ from peak_nerf.images.decode import (
 )
 
 PICTURE_SUFFIXES = frozenset(
-    ".jpg .jpeg .jpe .jfif .mpo .png .webp .tif .tiff .bmp .gif .heic .heif .avif".split()  # noqa: SIM905
+    ".jpg .jpeg .jpe .jfif .mpo .png .webp .tif .tiff .bmp .gif .heic .heif .avif .jxl".split()  # noqa: SIM905
 )
 MAX_PIXELS = 300_000_000
 """Phones have sensors of 200 megapixels; what is larger is a panorama or a scan."""
 
 _EXIF, _MAKE, _MODEL, _LENS = 0x8769, 0x10F, 0x110, 0xA434
 _FOCAL_LENGTHS = (0x920A, 0xA405)  # in millimetres: FocalLength, FocalLengthIn35mmFilm
+_INVERSE = {6: 8, 8: 6}  # of orientations; the others undo themselves
+_JPEG_XL = (b"\xff\x0a", b"\x00\x00\x00\x0cJXL \r\n\x87\n")
 _HEIF = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1")
 _SKIPPED_FOLDERS = ("__macosx", "@eadir")  # of macOS' zip files; thumbnails of Synology's disks
 
@@ -69,13 +73,16 @@ class PhotoFile:
     """Whether the file is one, whatever its name."""
     size: tuple[int, int] = (0, 0)
     """Width and height of the upright picture in the file; that of `rgb` unless it was decoded smaller."""
+    orientation: int = 1
+    """EXIF's, 1 to 8: how the file says that what is stored is to be turned; 1 where its decoder always turns it."""
 
 
 def read_photo(path: str | Path, at_least: int | None = None, as_stored: bool = False) -> PhotoFile:
-    """The picture in a file, by its content whatever its name: JPEG, PNG, WebP, TIFF, BMP, GIF, HEIC, AVIF, MPO.
+    """The picture in a file, by its content whatever its name: JPEG, PNG, WebP, TIFF, BMP, GIF, HEIC, AVIF, MPO, JXL.
 
     Grey, palettes, 16 bits (v / 257, rounded), floats in [0, 1], CMYK and LAB are read; embedded colour profiles are
-    converted to sRGB. Of several pictures in a file the first counts.
+    converted to sRGB, as is the linear light of OpenEXR and Radiance files, cut off at 1. Of several pictures in a file
+    the first counts.
 
     Args:
         path: the file.
@@ -84,7 +91,7 @@ def read_photo(path: str | Path, at_least: int | None = None, as_stored: bool = 
         as_stored: leave the picture as it lies in the file, whatever its EXIF orientation.
 
     Raises: PhotoError when it cannot be read whole, is not a picture, or has more than `MAX_PIXELS`; PeakError when
-        HEIC needs a package that is not installed.
+        HEIC or JPEG XL needs a package that is not installed.
     """
     path = Path(path)
     try:
@@ -153,7 +160,20 @@ def _is_hidden(name: str) -> bool:
 # ------------------------------------------------------------------------------------------------------ decoding
 
 
+def orientation_of(image: Image.Image) -> int:
+    """EXIF's, 1 to 8, from what is read of the file so far; 1 where there is none, or a damaged one."""
+    try:
+        orientation = Image.Image.getexif(image).get(ORIENTATION, 1)  # a PNG's own method would decode it
+    except Exception:  # damaged EXIF makes Pillow raise anything; the picture is none the worse
+        return 1
+    return orientation if isinstance(orientation, int) and 1 <= orientation <= 8 else 1
+
+
 def _decode(path: Path, data: bytes, at_least: int | None, as_stored: bool) -> PhotoFile:
+    if data.startswith(LINEAR):
+        array, cut = decode_linear(data)
+        _check_size(path, *array.shape[:2])
+        return _from_array(array, ["linear light, cut off at 1" if cut else "linear light"], None, path)
     try:
         image = _open(path, data)
     except UnidentifiedImageError:
@@ -165,6 +185,8 @@ def _decode(path: Path, data: bytes, at_least: int | None, as_stored: bool) -> P
         is_jpeg, (w, h) = image.format in ("JPEG", "MPO"), image.size
         deep = is_deep_colour(image)  # before EXIF, for which Pillow decodes a PNG and forgets how it was stored
         exif, orientation, notes = _read_exif(image)
+        if image.format == "JXL":  # as HEIC
+            orientation = 1
         if max(orientation, image.info.get("original_orientation") or 1) > 1:  # of HEIC, whose decoder turns it
             notes.append("rotated by EXIF")
         if image.format in ("GIF", "TIFF", "WEBP", "PNG") and (n_frames := getattr(image, "n_frames", 1)) > 1:
@@ -176,7 +198,7 @@ def _decode(path: Path, data: bytes, at_least: int | None, as_stored: bool) -> P
         image.load()  # also finds a file cut short, which OpenCV would let pass
         if deep:
             if image.format == "TIFF":
-                array, orientation = decode_tiff(path, data, _check_size, single=False), 1
+                array = decode_tiff(path, data, _check_size, single=False)
             else:
                 array = decode_with_opencv(data)
             photo = _from_array(array, notes, profile, path)
@@ -184,15 +206,14 @@ def _decode(path: Path, data: bytes, at_least: int | None, as_stored: bool) -> P
             photo = _from_array(_numbers(path, image), notes, profile, path)
         else:
             photo = _from_image(image, notes, profile)
-        if as_stored:
-            orientation = 1
-        elif image.format == "TIFF":  # turned by Pillow, or by `decode_tiff`, already
-            orientation = image.getexif().get(ORIENTATION, 1) if not deep else 1
-        alpha = None if photo.alpha is None else np.ascontiguousarray(upright(photo.alpha, orientation))
-        rgb = np.ascontiguousarray(upright(photo.rgb, orientation))
+        turn = 1 if as_stored else orientation
+        if image.format == "TIFF":  # turned by Pillow, or by `decode_tiff`, already
+            turn = _INVERSE.get(orientation, orientation) if as_stored else 1
+        alpha = None if photo.alpha is None else np.ascontiguousarray(upright(photo.alpha, turn))
+        rgb = np.ascontiguousarray(upright(photo.rgb, turn))
         if (w > h) != (rgb.shape[1] > rgb.shape[0]):
             w, h = h, w
-        return PhotoFile(rgb, alpha, exif, photo.converted, is_jpeg, (w, h))
+        return PhotoFile(rgb, alpha, exif, photo.converted, is_jpeg, (w, h), orientation)
 
 
 def _open(path: Path, data: bytes) -> Image.Image:
@@ -206,6 +227,11 @@ def _open(path: Path, data: bytes) -> Image.Image:
         except ImportError:
             raise MissingPackage(f"{path}: HEIC needs a package; pip install pillow-heif") from None
         pillow_heif.register_heif_opener()
+    if data.startswith(_JPEG_XL):
+        try:
+            import pillow_jxl  # noqa: F401  # registers itself
+        except ImportError:
+            raise MissingPackage(f"{path}: JPEG XL needs a package; pip install pillow-jxl-plugin") from None
     try:
         return Image.open(io.BytesIO(data))
     except Image.DecompressionBombError:

@@ -5,7 +5,7 @@ from nerfstudio.configs.base_config import LoggingConfig, MachineConfig, ViewerC
 from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManagerConfig
 from nerfstudio.plugins.types import MethodSpecification
 
-from peak_nerf.nerf.data.datamanager import PeakDataManagerConfig
+from peak_nerf.nerf.data.datamanager import PeakDataManagerConfig, PictureDataManager
 from peak_nerf.nerf.data.dataparser import PeakDataParserConfig
 from peak_nerf.nerf.model import PeakModelConfig
 from peak_nerf.nerf.nerfacto import PeakNerfactoModelConfig
@@ -101,6 +101,7 @@ peak_lite_method = _peak(
 _nerfacto_pipeline = PeakPipelineConfig(
     # A CPU takes seconds for the 4096 rays that nerfacto takes on a GPU.
     datamanager=VanillaDataManagerConfig(
+        _target=PictureDataManager,
         dataparser=PeakDataParserConfig(),
         train_num_rays_per_batch=4096 if torch.cuda.is_available() else 1024,
         eval_num_rays_per_batch=1024,

@@ -14,11 +14,12 @@ from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.configs.dataparser_configs import AnnotatedDataParserUnion
 from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManager, VanillaDataManagerConfig
-from nerfstudio.data.datasets.base_dataset import InputDataset
 from pydantic import Field
 from torch import Tensor
 
+from peak_nerf.errors import PeakError
 from peak_nerf.nerf.data.dataparser import PeakDataParserConfig
+from peak_nerf.nerf.data.dataset import PeakDataset
 from peak_nerf.nerf.data.pixel_rays import PixelRays, ray_bundle, rotate
 from peak_nerf.nerf.data.pixels import PixelTable, pixel_tables
 from peak_nerf.nerf.data.sighted_pixels import SightedPixels
@@ -49,7 +50,16 @@ class PeakDataManagerConfig(VanillaDataManagerConfig):
         self.__dict__.update(renamed(state))
 
 
-class PeakDataManager(VanillaDataManager[InputDataset]):
+class PictureDataManager(VanillaDataManager[PeakDataset]):
+    """nerfstudio's, with pictures and masks as `peak-data` says that they are read."""
+
+    def __init__(self, config: VanillaDataManagerConfig, *args: Any, **kwargs: Any) -> None:
+        if isinstance(config.dataparser, PeakDataParserConfig):
+            config.dataparser.for_others = False
+        super().__init__(config, *args, **kwargs)
+
+
+class PeakDataManager(PictureDataManager):
     """Batches of rays with RGBA ground truth, and rays of virtual views for KAR."""
 
     config: PeakDataManagerConfig
@@ -70,6 +80,10 @@ class PeakDataManager(VanillaDataManager[InputDataset]):
         # Pixels that a mask leaves out are never drawn.
         masks = [item["mask"][..., 0].bool() for item in data] if "mask" in data[0] else None
         self.tables = pixel_tables(images, masks, self.device, self.config.coarse_to_fine)
+        if len(self.full_size) == 0:
+            raise PeakError(
+                f"{self.get_datapath()}: masks hide all pixels of all training images; invert or remove them"
+            )
         # An alpha channel that is opaque throughout tells nothing.
         self.has_alpha = channels == 4 and bool((self.full_size.colours[:, 3] < 255).any())
         self.cameras: Cameras = self.train_dataset.cameras.to(self.device)

@@ -23,7 +23,10 @@ from peak_nerf.nerf.data.intrinsics import cameras_of, full_size, half_angle, nu
 from peak_nerf.nerf.data.placement import Placement, in_own_frame, oriented, own_space
 from peak_nerf.nerf.data.points import Cloud, has_points, read_cloud
 from peak_nerf.nerf.data.scene_box import SceneSpace, Space, choose_space
-from peak_nerf.nerf.data.scene_files import Frame, Scene, SceneFile
+from peak_nerf.nerf.data.scene_files import Scene, SceneFile
+from peak_nerf.nerf.data.scene_masks import MaskFile
+from peak_nerf.nerf.data.scene_pictures import ScenePicture
+from peak_nerf.nerf.data.split_pictures import pictures_of_split, usable_frames
 
 _said: set[str] = set()
 
@@ -83,6 +86,9 @@ class PeakDataParserConfig(DataParserConfig):
     that fit their box."""
     found_points: tyro.conf.Suppress[Path | None] = None
     """These points: observations.npz of the run, filled in before the training by `found_points`."""
+    for_others: tyro.conf.Suppress[bool] = False
+    """Refuse pictures and masks that nerfstudio's own data sets would read otherwise than `PeakDataset`: set where
+    `peak-data` is registered for all methods, taken back by our data managers."""
     chosen_views: tyro.conf.Suppress[tuple[int, ...]] = ()
     """The train views in use: filled in by `resolve_views` and by the parser, never read."""
 
@@ -99,7 +105,7 @@ class PeakDataParserConfig(DataParserConfig):
         scene_file, indices = scene_files.split_of_scene(
             scene, "train", self.eval_interval, say_once, self.downscale_factor
         )
-        indices = scene_files.without_missing(scene, scene_file, indices, self.downscale_factor or 1, say_once)
+        indices = usable_frames(scene, scene_file, indices, self.downscale_factor or 1, say_once)
         self.chosen_views = choose_views(len(indices), self.num_views, self.view_indices, scene_file.path)
         return scene_file, [indices[view] for view in self.chosen_views], len(indices)
 
@@ -120,6 +126,10 @@ class Source:
 class PeakDataparserOutputs(DataparserOutputs):
     """With a transform in float64: map coordinates need more digits than float32 has."""
 
+    pictures: list[ScenePicture] = field(default_factory=list)
+    """How each image is read; nerfstudio's own data sets read only some of them right."""
+    masks: list[MaskFile | None] | None = None
+    """Of each image; None where none has one. `mask_filenames` has them where all images do."""
     source: Source | None = None
     """What is needed to say something about these images in the terms of the scene's file."""
 
@@ -157,19 +167,17 @@ class PeakDataParser(DataParser):
         scene = scene_files.find_scene(config.data, say_once)
         if split == "train":
             scene_file, indices, n_available = config.training_frames(scene)
+            training = indices
             say_once(_views_line(config.chosen_views, n_available))
         else:
             scene_file, indices = scene_files.split_of_scene(
                 scene, split, config.eval_interval, say_once, config.downscale_factor
             )
-            indices = scene_files.without_missing(scene, scene_file, indices, downscale, say_once)
+            indices = usable_frames(scene, scene_file, indices, downscale, say_once)
+            training = indices if scene.kind == "blender" else config.training_frames(scene)[1]
         frames = [scene_file.frames[i] for i in indices]
-
-        image_filenames = [scene_files.image_path(scene, frame.name, downscale) for frame in frames]
-        scene_files.check_exist(image_filenames, scene_file.path)
-        sizes, n_channels = scene_files.check_images(image_filenames)
-        if not all("w" in frame.values and "h" in frame.values for frame in frames):
-            scene_files.check_one_size(image_filenames, sizes, scene_file.path)
+        split_pictures = pictures_of_split(scene, scene_file, indices, training, downscale, config.for_others, say_once)
+        sizes, with_alpha = split_pictures.sizes, split_pictures.has_alpha
 
         # A Blender scene's splits have a file each; all of them are placed by that of the training views.
         placed_by = scene_file
@@ -180,15 +188,15 @@ class PeakDataParser(DataParser):
         placement = _placement(scene, placed_by, config, half_fov)
         cloud = _cloud(scene, placed_by, placement, config, half_fov)
         bounds = _bounds(scene_file, placement.scale) if scene.kind == "llff" else None
-        space = _space(scene, placed_by, config, placement, bounds, cloud, half_fov, n_channels == 4)
+        space = _space(scene, placed_by, config, placement, bounds, cloud, half_fov, with_alpha)
         if scene.kind != "blender" or placement.scale != 1 or bool(placement.transform[:, 3].any()):
             say_space(space.line())
-        has_alpha = n_channels == 4 and config.use_alpha
+        has_alpha = with_alpha and config.use_alpha
         metadata: dict[str, Any] = {
             "background": config.background,
             "kind": scene.kind,
             "has_alpha": has_alpha,
-            "solid_background": not has_alpha and (n_channels == 4 or scene.kind == "blender"),
+            "solid_background": not has_alpha and (with_alpha or scene.kind == "blender"),
             "unbounded": space.unbounded,
         }
         if bounds is not None:
@@ -199,12 +207,14 @@ class PeakDataParser(DataParser):
         if split == "train" and cloud is not None:
             metadata |= {**cloud.metadata(ratios), "camera_positions": poses[:, :, 3]}
         return PeakDataparserOutputs(
-            image_filenames=image_filenames,
-            cameras=cameras_of(scene_file, frames, image_filenames, sizes, full, of_file, poses),
+            image_filenames=split_pictures.paths,
+            cameras=cameras_of(scene_file, frames, split_pictures.paths, sizes, full, of_file, poses),
             # None, so that the dataset yields RGBA: the model composites, on `metadata["background"]`.
             alpha_color=None if config.use_alpha else torch.full((3,), float(config.background == "white")),
             scene_box=SceneBox(aabb=torch.stack((space.centre - space.half, space.centre + space.half)).float()),
-            mask_filenames=_mask_filenames(scene, scene_file, frames, sizes, downscale),
+            mask_filenames=split_pictures.mask_paths,
+            pictures=split_pictures.pictures,
+            masks=split_pictures.masks,
             metadata=metadata,
             dataparser_transform=placement.transform @ _applied_transform(scene_file),
             dataparser_scale=placement.scale * (number(scene_file, None, "applied_scale", low=0.0) or 1.0),
@@ -319,23 +329,7 @@ def _space(
     return space
 
 
-def _mask_filenames(
-    scene: Scene, scene_file: SceneFile, frames: list[Frame], sizes: list[tuple[int, int]], downscale: int
-) -> list[Path] | None:
-    with_mask = [frame for frame in frames if frame.values.get("mask_path")]
-    if not with_mask:
-        return None
-    if len(with_mask) < len(frames):
-        bare = next(frame.name for frame in frames if frame not in with_mask)
-        raise PeakError(f"{scene_file.path}: frame {bare} has no mask_path but others have; give one to all or to none")
-    names = [str(frame.values["mask_path"]).replace("\\", "/") for frame in frames]
-    paths = [scene_files.image_path(scene, name, downscale, "masks") for name in names]
-    scene_files.check_exist(paths, scene_file.path, "mask")
-    scene_files.check_masks(paths, sizes)
-    return paths
-
-
 peak_dataparser = DataParserSpecification(
-    config=PeakDataParserConfig(),
+    config=PeakDataParserConfig(for_others=True),
     description="Blender, nerfstudio, instant-ngp and LLFF scenes, few-view subsets (--num-views, --view-indices).",
 )

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from nerfstudio.data.datasets.base_dataset import InputDataset
 
 from peak_nerf.nerf.data.dataparser import PeakDataParserConfig, PeakDataparserOutputs, Source, say
+from peak_nerf.nerf.data.dataset import PeakDataset
 from peak_nerf.nerf.data.observations import Observations, write_observations
 from peak_nerf.nerf.data.pixel_rays import PixelRays
 from peak_nerf.nerf.data.points import OBSERVATIONS, Sightings, SparsePoints
@@ -38,7 +38,7 @@ def find_points(config: PeakDataParserConfig, data: Path | None, run: Path) -> P
     """
     if config.triangulate == "never":
         return None
-    parser = replace(config, data=config.data if data is None else data, found_points=None).setup()
+    parser = replace(config, data=config.data if data is None else data, found_points=None, for_others=False).setup()
     outputs: PeakDataparserOutputs = parser.get_dataparser_outputs("train", say_space=_say_nothing)
     assert outputs.source is not None
     wanted = config.triangulate == "always" or outputs.metadata["unbounded"]
@@ -46,7 +46,7 @@ def find_points(config: PeakDataParserConfig, data: Path | None, run: Path) -> P
     if known or not wanted or not 2 <= len(outputs.image_filenames) <= MOST_PICTURES:
         return None
     begin = time.monotonic()
-    points, seen = _triangulated(InputDataset(outputs))
+    points, seen = _triangulated(PeakDataset(outputs))
     count = len(points.xyz)
     if count < FEWEST:
         say(f"the scene has no sparse points, and only {count} were found in its pictures: left out")
@@ -64,7 +64,7 @@ def _say_nothing(line: str) -> None:
     """The space that is chosen without points is not that of the training."""
 
 
-def _triangulated(dataset: InputDataset) -> tuple[SparsePoints, Sightings]:
+def _triangulated(dataset: PeakDataset) -> tuple[SparsePoints, Sightings]:
     """With a progress bar."""
     from rich.progress import Progress
 

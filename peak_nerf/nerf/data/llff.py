@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from peak_nerf.errors import PeakError
+from peak_nerf.images.photo import is_picture_name
+from peak_nerf.nerf.data.scene_pictures import look_at
 
 NAME = "poses_bounds.npy"
-PICTURES = (".png", ".jpg", ".jpeg")
 LONGER_SIDE = (500, 1000)
 """Pixels of the pictures that are read when no factor is given, or as near to that as there are."""
 FORWARD = 0.5
@@ -53,7 +53,7 @@ def picture_folder(folder: Path, factor: int | None, say: Callable[[str], None])
                 f"{'is' if len(found) == 1 else 'are'} {names}: use --downscale-factor {' or '.join(map(str, found))}"
             )
         return found[factor]
-    sizes = {n: _size(pictures(path)[0]) for n, path in found.items()}
+    sizes = {n: look_at(pictures(path)[:1])[0].upright for n, path in found.items()}
     low, high = LONGER_SIDE
     factor = min(sizes, key=lambda n: max(low / max(sizes[n]), max(sizes[n]) / high, 1.0))
     width, height = sizes[factor]
@@ -63,7 +63,7 @@ def picture_folder(folder: Path, factor: int | None, say: Callable[[str], None])
 
 def pictures(folder: Path) -> list[Path]:
     """The pictures of a folder, in the order of the rows: that of their names."""
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURES and path.is_file())
+    return sorted(path for path in folder.iterdir() if is_picture_name(path) and path.is_file())
 
 
 def read_poses_bounds(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -155,14 +155,6 @@ def picture_folders(folder: Path) -> dict[int, Path]:
 
 def _folder_name(factor: int) -> str:
     return "images" if factor == 1 else f"images_{factor}"
-
-
-def _size(path: Path) -> tuple[int, int]:
-    try:
-        with Image.open(path) as image:
-            return image.size
-    except Exception as error:  # PIL's decoders raise anything on bytes they cannot read
-        raise PeakError(f"{path}: image is broken or truncated; copy it again") from error
 
 
 def _refuse(path: Path, wrong: np.ndarray, problem: str) -> None:

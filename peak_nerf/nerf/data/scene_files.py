@@ -1,4 +1,4 @@
-"""A scene's files: which file describes which split, its frames, and the images they name.
+"""A scene's files: which file describes which split, and its frames.
 
 What a user can get wrong in a data folder is caught here and raised as a one-line `PeakError`.
 """
@@ -6,25 +6,17 @@ What a user can get wrong in a data folder is caught here and raised as a one-li
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 import numpy as np
-from PIL import Image
 
 from peak_nerf.errors import PeakError
 from peak_nerf.nerf.data import llff
 
 SPLITS = ("train", "val", "test")
 NAMES = ("transforms_train.json", "transforms.json", llff.NAME)
-EXTENSIONS = ("", ".png", ".jpg", ".jpeg", ".PNG", ".JPG", ".JPEG")
-IMAGE_MODES = ("L", "RGB", "RGBA")  # 8 bits a channel: the only ones nerfstudio's dataset reads as they are meant
-DECODE_LIMIT = 200_000_000  # pixels: up to here every image is decoded in full, beyond it only its structure is checked
-
-NAMED = 20  # missing images that are listed by name
 
 Say = Callable[[str], None]
 
@@ -146,24 +138,6 @@ def split_of_scene(
     return scene_file, rest
 
 
-def without_missing(scene: Scene, scene_file: SceneFile, indices: list[int], downscale: int, say: Say) -> list[int]:
-    """The frames of a capture that have an image; says by name which have none, as instant-ngp's tools leave some.
-
-    A Blender scene is a benchmark, and nothing is left out of one. Raises: PeakError when no frame has an image.
-    """
-    if scene.kind == "blender":
-        return indices
-    paths = [image_path(scene, scene_file.frames[i].name, downscale) for i in indices]
-    there = [path.is_file() for path in paths]
-    missing = [scene_file.frames[i].name for i, found in zip(indices, there, strict=True) if not found]
-    if indices and not any(there):
-        check_exist(paths, scene_file.path)
-    if missing:
-        shown = ", ".join(missing[:NAMED]) + (", ..." if len(missing) > NAMED else "")
-        say(f"{scene_file.path}: {len(missing)} of {len(indices)} frames have no image and are left out: {shown}")
-    return [i for i, found in zip(indices, there, strict=True) if found]
-
-
 def _listed_frames(scene_file: SceneFile, split: str) -> list[int]:
     names = scene_file.values[f"{split}_filenames"]
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
@@ -229,96 +203,3 @@ def number_array(value: Any) -> np.ndarray | None:
         return np.array(value, dtype=np.float64)
     except (TypeError, ValueError, OverflowError):
         return None
-
-
-def image_path(scene: Scene, name: str, downscale: int, folder_name: str = "images") -> Path:
-    """Where the image `name` is, at `1 / downscale` of its size; the extension may be left out, as Blender does.
-
-    Smaller copies are in `images_2/` for nerfstudio scenes and beside the split's folder, `train_2/`, for Blender's.
-    Of an LLFF scene, `name` already is that of the smaller copy.
-    """
-    path = scene.folder / name
-    if downscale > 1 and scene.kind != "llff":
-        folder = path.parent.parent / f"{path.parent.name}_{downscale}"
-        if scene.kind == "nerfstudio":
-            folder = scene.folder / f"{folder_name}_{downscale}"
-        if not folder.is_dir():
-            raise PeakError(
-                f"{folder}: no such folder, but --downscale-factor {downscale} reads the smaller images there; "
-                f"write them (ns-process-data does, for captures) or leave the option out"
-            )
-        path = folder / path.name
-    candidates = [path.with_name(path.name + extension) for extension in EXTENSIONS]
-    fallback = path if path.suffix.lower() in (".png", ".jpg", ".jpeg") else candidates[1]
-    return next((candidate for candidate in candidates if candidate.is_file()), fallback)
-
-
-def check_exist(paths: Sequence[Path], source: Path, what: str = "image") -> None:
-    """Every file is there."""
-    missing = [path for path in paths if not path.is_file()]
-    if missing:
-        others = ", ".join(path.name for path in missing[1:NAMED]) + (", ..." if len(missing) > NAMED else "")
-        raise PeakError(
-            f"{missing[0]}: {what} is missing ({len(missing)} of {len(paths)} that {source.name} names"
-            f"{'; also ' if others else ''}{others}); restore the files or remove their frames from {source}"
-        )
-
-
-def check_images(paths: Sequence[Path]) -> tuple[list[tuple[int, int]], int]:
-    """Every image can be read; returns each one's (width, height) and their common number of channels, 3 or 4."""
-    headers = _in_threads(_header, paths)
-    for path, (mode, _) in zip(paths, headers, strict=True):
-        if mode not in IMAGE_MODES:
-            raise PeakError(f"{path}: has pixel format {mode}; save it as 8-bit RGB or RGBA")
-        if (mode == "RGBA") != (headers[0][0] == "RGBA"):
-            raise PeakError(f"{path} is {mode} but {paths[0]} is {headers[0][0]}; save all images of a split alike")
-    sizes = [size for _, size in headers]
-    full = sum(width * height for width, height in sizes) < DECODE_LIMIT
-    _in_threads(partial(_probe, full=full), paths)
-    return sizes, 4 if headers[0][0] == "RGBA" else 3
-
-
-def check_masks(paths: Sequence[Path], sizes: Sequence[tuple[int, int]]) -> None:
-    """Every mask can be read, has one channel and the size of its image."""
-    for path, size, (mode, mask_size) in zip(paths, sizes, _in_threads(_header, paths), strict=True):
-        if mode not in ("1", "L") or mask_size != size:
-            raise PeakError(
-                f"{path}: mask is {mode} of {_by(mask_size)}; save it as 8-bit grey of its image's size, {_by(size)}"
-            )
-    _in_threads(partial(_probe, full=True), paths)
-
-
-def check_one_size(paths: Sequence[Path], sizes: Sequence[tuple[int, int]], source: Path) -> None:
-    """All images of a split are of one size."""
-    for path, size in zip(paths, sizes, strict=True):
-        if size != sizes[0]:
-            raise PeakError(
-                f"{path} is {_by(size)} but {paths[0]} is {_by(sizes[0])}; "
-                f"resize the images, or give every frame of {source} its own w, h, fl_x and fl_y"
-            )
-
-
-def _by(size: tuple[int, int]) -> str:
-    return f"{size[0]}x{size[1]}"
-
-
-def _in_threads(function: Callable[[Path], Any], paths: Sequence[Path]) -> list[Any]:
-    with ThreadPoolExecutor(max_workers=8) as pool:
-        return list(pool.map(function, paths))
-
-
-def _header(path: Path) -> tuple[str, tuple[int, int]]:
-    return _read(path, lambda image: (image.mode, image.size))
-
-
-def _probe(path: Path, full: bool) -> None:
-    _read(path, lambda image: image.load() if full else image.verify())
-
-
-def _read(path: Path, action: Callable[[Image.Image], Any]) -> Any:
-    try:
-        with Image.open(path) as image:
-            return action(image)
-    except Exception as error:  # PIL's decoders raise anything, down to SyntaxError, on bytes they cannot read
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise PeakError(f"{path}: image is broken or truncated ({reason}); copy or render it again") from error
