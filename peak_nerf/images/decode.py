@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -79,12 +80,16 @@ def decode_linear(path: Path, data: bytes, check_size: Callable[[Path, int, int]
         check_size: called with path, height and width before anything is decoded, of OpenEXR; raises what it likes.
 
     Source: IEC 61966-2-1.
-    Raises: anything when it is damaged; OSError when this OpenCV has no reader of it.
+    Raises: PeakError when this OpenCV has no reader of it; anything when it is damaged.
     """
     start = data.find(_DATA_WINDOW)
     if start >= 0:  # OpenCV would make room for the picture first
         left, top, right, bottom = np.frombuffer(data, "<i4", 4, start + len(_DATA_WINDOW)).tolist()
         check_size(path, bottom - top + 1, right - left + 1)
+    import cv2
+
+    if start >= 0 and re.search(r"OpenEXR:\s+NO\b", cv2.getBuildInformation()):
+        raise PeakError(f"{path}: OpenEXR needs an OpenCV that reads it; pip install opencv-python-headless")
     os.environ.setdefault("OPENCV_IO_ENABLE_OPENEXR", "1")  # OpenCV asks for it, and only when it reads the first
     array = decode_with_opencv(data).astype(np.float32)
     colours, alpha = (array[..., :3], array[..., 3:]) if array.ndim == 3 and array.shape[2] == 4 else (array, None)

@@ -390,6 +390,14 @@ def test_as_stored_undoes_what_decoders_turn(tmp_path: Path, suffix: str, orient
     assert photo.orientation == orientation
 
 
+def test_exr_names_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENCV_IO_ENABLE_OPENEXR", "1")
+    cv2.imwrite(str(tmp_path / "a.exr"), np.zeros((4, 5, 3), np.float32))
+    monkeypatch.setattr(cv2, "getBuildInformation", lambda: "    OpenEXR:                     NO\n")
+    with pytest.raises(PeakError, match=r"a.exr: OpenEXR needs an OpenCV that reads it; pip install opencv-python"):
+        read_photo(tmp_path / "a.exr")
+
+
 def test_an_exr_that_claims_to_be_huge_is_refused_by_its_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENCV_IO_ENABLE_OPENEXR", "1")
     path = tmp_path / "a.exr"
