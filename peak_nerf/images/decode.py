@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 """How a TIFF file begins."""
 LINEAR = (b"v/1\x01", b"#?RADIANCE", b"#?RGBE")
 """How OpenEXR and Radiance files begin: floats, proportional to light."""
+_DATA_WINDOW = b"dataWindow\0box2i\0\x10\0\0\0"
 ORIENTATION = 274  # TIFF and EXIF tag
 
 
@@ -66,15 +68,28 @@ def decode_with_opencv(data: bytes) -> np.ndarray:
     return array
 
 
-def decode_linear(data: bytes) -> tuple[np.ndarray, bool]:
+def decode_linear(path: Path, data: bytes, check_size: Callable[[Path, int, int], None]) -> tuple[np.ndarray, bool]:
     """An OpenEXR or Radiance picture as sRGB in [0, 1], (h, w) or (h, w, 3 or 4), and whether it had values above 1.
 
     sRGB of linear l: 12.92 l up to 0.0031308, beyond it 1.055 l^(1 / 2.4) - 0.055; what is above 1 is cut off. Alpha is
     linear, and colours come multiplied by it, as OpenEXR has them; they are divided by it first.
 
+    Args:
+        path: for messages.
+        data: the file.
+        check_size: called with path, height and width before anything is decoded, of OpenEXR; raises what it likes.
+
     Source: IEC 61966-2-1.
-    Raises: anything when it is damaged; OSError when this OpenCV has no reader of it.
+    Raises: PeakError when this OpenCV has no reader of it; anything when it is damaged.
     """
+    start = data.find(_DATA_WINDOW)
+    if start >= 0:  # OpenCV would make room for the picture first
+        left, top, right, bottom = np.frombuffer(data, "<i4", 4, start + len(_DATA_WINDOW)).tolist()
+        check_size(path, bottom - top + 1, right - left + 1)
+    import cv2
+
+    if start >= 0 and re.search(r"OpenEXR:\s+NO\b", cv2.getBuildInformation()):
+        raise PeakError(f"{path}: OpenEXR needs an OpenCV that reads it; pip install opencv-python-headless")
     os.environ.setdefault("OPENCV_IO_ENABLE_OPENEXR", "1")  # OpenCV asks for it, and only when it reads the first
     array = decode_with_opencv(data).astype(np.float32)
     colours, alpha = (array[..., :3], array[..., 3:]) if array.ndim == 3 and array.shape[2] == 4 else (array, None)

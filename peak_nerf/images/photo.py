@@ -171,7 +171,7 @@ def orientation_of(image: Image.Image) -> int:
 
 def _decode(path: Path, data: bytes, at_least: int | None, as_stored: bool) -> PhotoFile:
     if data.startswith(LINEAR):
-        array, cut = decode_linear(data)
+        array, cut = decode_linear(path, data, _check_size)
         _check_size(path, *array.shape[:2])
         return _from_array(array, ["linear light, cut off at 1" if cut else "linear light"], None, path)
     try:

@@ -376,3 +376,34 @@ def test_a_picture_can_be_read_as_it_is_stored(tmp_path: Path) -> None:
     Image.new("RGB", (20, 10)).save(tmp_path / "a.jpg", exif=exif)
     assert read_photo(tmp_path / "a.jpg").size == (10, 20)
     assert read_photo(tmp_path / "a.jpg", as_stored=True).size == (20, 10)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", ["png", "tif", "webp"])
+def test_as_stored_undoes_what_decoders_turn(tmp_path: Path, suffix: str, orientation: int) -> None:
+    """Pillow turns a TIFF by itself."""
+    exif = Image.Exif()
+    exif[0x112] = orientation
+    Image.fromarray(RGB).save(tmp_path / f"a.{suffix}", exif=exif, lossless=True)
+    photo = read_photo(tmp_path / f"a.{suffix}", as_stored=True)
+    np.testing.assert_array_equal(photo.rgb, RGB)
+    assert photo.orientation == orientation
+
+
+def test_exr_names_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENCV_IO_ENABLE_OPENEXR", "1")
+    cv2.imwrite(str(tmp_path / "a.exr"), np.zeros((4, 5, 3), np.float32))
+    monkeypatch.setattr(cv2, "getBuildInformation", lambda: "    OpenEXR:                     NO\n")
+    with pytest.raises(PeakError, match=r"a.exr: OpenEXR needs an OpenCV that reads it; pip install opencv-python"):
+        read_photo(tmp_path / "a.exr")
+
+
+def test_an_exr_that_claims_to_be_huge_is_refused_by_its_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENCV_IO_ENABLE_OPENEXR", "1")
+    path = tmp_path / "a.exr"
+    cv2.imwrite(str(path), np.zeros((4, 5, 3), np.float32))
+    assert read_photo(path).rgb.shape == (4, 5, 3)
+    window = np.array([0, 0, 4, 3], "<i4").tobytes()
+    path.write_bytes(path.read_bytes().replace(window, np.array([0, 0, 10**6, 10**6], "<i4").tobytes()))
+    with pytest.raises(PhotoError, match=r"a.exr: 1000001 x 1000001 is more than 300 megapixels"):
+        read_photo(path)

@@ -183,7 +183,9 @@ def test_where_one_picture_has_a_mask_the_others_get_white_ones(tmp_path: Path, 
     photos[1].mask = "masks/a.png"  # another's name: the white mask of a must not overwrite it
     for folder, size in (("masks", (80, 60)), ("masks_2", (40, 30))):
         (tmp_path / folder).mkdir()
-        Image.new("L", size, 0).save(tmp_path / folder / "a.png")
+        mask = Image.new("L", size, 0)
+        mask.putpixel((1, 2), 255)
+        mask.save(tmp_path / folder / "a.png")
     (tmp_path / "images_2").mkdir()
     for file in models.FILES:
         with Image.open(tmp_path / file) as picture:
@@ -194,7 +196,7 @@ def test_where_one_picture_has_a_mask_the_others_get_white_ones(tmp_path: Path, 
     assert outputs.mask_filenames is not None
     masks = [np.asarray(Image.open(path)) for path in outputs.mask_filenames]
     assert [mask.shape for mask in masks] == [(60 // downscale, 80 // downscale)] * 3
-    assert [(mask.min(), mask.max()) for mask in masks] == [(255, 255), (0, 0), (255, 255)]
+    assert [(mask.min(), mask.max()) for mask in masks] == [(255, 255), (0, 255), (255, 255)]
     peak = PeakDataParserConfig(data=tmp_path, downscale_factor=downscale).setup().get_dataparser_outputs("train")
     assert [path.name for path in peak.mask_filenames or []] == ["a.png", "c.png"]
 

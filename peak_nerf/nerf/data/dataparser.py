@@ -89,8 +89,13 @@ class PeakDataParserConfig(DataParserConfig):
     for_others: tyro.conf.Suppress[bool] = False
     """Refuse pictures and masks that nerfstudio's own data sets would read otherwise than `PeakDataset`: set where
     `peak-data` is registered for all methods, taken back by our data managers."""
+    opaque_is_photo: tyro.conf.Suppress[bool] = True
+    """Pictures whose alpha is 255 everywhere are photos; runs of before took them for those of an object."""
     chosen_views: tyro.conf.Suppress[tuple[int, ...]] = ()
     """The train views in use: filled in by `resolve_views` and by the parser, never read."""
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update({"opaque_is_photo": False} | state)
 
     def resolve_views(self, data: Path | None = None) -> tuple[int, ...]:
         """Fill `chosen_views` from the scene's files alone, so that a config saved before training names its views.
@@ -176,7 +181,9 @@ class PeakDataParser(DataParser):
             indices = usable_frames(scene, scene_file, indices, downscale, say_once)
             training = indices if scene.kind == "blender" else config.training_frames(scene)[1]
         frames = [scene_file.frames[i] for i in indices]
-        split_pictures = pictures_of_split(scene, scene_file, indices, training, downscale, config.for_others, say_once)
+        split_pictures = pictures_of_split(
+            scene, scene_file, indices, training, downscale, config.opaque_is_photo, config.for_others, say_once
+        )
         sizes, with_alpha = split_pictures.sizes, split_pictures.has_alpha
 
         # A Blender scene's splits have a file each; all of them are placed by that of the training views.

@@ -115,20 +115,20 @@ def any_transparent(files: Sequence[PictureFile]) -> bool:
 
 
 def choose_reading(
-    files: Sequence[PictureFile], training: Sequence[PictureFile], fits: Callable[[int, Size], bool], blender: bool
+    files: Sequence[PictureFile], training: Sequence[PictureFile], fits: Callable[[int, Size], bool], by_channel: bool
 ) -> list[ScenePicture]:
     """How the pictures of a split are read, which is the same for all splits of a scene.
 
     - Turned as EXIF says, if that fits what the file says of their size, as stored if only that does. A size that fits
       either way goes with the others of the scene, and is turned if there are none.
-    - With alpha where a training picture has a pixel that is not opaque. A Blender scene is of an object anyway: with
-      alpha where any picture of the split has an alpha channel.
+    - With alpha where a training picture has a pixel that is not opaque; `by_channel`, where any of `files` has an
+      alpha channel.
 
     Args:
         files: of the split, and then all others that tell which way pictures are turned.
         training: of the training views.
         fits: whether the file number i of `files` may have that size.
-        blender: whether it is a Blender scene.
+        by_channel: as of Blender scenes, which are of an object anyway.
     """
     votes = Counter[bool]()
     either = {}
@@ -138,7 +138,7 @@ def choose_reading(
         if file.orientation > 1 and not either[i]:
             votes[as_turned] += 1
     default = not (votes[False] and not votes[True])
-    n_channels = 4 if (any(f.has_alpha for f in files) if blender else any_transparent(training)) else 3
+    n_channels = 4 if (any(f.has_alpha for f in files) if by_channel else any_transparent(training)) else 3
     return [
         ScenePicture(file, (default if either[i] else fits(i, file.upright)) and file.orientation > 1, n_channels)
         for i, file in enumerate(files)
@@ -258,7 +258,12 @@ def _direct(path: Path, image: Image.Image) -> PictureFile | None:
 @lru_cache(maxsize=1 << 16)
 def _probe(path: Path, stamp: tuple[int, ...], full: bool) -> bool:
     """Whether a pixel is transparent, of a picture that can be decoded; not `full`, only its structure is checked."""
-    return _with_pillow(path, _transparent if full else Image.Image.verify)
+    return _with_pillow(path, _transparent if full else _verify)
+
+
+def _verify(image: Image.Image) -> bool:
+    image.verify()  # the format's own: of PNGs, all checksums
+    return False
 
 
 def _transparent(image: Image.Image) -> bool:

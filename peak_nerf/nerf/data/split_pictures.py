@@ -66,6 +66,7 @@ def pictures_of_split(
     indices: Sequence[int],
     training: Sequence[int],
     downscale: int,
+    opaque_is_photo: bool,
     for_others: bool,
     say: Say,
 ) -> SplitPictures:
@@ -78,6 +79,7 @@ def pictures_of_split(
         training: frames of the same file that are trained on, which decide. `indices` for the training split itself,
             and for all of a Blender scene, which have a file each.
         downscale: how many times smaller than what the file says the pictures are.
+        opaque_is_photo: an alpha channel that is opaque in all training pictures is none.
         for_others: refuse what nerfstudio's own data sets would read otherwise.
         say: takes the lines.
 
@@ -92,7 +94,8 @@ def pictures_of_split(
         return _fits(scene_file, frames[n], size, None if scene.kind == "llff" else downscale)
 
     deciding = [files[i] for i in training]
-    read = choose_reading(list(files.values()), deciding, fits, scene.kind == "blender")[: len(indices)]
+    by_channel = scene.kind == "blender" or not opaque_is_photo
+    read = choose_reading(list(files.values()), deciding, fits, by_channel)[: len(indices)]
     say_readings(read, fits, say, [] if list(training) == list(indices) else deciding)
     if not all("w" in scene_file.frames[i].values and "h" in scene_file.frames[i].values for i in indices):
         check_one_size(read, scene_file.path)

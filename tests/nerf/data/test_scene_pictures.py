@@ -13,6 +13,7 @@ from PIL import Image
 
 from peak_nerf.errors import PeakError
 from peak_nerf.nerf.data import scene_pictures
+from peak_nerf.nerf.data.dataparser import PeakDataParserConfig
 from tests.nerf.data.scenes import dataset, parse
 from tests.nerf.scene_factory import edit_json, write_blender_scene, write_nerfstudio_scene
 
@@ -200,6 +201,19 @@ def test_a_blender_scene_stays_what_it_is(tmp_path: Path) -> None:
     outputs = parse(data)
     assert (outputs.metadata["has_alpha"], outputs.metadata["unbounded"]) == (True, False)
     assert outputs.pictures[0].read().shape == (16, 16, 4)
+
+
+def test_runs_of_before_keep_their_space(capture: Path) -> None:
+    """Their config.yml does not say `opaque_is_photo`; they took any alpha channel for that of an object."""
+    for path in pictures_of(capture):
+        Image.open(path).convert("RGBA").save(path)
+    state = vars(PeakDataParserConfig(data=capture)).copy()
+    assert PeakDataParserConfig(data=capture).setup().get_dataparser_outputs().metadata["unbounded"]
+    del state["opaque_is_photo"]
+    old = PeakDataParserConfig.__new__(PeakDataParserConfig)
+    old.__setstate__(state)
+    metadata = old.setup().get_dataparser_outputs().metadata
+    assert (metadata["has_alpha"], metadata["unbounded"]) == (True, False)
 
 
 # ------------------------------------------------------------------------------------------------ orientation
