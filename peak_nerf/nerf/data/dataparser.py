@@ -18,11 +18,11 @@ from torch import Tensor
 
 from peak_nerf.errors import PeakError
 from peak_nerf.nerf.data import scene_files
-from peak_nerf.nerf.data.intrinsics import cameras_of, full_size, half_angle, number
+from peak_nerf.nerf.data.intrinsics import cameras_of, full_size, half_angle
 from peak_nerf.nerf.data.placement import Placement, in_own_frame, oriented, own_space
 from peak_nerf.nerf.data.points import Cloud, has_points, read_cloud
 from peak_nerf.nerf.data.scene_box import SceneSpace, Space, choose_space
-from peak_nerf.nerf.data.scene_files import Frame, Scene, SceneFile
+from peak_nerf.nerf.data.scene_files import Frame, Scene, SceneFile, number
 
 _said: set[str] = set()
 
@@ -199,7 +199,7 @@ class PeakDataParser(DataParser):
             metadata |= {**cloud.metadata(ratios), "camera_positions": poses[:, :, 3]}
         return PeakDataparserOutputs(
             image_filenames=image_filenames,
-            cameras=cameras_of(scene_file, frames, image_filenames, sizes, full, of_file, poses),
+            cameras=cameras_of(scene_file, frames, image_filenames, sizes, full, of_file, poses, say_once),
             # None, so that the dataset yields RGBA: the model composites, on `metadata["background"]`.
             alpha_color=None if config.use_alpha else torch.full((3,), float(config.background == "white")),
             scene_box=SceneBox(aabb=torch.stack((space.centre - space.half, space.centre + space.half)).float()),

@@ -16,9 +16,8 @@ from torch import Tensor
 
 from peak_nerf.errors import PeakError
 from peak_nerf.nerf.data import scene_files
-from peak_nerf.nerf.data.intrinsics import number
 from peak_nerf.nerf.data.scene_box import SceneSpace, Space, Views, choose_space, focus_point, look_inward
-from peak_nerf.nerf.data.scene_files import SceneFile
+from peak_nerf.nerf.data.scene_files import SceneFile, number
 
 BLENDER_HALF = 1.5
 """Half side of a Blender scene's box."""

@@ -4,6 +4,7 @@ What a user can get wrong in a data folder is caught here and raised as a one-li
 """
 
 import json
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -221,6 +222,20 @@ def _read_frame(path: Path, index: int, entry: Any) -> Frame:
     if abs(np.linalg.det(pose[:3, :3])) < 1e-9:
         raise PeakError(f"{path}: transform_matrix of frame {index} ({name}) has no valid rotation; remove the frame")
     return Frame(name.replace("\\", "/"), np.vstack([pose[:3], np.eye(4)[3:]]), entry)
+
+
+def number(
+    scene_file: SceneFile, frame: Frame | None, key: str, low: float = -math.inf, high: float = math.inf
+) -> float | None:
+    """The frame's value of `key`, or else the file's, or None; it must lie strictly between `low` and `high`."""
+    value = scene_file.values.get(key) if frame is None else frame.values.get(key, scene_file.values.get(key))
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low < value < high:
+        allowed = f"between {low:g} and {high:g}" if math.isfinite(high) else ("above 0" if low == 0 else "finite")
+        where = "" if frame is None else f" of {frame.name}"
+        raise PeakError(f"{scene_file.path}: {key}{where} is {value!r}; give a number {allowed}")
+    return float(value)
 
 
 def number_array(value: Any) -> np.ndarray | None:
