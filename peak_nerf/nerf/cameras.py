@@ -1,8 +1,7 @@
 """Where points of the world are in the images of cameras, and which way a pixel looks.
 
-Distortion parameters are nerfstudio's k1, k2, k3, k4, p1, p2, or nine: these, and d1, d2, d3 of the denominator of OpenCV's
-rational model, which it calls k4, k5, k6. Cameras with nine are
-`nerf.data.lenses.RationalCameras`.
+Distortion parameters are nerfstudio's k1, k2, k3, k4, p1, p2, or nine: these, and d1, d2, d3 of the denominator of
+OpenCV's rational model, which it calls k4, k5, k6. Cameras with nine are `nerf.data.lenses.RationalCameras`.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from peak_nerf.errors import PeakError
 from peak_nerf.nerf.data.lenses import Lens, check_lens, focal_of_panorama, lens_cameras, lens_of
-from peak_nerf.nerf.data.scene_files import Frame, SceneFile, number
+from peak_nerf.nerf.data.transforms_file import Frame, SceneFile, number
 
 
 def cameras_of(

@@ -21,13 +21,15 @@ from torch import Tensor
 
 from peak_nerf.errors import PeakError
 from peak_nerf.nerf.cameras import distort, undistort
-from peak_nerf.nerf.data.scene_files import Frame, SceneFile, number, number_array
+from peak_nerf.nerf.data.transforms_file import Frame, SceneFile, number, number_array
 
 MODELS = {
     **dict.fromkeys(
         ("PINHOLE", "SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV", "FULL_OPENCV"), CameraType.PERSPECTIVE
     ),
-    **dict.fromkeys(("OPENCV_FISHEYE", "SIMPLE_RADIAL_FISHEYE", "RADIAL_FISHEYE"), CameraType.FISHEYE),
+    **dict.fromkeys(
+        ("OPENCV_FISHEYE", "SIMPLE_RADIAL_FISHEYE", "RADIAL_FISHEYE", "SIMPLE_FISHEYE", "FISHEYE"), CameraType.FISHEYE
+    ),
     "EQUIRECTANGULAR": CameraType.EQUIRECTANGULAR,
 }
 POLYNOMIAL = ("k1", "k2", "k3", "k4", "p1", "p2")
@@ -64,7 +66,7 @@ class Lens:
 
 
 class RationalCameras(Cameras):
-    """Cameras of lenses with OpenCV's rational distortion: `distortion_params` are (n, 9), as `nerf.cameras` has them."""
+    """Cameras of lenses with OpenCV's rational distortion: `distortion_params` (n, 9), as in `nerf.cameras`."""
 
     def _generate_rays_from_coords(
         self,
@@ -140,8 +142,8 @@ def _refuse_foreign(scene_file: SceneFile, frame: Frame, values: dict[str, Any])
         start = next((start for start in FOREIGN if key == start or (start[-1] == "_" and key.startswith(start))), None)
         if start is not None and _means_something(value):
             raise PeakError(
-                f"{scene_file.path}: {key} of {frame.name} ({FOREIGN[start]}) is not supported; undistort the pictures, "
-                f"or remove the key if its lens is an ordinary one"
+                f"{scene_file.path}: {key} of {frame.name} ({FOREIGN[start]}) is not supported; undistort the "
+                f"pictures, or remove the key if its lens is an ordinary one"
             )
 
 
@@ -210,8 +212,8 @@ def check_lens(
         if not FOCAL[0] <= focal / extent <= FOCAL[1]:
             angle = math.degrees(2 * math.atan(0.5 * extent / focal))
             raise PeakError(
-                f"{where}the focal length of {frame.name}, {focal:g} pixels for a picture {extent:g} {side}, is an angle "
-                f"of view of {angle:.3g} degrees; correct fl_{axis} or camera_angle_{axis}"
+                f"{where}the focal length of {frame.name}, {focal:g} pixels for a picture {extent:g} {side}, is an "
+                f"angle of view of {angle:.3g} degrees; correct fl_{axis} or camera_angle_{axis}"
             )
         if abs(centre - extent / 2) > CENTRE * extent:
             raise PeakError(
