@@ -327,5 +327,5 @@ def _mask_filenames(
 
 peak_dataparser = DataParserSpecification(
     config=PeakDataParserConfig(),
-    description="Blender, nerfstudio, instant-ngp, COLMAP, LLFF scenes, few-view subsets (--num-views, --view-indices).",
+    description="Blender, nerfstudio, instant-ngp, COLMAP, LLFF scenes, few-view sets (--num-views, --view-indices).",
 )

@@ -29,10 +29,8 @@ def halves(folder: Path) -> dict[str, Path]:
         file = next((path / n.format(split=split) for n in NAMES if (path / n.format(split=split)).is_file()), None)
         if match and split and file:
             found.setdefault(match[1], {}).setdefault(split, file)
-    whole = (
-        {s: files[s] for s in HALVES if s in files} for files in found.values() if "train" in files and len(files) > 1
-    )
-    return next(whole, {})
+    whole = next((files for files in found.values() if "train" in files and len(files) > 1), {})
+    return {split: whole[split] for split in HALVES if split in whole}
 
 
 def _has(*patterns: str) -> Callable[[Path], bool]:

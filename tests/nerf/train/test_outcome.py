@@ -41,7 +41,7 @@ def test_the_training_says_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     """Pictures that are wholly transparent leave an empty field."""
     from PIL import Image
 
-    config = tiny_config(tmp_path, steps=30)
+    config = tiny_config(tmp_path, steps=100)
     for path in (tmp_path / "scene" / "train").iterdir():
         Image.new("RGBA", (32, 32), (0, 0, 0, 0)).save(path)
     config.viewer.quit_on_train_completion = True
