@@ -3,40 +3,17 @@
 from __future__ import annotations
 
 import shutil
-import signal
 import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from peak_nerf.errors import MachineError, PeakError
+from peak_nerf.errors import MachineError
+from peak_nerf.nerf.data.colmap import load
 
-SEED = 0
 POLL_SECONDS = 0.1
 MARGIN = 2**20
 """Bytes that must stay free."""
-
-
-def load() -> Any:
-    """The package pycolmap, silent. Raises: PeakError when it is not installed or does not load."""
-    # First: loaded after pycolmap 4.2, Pillow's PNG encoder overwrites memory that is not its own.
-    from PIL import Image  # noqa: F401
-
-    terminated = signal.getsignal(signal.SIGTERM)
-    try:
-        import pycolmap
-    except ImportError as error:
-        raise PeakError(f"peak photos needs pycolmap ({error}); pip install 'pycolmap>=4.2'") from None
-    if not hasattr(pycolmap, "CancellationToken"):
-        raise PeakError(f"peak photos needs a newer pycolmap than {pycolmap.__version__}; pip install 'pycolmap>=4.2'")
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, terminated)  # pycolmap's own handler prints a stack trace
-    pycolmap.logging.minloglevel = pycolmap.logging.Level.FATAL.value
-    pycolmap.logging.alsologtostderr = False
-    pycolmap.logging.logtostderr = False
-    pycolmap.logging.stderrthreshold = pycolmap.logging.Level.FATAL.value
-    pycolmap.set_random_seed(SEED)
-    return pycolmap
 
 
 def run(function: Callable[..., Any], *args: Any, **options: Any) -> Any:

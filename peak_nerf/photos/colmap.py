@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from peak_nerf.photos.calls import SEED, check_space, load, run, stopped
+from peak_nerf.nerf.data.colmap import SEED
+from peak_nerf.photos.calls import check_space, load, run, stopped
 from peak_nerf.photos.model import Photo
 
 PAIRS_AT_ONCE = 40

@@ -11,15 +11,15 @@ import tyro
 from rich.console import Console
 
 from peak_nerf.errors import MachineError, PeakError
+from peak_nerf.nerf.data.colmap import Z_UP, cut_short
 from peak_nerf.photos.calls import load
 from peak_nerf.photos.colmap import Search, Workspace, image_name
-from peak_nerf.photos.convert import Z_UP, sparse_model
+from peak_nerf.photos.convert import sparse_model
 from peak_nerf.photos.display import Display
 from peak_nerf.photos.folder import SceneFolder
 from peak_nerf.photos.imported import Imported, import_colmap, import_llff, kind_of
 from peak_nerf.photos.mapping import Mapped, Mapper, NoPoses, registered_names
 from peak_nerf.photos.model import Photo, SparseModel
-from peak_nerf.photos.model_files import cut_short
 from peak_nerf.photos.options import PhotosOptions, PoseOptions, SourceOptions, TrainOptions
 from peak_nerf.photos.page import write_page
 from peak_nerf.photos.pairs import choose_pairs

@@ -9,24 +9,8 @@ from typing import Any
 import numpy as np
 
 from peak_nerf.errors import PeakError
+from peak_nerf.nerf.data.colmap import FISHEYE, PERSPECTIVE, Z_UP, pose_of
 from peak_nerf.photos.model import Intrinsics, SparseModel
-
-Z_UP = np.array([[1.0, 0.0, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0], [0.0, -1.0, 0.0, 0.0]])
-"""(3, 4) from COLMAP's world to that of transforms.json, as ns-process-data does it: y down becomes z up."""
-TO_OPENGL = np.diag([1.0, -1.0, -1.0, 1.0])
-"""From a camera's axes in OpenGL (y up, z backward) to COLMAP's (y down, z forward)."""
-PERSPECTIVE = {
-    "SIMPLE_PINHOLE": "f cx cy",
-    "PINHOLE": "fx fy cx cy",
-    "SIMPLE_RADIAL": "f cx cy k1",
-    "RADIAL": "f cx cy k1 k2",
-    "OPENCV": "fx fy cx cy k1 k2 p1 p2",
-}
-FISHEYE = {
-    "SIMPLE_RADIAL_FISHEYE": "f cx cy k1",
-    "RADIAL_FISHEYE": "f cx cy k1 k2",
-    "OPENCV_FISHEYE": "fx fy cx cy k1 k2 k3 k4",
-}
 
 BEHIND = 1e3
 """Error in pixels of a point that lies behind a camera by which it was seen."""
@@ -106,16 +90,6 @@ def sparse_model(
         pixels=(table[:, 2:] * ratio[image_index]).astype(np.float32),
         pixel_errors=pixel_errors,
     )
-
-
-def pose_of(image: Any) -> np.ndarray:
-    """c2w (4, 4) of a posed image, in the world of transforms.json."""
-    world_from_camera = image.cam_from_world().inverse()
-    pose = np.eye(4)
-    pose[:3] = np.asarray(world_from_camera.matrix())
-    turned = pose @ TO_OPENGL
-    turned[:3] = Z_UP[:, :3] @ turned[:3]
-    return turned
 
 
 def _keypoints(image: Any) -> np.ndarray:

@@ -14,18 +14,16 @@ from peak_nerf.errors import PeakError
 from peak_nerf.images.photo import list_pictures, read_photo
 from peak_nerf.images.sharpness import sharpness
 from peak_nerf.nerf.data import llff
+from peak_nerf.nerf.data.colmap import TO_OPENGL, model_folder, read_model
 from peak_nerf.photos import copies
-from peak_nerf.photos.calls import load, run
+from peak_nerf.photos.calls import run
 from peak_nerf.photos.colmap import OnProgress, Search, Workspace, image_name
-from peak_nerf.photos.convert import TO_OPENGL, intrinsics_of
+from peak_nerf.photos.convert import intrinsics_of
 from peak_nerf.photos.mapping import tracks_settings
 from peak_nerf.photos.model import Photo
-from peak_nerf.photos.model_files import cut_short
 from peak_nerf.photos.pairs import choose_pairs
 
 Kind = Literal["photos", "video", "colmap", "llff"]
-MODELS = ("", "sparse/0", "sparse", "colmap/sparse/0", "0")
-"""Where a COLMAP model lies in the folder that a user names."""
 SCENES = ("transforms.json", "transforms_train.json")
 
 
@@ -56,15 +54,6 @@ def kind_of(source: Path) -> Kind:
     return "llff" if (source / llff.NAME).is_file() else "photos"
 
 
-def model_folder(source: Path) -> Path | None:
-    """The folder with COLMAP's cameras and images, binary or text; None without one."""
-    for name in MODELS:
-        for suffix in ("bin", "txt"):
-            if all((source / name / f"{file}.{suffix}").is_file() for file in ("cameras", "images", "points3D")):
-                return source / name
-    return None
-
-
 # ---------------------------------------------------------------------------------------------------------- COLMAP
 
 
@@ -73,15 +62,9 @@ def import_colmap(source: Path, scene: Path, max_size: int, on_progress: OnProgr
 
     Raises: PeakError when the model cannot be read, has a lens that nerfstudio has not, or no picture of it is found.
     """
-    colmap, folder = load(), model_folder(source)
+    folder = model_folder(source)
     assert folder is not None  # `kind_of` has found it
-    if file := cut_short(folder):
-        raise PeakError(f"{file}: is cut short; copy it again")
-    try:
-        model = colmap.Reconstruction(folder)
-    except Exception as error:  # whatever it raises on a damaged file
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise PeakError(f"{folder}: not a COLMAP model that can be read ({reason}); export it again") from error
+    model = read_model(folder)
     if len({intrinsics_of(camera, folder).model for camera in model.cameras.values()}) > 1:
         raise PeakError(
             f"{folder}: has cameras of ordinary and of fisheye lenses, which a nerfstudio scene cannot hold together; "

@@ -1,4 +1,4 @@
-"""The `peak-data` data parser: Blender, nerfstudio, instant-ngp and LLFF scenes, with few-view training subsets."""
+"""The `peak-data` data parser: Blender, nerfstudio, instant-ngp, COLMAP and LLFF scenes, and few of their views."""
 
 # No `from __future__ import annotations`: tyro reads this module's dataclass fields as types.
 import math
@@ -19,14 +19,15 @@ from torch import Tensor
 
 from peak_nerf.errors import PeakError
 from peak_nerf.nerf.data import scene_files
-from peak_nerf.nerf.data.intrinsics import cameras_of, full_size, half_angle, number
-from peak_nerf.nerf.data.placement import Placement, in_own_frame, oriented, own_space
+from peak_nerf.nerf.data.camera_checks import check_cameras, check_views
+from peak_nerf.nerf.data.intrinsics import cameras_of, full_size, half_angle
+from peak_nerf.nerf.data.placement import Placement, applied_transform, depth_bounds, in_own_frame, oriented, own_space
 from peak_nerf.nerf.data.points import Cloud, has_points, read_cloud
 from peak_nerf.nerf.data.scene_box import SceneSpace, Space, choose_space
-from peak_nerf.nerf.data.scene_files import Scene, SceneFile
 from peak_nerf.nerf.data.scene_masks import MaskFile
 from peak_nerf.nerf.data.scene_pictures import ScenePicture
 from peak_nerf.nerf.data.split_pictures import pictures_of_split, usable_frames
+from peak_nerf.nerf.data.transforms_file import Scene, SceneFile, number
 
 _said: set[str] = set()
 
@@ -45,12 +46,12 @@ def say_once(line: str) -> None:
 
 @dataclass
 class PeakDataParserConfig(DataParserConfig):
-    """Blender, nerfstudio, instant-ngp and LLFF scenes, with few-view training subsets."""
+    """Blender, nerfstudio, instant-ngp, COLMAP and LLFF scenes, with few-view training subsets."""
 
     _target: type = field(default_factory=lambda: PeakDataParser)
     """The data parser to set up."""
     data: Path = Path()
-    """Folder of the scene, or its transforms .json file, or its poses_bounds.npy (LLFF)."""
+    """Folder of the scene, which may be one of COLMAP, or its transforms .json file, or its poses_bounds.npy (LLFF)."""
     num_views: Annotated[int | None, Field(ge=1, le=10**6)] = None
     """Train on this many views, evenly spaced over the train split; 1 takes the middle one, None all."""
     view_indices: tuple[int, ...] | None = None
@@ -64,8 +65,8 @@ class PeakDataParserConfig(DataParserConfig):
     """Read the images shrunk by this factor, from images_2/, images_4/, ...; None reads the full size, and of an LLFF
     scene the images whose longer side is nearest to 500 to 1000 pixels, and says which."""
     eval_interval: Annotated[int, Field(ge=2, le=10**6)] = 8
-    """Every so many frames one is for evaluation, from the first on: of LLFF scenes, and when a transforms.json has no
-    lists of its splits."""
+    """Every so many frames one is for evaluation, from the first on: of LLFF and COLMAP scenes, and where transforms
+    files leave nothing else for it."""
     orientation_method: Literal["pca", "up", "vertical", "none"] = "up"
     """How to turn the poses of a transforms.json or an LLFF scene. Files with aabb_scale, and Blender scenes, keep
     their own axes."""
@@ -186,15 +187,16 @@ class PeakDataParser(DataParser):
         )
         sizes, with_alpha = split_pictures.sizes, split_pictures.has_alpha
 
-        # A Blender scene's splits have a file each; all of them are placed by that of the training views.
+        # Where splits have a file each, all of them are placed by that of the training views.
         placed_by = scene_file
-        if scene.kind == "blender" and "train" in scene.files and split != "train":
-            placed_by = scene_files.read_scene_file(scene.files["train"])
+        if "train" in scene.files and scene.files["train"] != scene_file.path:
+            placed_by = scene_files.split_of_scene(scene, "train", config.eval_interval, say_once)[0]
         of_file = None if scene.kind == "llff" else downscale
         half_fov = half_angle(placed_by, sizes[0], of_file)
+        check_cameras(placed_by, _poses(placed_by), half_fov, config.space, say_once)
         placement = _placement(scene, placed_by, config, half_fov)
         cloud = _cloud(scene, placed_by, placement, config, half_fov)
-        bounds = _bounds(scene_file, placement.scale) if scene.kind == "llff" else None
+        bounds = depth_bounds(scene_file, placement.scale) if scene.kind == "llff" else None
         space = _space(scene, placed_by, config, placement, bounds, cloud, half_fov, with_alpha)
         if scene.kind != "blender" or placement.scale != 1 or bool(placement.transform[:, 3].any()):
             say_space(space.line())
@@ -213,9 +215,12 @@ class PeakDataParser(DataParser):
         ratios = np.divide(sizes, full)
         if split == "train" and cloud is not None:
             metadata |= {**cloud.metadata(ratios), "camera_positions": poses[:, :, 3]}
+        cameras = cameras_of(scene_file, frames, split_pictures.paths, sizes, full, of_file, poses, say_once)
+        if split == "train" and not space.unbounded:
+            check_views(cameras, space.centre.float(), space.half, frames, scene_file)
         return PeakDataparserOutputs(
             image_filenames=split_pictures.paths,
-            cameras=cameras_of(scene_file, frames, split_pictures.paths, sizes, full, of_file, poses),
+            cameras=cameras,
             # None, so that the dataset yields RGBA: the model composites, on `metadata["background"]`.
             alpha_color=None if config.use_alpha else torch.full((3,), float(config.background == "white")),
             scene_box=SceneBox(aabb=torch.stack((space.centre - space.half, space.centre + space.half)).float()),
@@ -223,7 +228,7 @@ class PeakDataParser(DataParser):
             pictures=split_pictures.pictures,
             masks=split_pictures.masks,
             metadata=metadata,
-            dataparser_transform=placement.transform @ _applied_transform(scene_file),
+            dataparser_transform=placement.transform @ applied_transform(scene_file),
             dataparser_scale=placement.scale * (number(scene_file, None, "applied_scale", low=0.0) or 1.0),
             source=Source([frame.name for frame in frames], ratios, placement),
         )
@@ -284,21 +289,6 @@ def _placement(scene: Scene, scene_file: SceneFile, config: PeakDataParserConfig
     return oriented(_poses(scene_file), method, config.center_method, config.auto_scale_poses, scene_file)
 
 
-def _applied_transform(scene_file: SceneFile) -> Tensor:
-    """(4, 4) float64: what ns-process-data did to the capture's own coordinates."""
-    value = scene_file.values.get("applied_transform")
-    applied = np.eye(4)[:3] if value is None else scene_files.number_array(value)
-    if applied is None or applied.shape not in ((3, 4), (4, 4)) or not np.isfinite(applied).all():
-        raise PeakError(f"{scene_file.path}: applied_transform is not 3x4 numbers; correct or remove it")
-    return torch.from_numpy(np.vstack([applied[:3], np.eye(4)[3:]]))
-
-
-def _bounds(scene_file: SceneFile, scale: float) -> Tensor:
-    """Depths near and far of all frames, (n_frames, 2) float64, in units of the poses where they are used."""
-    bounds = [[frame.values["near"], frame.values["far"]] for frame in scene_file.frames]
-    return scale * torch.tensor(bounds, dtype=torch.float64)
-
-
 def _cloud(
     scene: Scene, scene_file: SceneFile, placement: Placement, config: PeakDataParserConfig, half_fov: float
 ) -> Cloud | None:
@@ -338,5 +328,5 @@ def _space(
 
 peak_dataparser = DataParserSpecification(
     config=PeakDataParserConfig(for_others=True),
-    description="Blender, nerfstudio, instant-ngp and LLFF scenes, few-view subsets (--num-views, --view-indices).",
+    description="Blender, nerfstudio, instant-ngp, COLMAP, LLFF scenes, few-view sets (--num-views, --view-indices).",
 )

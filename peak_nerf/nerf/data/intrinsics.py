@@ -4,18 +4,16 @@
 """
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from nerfstudio.cameras import camera_utils
-from nerfstudio.cameras.cameras import CAMERA_MODEL_TO_TYPE, Cameras
+from nerfstudio.cameras.cameras import Cameras, CameraType
 from torch import Tensor
 
 from peak_nerf.errors import PeakError
-from peak_nerf.nerf.data.scene_files import Frame, SceneFile
-
-CAMERA_MODELS = ("PINHOLE", "SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV", "OPENCV_FISHEYE")
-DISTORTION_KEYS = ("k1", "k2", "k3", "k4", "p1", "p2")
+from peak_nerf.nerf.data.lenses import Lens, check_lens, focal_of_panorama, lens_cameras, lens_of
+from peak_nerf.nerf.data.transforms_file import Frame, SceneFile, number
 
 
 def cameras_of(
@@ -26,13 +24,15 @@ def cameras_of(
     full_sizes: list[tuple[float, float]],
     downscale: int | None,
     poses: Tensor,
+    say: Callable[[str], None] = print,
 ) -> Cameras:
     """Cameras of the images as they are read, each with its own intrinsics.
 
     full_sizes: of the images to which the file's numbers refer, by `full_size`.
     downscale: how many times smaller than what the file says the images are; None for any number of times.
     """
-    focal, centre, distortion, types = [], [], [], []
+    focal, centre, lenses = [], [], []
+    checked: set[tuple[float, ...]] = set()
     for frame, path, size, full in zip(frames, paths, sizes, full_sizes, strict=True):
         # Shrunken images may be rounded either way.
         if downscale is None:
@@ -47,21 +47,21 @@ def cameras_of(
                 f"{downscale}; correct w, h and the focal length there, or use another --downscale-factor"
             )
         ratio = [n / n_full for n, n_full in zip(size, full, strict=True)]
-        f_x = _focal_length(scene_file, frame, "x", full[0])
-        f_y = _focal_length(scene_file, frame, "y", full[1])
-        if f_x is None:
-            raise PeakError(f"{scene_file.path}: no focal length for {frame.name}; add fl_x or camera_angle_x")
-        f = (f_x, f_x if f_y is None else f_y)
+        lens = lens_of(scene_file, frame)
+        f = _focal_lengths(scene_file, frame, lens, full, say)
         c_x, c_y = number(scene_file, frame, "cx"), number(scene_file, frame, "cy")
-        c = (full[0] / 2 if c_x is None else c_x, full[1] / 2 if c_y is None else c_y)
+        middle = (full[0] / 2, full[1] / 2)
+        c = middle if lens.whole else (middle[0] if c_x is None else c_x, middle[1] if c_y is None else c_y)
+        if (key := (*f, *c, *full, *lens.distortion.tolist())) not in checked:
+            checked.add(key)
+            check_lens(scene_file, frame, lens, f, c, full, say)
         focal.append([f[i] * ratio[i] for i in range(2)])
         centre.append([c[i] * ratio[i] for i in range(2)])
-        distortion.append(_distortion(scene_file, frame))
-        types.append(CAMERA_MODEL_TO_TYPE[_camera_model(scene_file, frame)])
+        lenses.append(lens)
     focals, centres = torch.tensor(focal), torch.tensor(centre)
-    distortions = torch.stack(distortion)
     width_height = torch.tensor(sizes, dtype=torch.int64)
-    return Cameras(
+    return lens_cameras(
+        lenses,
         camera_to_worlds=poses,
         fx=focals[:, :1],
         fy=focals[:, 1:],
@@ -69,8 +69,6 @@ def cameras_of(
         cy=centres[:, 1:],
         width=width_height[:, :1],
         height=width_height[:, 1:],
-        distortion_params=distortions if distortions.any() else None,  # None spares an iterative solve for every ray
-        camera_type=types,
     )
 
 
@@ -81,18 +79,16 @@ def full_size(scene_file: SceneFile, frame: Frame, size: tuple[int, int], downsc
     return w, h
 
 
-def number(
-    scene_file: SceneFile, frame: Frame | None, key: str, low: float = -math.inf, high: float = math.inf
-) -> float | None:
-    """The frame's value of `key`, or else the file's, or None; it must lie strictly between `low` and `high`."""
-    value = scene_file.values.get(key) if frame is None else frame.values.get(key, scene_file.values.get(key))
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low < value < high:
-        allowed = f"between {low:g} and {high:g}" if math.isfinite(high) else ("above 0" if low == 0 else "finite")
-        where = "" if frame is None else f" of {frame.name}"
-        raise PeakError(f"{scene_file.path}: {key}{where} is {value!r}; give a number {allowed}")
-    return float(value)
+def _focal_lengths(
+    scene_file: SceneFile, frame: Frame, lens: Lens, full: tuple[float, float], say: Callable[[str], None]
+) -> tuple[float, float]:
+    if lens.kind == CameraType.EQUIRECTANGULAR:
+        return focal_of_panorama(scene_file, frame, lens, full, say)
+    f_x = _focal_length(scene_file, frame, "x", full[0])
+    f_y = _focal_length(scene_file, frame, "y", full[1])
+    if f_x is None:
+        raise PeakError(f"{scene_file.path}: no focal length for {frame.name}; add fl_x or camera_angle_x")
+    return f_x, f_x if f_y is None else f_y
 
 
 def _focal_length(scene_file: SceneFile, frame: Frame, axis: str, extent: float) -> float | None:
@@ -108,21 +104,14 @@ def _focal_length(scene_file: SceneFile, frame: Frame, axis: str, extent: float)
     return None
 
 
-def _distortion(scene_file: SceneFile, frame: Frame) -> Tensor:
-    return camera_utils.get_distortion_params(**{k: number(scene_file, frame, k) or 0.0 for k in DISTORTION_KEYS})
-
-
-def _camera_model(scene_file: SceneFile, frame: Frame) -> str:
-    default = "OPENCV_FISHEYE" if scene_file.values.get("is_fisheye") else "OPENCV"
-    model = frame.values.get("camera_model", scene_file.values.get("camera_model", default))
-    if model not in CAMERA_MODELS:
-        raise PeakError(f"{scene_file.path}: camera_model {model!r} is not supported; use {', '.join(CAMERA_MODELS)}")
-    return model
-
-
 def half_angle(scene_file: SceneFile, size: tuple[int, int], downscale: int | None) -> float:
-    """Half the wider angle of view of the file's first frame, in radians; size and downscale as for `full_size`."""
+    """Half the wider angle of view of the file's first frame, in radians; size and downscale as for `full_size`.
+
+    Of a panorama pi: what looks all around looks at nothing in particular.
+    """
     frame, angles = scene_file.frames[0], []
+    if lens_of(scene_file, frame).kind == CameraType.EQUIRECTANGULAR:
+        return math.pi
     for axis, extent in zip("xy", full_size(scene_file, frame, size, downscale), strict=True):
         focal = _focal_length(scene_file, frame, axis, extent) or _focal_length(scene_file, frame, "x", extent)
         angles += [] if focal is None else [math.atan(0.5 * extent / focal)]

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from peak_nerf.errors import PeakError
 from peak_nerf.images.photo import PICTURE_SUFFIXES
-from peak_nerf.nerf.data.scene_files import Scene, SceneFile
+from peak_nerf.nerf.data.transforms_file import Scene, SceneFile
 
 SUFFIXES = PICTURE_SUFFIXES | {".exr", ".hdr"}
 _USUAL = (".png", ".jpg", ".jpeg")

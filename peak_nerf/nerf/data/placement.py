@@ -10,15 +10,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from nerfstudio.cameras import camera_utils
 from torch import Tensor
 
 from peak_nerf.errors import PeakError
-from peak_nerf.nerf.data import scene_files
-from peak_nerf.nerf.data.intrinsics import number
 from peak_nerf.nerf.data.scene_box import SceneSpace, Space, Views, choose_space, focus_point, look_inward
-from peak_nerf.nerf.data.scene_files import SceneFile
+from peak_nerf.nerf.data.transforms_file import SceneFile, number, number_array
 
 BLENDER_HALF = 1.5
 """Half side of a Blender scene's box."""
@@ -28,6 +27,10 @@ NGP_SCALE, NGP_OFFSET = 0.33, 0.5
 """instant-ngp's defaults of its keys of these names."""
 NGP_HALF = 0.5 / NGP_SCALE
 """Half side of its unit cube in units of its files."""
+LARGEST_AABB = 1e4
+"""Of `aabb_scale`, which in instant-ngp is 128 at most."""
+SCALES = (1e-9, 1e9)
+"""Of its `scale`; of `offset` the latter."""
 SMALLEST = 0.1
 """Cameras of a capture may be so many times nearer than `DISTANCE`, as those that stand in their scene are."""
 
@@ -90,7 +93,7 @@ def in_own_frame(scene_file: SceneFile, poses: Tensor, half_fov: float, blender:
 
     Source: instant-ngp, nerf_loader.h, `nerf_matrix_to_ngp`, and nerf_loader.cu, `load_nerf`.
     """
-    scale, offset = number(scene_file, None, "scale", low=0.0), _offset(scene_file)
+    scale, offset = number(scene_file, None, "scale", *SCALES), _offset(scene_file)
     if scale is None and offset is None:
         centre, unit = usual_frame(poses, half_fov, 0.5 if blender else SMALLEST)
     else:
@@ -117,7 +120,7 @@ def own_space(
     - Unbounded, with `aabb_scale`: as of other captures, but no larger than instant-ngp's box.
     """
     origin = torch.zeros(3, dtype=torch.float64)
-    aabb_scale = number(scene_file, None, "aabb_scale", low=0.0)
+    aabb_scale = number(scene_file, None, "aabb_scale", 0.0, LARGEST_AABB)
     keys = scene_file.values
     if blender and all(keys.get(key) is None for key in ("aabb_scale", "scale", "offset")):
         half = BLENDER_HALF
@@ -165,7 +168,22 @@ def _offset(scene_file: SceneFile) -> Tensor | None:
     value = scene_file.values.get("offset")
     if value is None:
         return None
-    array = scene_files.number_array(value)
-    if array is None or array.shape not in ((), (3,)) or not all(map(math.isfinite, array.ravel())):
+    array = number_array(value)
+    if array is None or array.shape not in ((), (3,)) or not (abs(array) <= SCALES[1]).all():
         raise PeakError(f"{scene_file.path}: offset is {value!r}; give one number or three, as instant-ngp has it")
     return torch.from_numpy(array).expand(3).clone()
+
+
+def applied_transform(scene_file: SceneFile) -> Tensor:
+    """(4, 4) float64: what ns-process-data did to the capture's own coordinates."""
+    value = scene_file.values.get("applied_transform")
+    applied = np.eye(4)[:3] if value is None else number_array(value)
+    if applied is None or applied.shape not in ((3, 4), (4, 4)) or not np.isfinite(applied).all():
+        raise PeakError(f"{scene_file.path}: applied_transform is not 3x4 numbers; correct or remove it")
+    return torch.from_numpy(np.vstack([applied[:3], np.eye(4)[3:]]))
+
+
+def depth_bounds(scene_file: SceneFile, scale: float) -> Tensor:
+    """Depths near and far of all frames, (n_frames, 2) float64, in units of the poses where they are used."""
+    bounds = [[frame.values["near"], frame.values["far"]] for frame in scene_file.frames]
+    return scale * torch.tensor(bounds, dtype=torch.float64)

@@ -19,7 +19,7 @@ from peak_nerf.errors import PeakError
 from peak_nerf.nerf.data.observations import Observations, read_observations
 from peak_nerf.nerf.data.placement import Placement
 from peak_nerf.nerf.data.scene_box import Views
-from peak_nerf.nerf.data.scene_files import SceneFile
+from peak_nerf.nerf.data.transforms_file import SceneFile
 
 OBSERVATIONS = "observations.npz"
 PHOTOS_AGAIN = "run `peak photos` again, or remove it"
@@ -96,7 +96,9 @@ def knows_sightings(metadata: Mapping[str, Any]) -> bool:
 
 def has_points(scene_file: SceneFile) -> bool:
     """Whether the scene's files name sparse points."""
-    return (scene_file.path.parent / OBSERVATIONS).is_file() or bool(scene_file.values.get("ply_file_path"))
+    if scene_file.observations is not None or (scene_file.path.parent / OBSERVATIONS).is_file():
+        return True
+    return bool(scene_file.values.get("ply_file_path"))
 
 
 def read_cloud(
@@ -125,10 +127,13 @@ def read_cloud(
     """
     chosen = poses[torch.tensor(training, dtype=torch.int64)]
     if found is not None:
-        return _observed(found, scene_file, placement, chosen, training, "train again")
+        return _observed(read_observations(found, "train again"), found, scene_file, placement, chosen, training)
+    if scene_file.observations is not None:
+        return _observed(scene_file.observations, scene_file.path, scene_file, placement, chosen, training)
     observations = scene_file.path.parent / OBSERVATIONS
     if observations.is_file():
-        return _observed(observations, scene_file, placement, chosen, training, PHOTOS_AGAIN)
+        observed = read_observations(observations, PHOTOS_AGAIN)
+        return _observed(observed, observations, scene_file, placement, chosen, training, PHOTOS_AGAIN)
     name = scene_file.values.get("ply_file_path")
     if not name:
         return None
@@ -171,10 +176,15 @@ def read_ply(path: Path, source: Path) -> tuple[Tensor, Tensor]:
 
 
 def _observed(
-    path: Path, scene_file: SceneFile, placement: Placement, poses: Tensor, training: Sequence[int], again: str
+    observed: Observations,
+    path: Path,
+    scene_file: SceneFile,
+    placement: Placement,
+    poses: Tensor,
+    training: Sequence[int],
+    again: str = "train again",
 ) -> Cloud:
-    """Points that at least `SEEN_BY` of the training views saw; poses (n, 3, 4) are these views'."""
-    observed = read_observations(path, again)
+    """Points that at least `SEEN_BY` of the training views saw, of the file at `path`; poses (n, 3, 4) are theirs."""
     other = f"{path}: is not of the cameras of {scene_file.path}; {again}"
     place = {PurePosixPath(scene_file.frames[frame].name): i for i, frame in enumerate(training)}
     names = [PurePosixPath(str(name)) for name in observed.image_names]

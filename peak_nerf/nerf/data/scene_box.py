@@ -95,7 +95,12 @@ def focus_point(poses: Tensor) -> Tensor | None:
 
 
 def look_inward(poses: Tensor, focus: Tensor, half_fov: float) -> bool:
-    """Whether nearly all cameras have the focus in front of them, within half_fov (radians) of their axes."""
+    """Whether nearly all cameras have the focus in front of them, within half_fov (radians) of their axes.
+
+    Those that see to all sides look at nothing in particular.
+    """
+    if half_fov >= math.pi / 2:
+        return False
     to_focus = focus - poses[:, :3, 3]
     along = -(poses[:, :3, 2] * to_focus).sum(-1)
     angle = torch.acos((along / to_focus.norm(dim=-1).clamp(min=1e-9)).clamp(-1, 1))

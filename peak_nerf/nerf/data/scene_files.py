@@ -3,49 +3,18 @@
 What a user can get wrong in a data folder is caught here and raised as a one-line `PeakError`.
 """
 
-import json
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
-
-import numpy as np
 
 from peak_nerf.errors import PeakError
 from peak_nerf.nerf.data import llff
+from peak_nerf.nerf.data.colmap_scene import colmap_scene, find_colmap
+from peak_nerf.nerf.data.picture_paths import image_path
+from peak_nerf.nerf.data.recognition import check_smaller, foreign_scene, halves
+from peak_nerf.nerf.data.transforms_file import Say, Scene, SceneFile, read_scene_file, scene_file_of
 
 SPLITS = ("train", "val", "test")
 NAMES = ("transforms_train.json", "transforms.json", llff.NAME)
-
-Say = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Frame:
-    """One entry of `frames`: the image's name as written, the camera-to-world matrix, and the entry itself."""
-
-    name: str
-    pose: np.ndarray  # (4, 4) float64, OpenGL axes
-    values: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class SceneFile:
-    """A transforms file, or LLFF's poses in its terms: its values and its frames."""
-
-    path: Path
-    values: Mapping[str, Any]
-    frames: Sequence[Frame]
-
-
-@dataclass(frozen=True)
-class Scene:
-    """A data folder and the file of each split; nerfstudio and LLFF scenes name the same file three times."""
-
-    kind: Literal["blender", "nerfstudio", "llff"]
-    folder: Path
-    files: Mapping[str, Path]
 
 
 def find_scene(data: Path, say: Say = print) -> Scene:
@@ -75,18 +44,46 @@ def find_scene(data: Path, say: Say = print) -> Scene:
         return Scene("nerfstudio", folder, dict.fromkeys(SPLITS, single))
     if poses_bounds.is_file():
         return Scene("llff", folder, dict.fromkeys(SPLITS, poses_bounds))
+    if (found := find_colmap(folder, say)) is not None:
+        place, model = found
+        return Scene("nerfstudio", place, dict.fromkeys(SPLITS, model))
+    if files := halves(folder):
+        say(f"{folder}: " + ", ".join(f"the {split} split is {path.parent.name}" for split, path in files.items()))
+        own = all(path.name == "transforms.json" for path in files.values())
+        return Scene("nerfstudio" if own else "blender", folder, files)
     looked_for = f"{', '.join(NAMES[:-1])} and {NAMES[-1]}"
-    raise PeakError(f"{folder}: no transforms file (looked for {looked_for}); {_remedy(folder)}")
+    nothing = f"{folder}: no transforms file (looked for {looked_for})"
+    if hint := _hint(folder):
+        raise PeakError(f"{nothing}; {hint}")
+    if foreign := foreign_scene(folder):
+        raise PeakError(f"{nothing}, but {foreign}")
+    raise PeakError(f"{nothing}; pass --data a Blender, nerfstudio, COLMAP or LLFF scene")
 
 
-def _remedy(folder: Path) -> str:
-    """What to do where `folder` holds no scene: the folder above does, or one below, or neither."""
+def _hint(folder: Path) -> str:
+    """Where the scene is that `folder` is not: above, or below; nothing where neither can be trained on."""
     above = folder.resolve().parent
     if any((above / name).is_file() for name in NAMES):
         factor = re.fullmatch(r"images_(\d+)", folder.resolve().name)
-        return f"did you mean {above}" + (f", with peak-data --downscale-factor {factor[1]}?" if factor else "?")
-    nested = sorted(path.parent for name in NAMES for path in folder.glob("*/" + name))
-    return f"did you mean {nested[0]}?" if nested else "pass --data a Blender, nerfstudio or LLFF scene"
+        if _works(above, int(factor[1]) if factor else None):
+            return f"did you mean {above}" + (f", with peak-data --downscale-factor {factor[1]}?" if factor else "?")
+    nested = sorted({path.parent for name in NAMES for path in folder.glob("*/" + name)})
+    found = next((path for path in nested if _works(path)), None)
+    return f"did you mean {found}?" if found else ""
+
+
+def _works(folder: Path, factor: int | None = None) -> bool:
+    """Whether a training could begin there: every split has frames, and the first of them have their images."""
+    try:
+        scene = find_scene(folder, lambda line: None)
+        for split in SPLITS:
+            scene_file, indices = split_of_scene(scene, split, say=lambda line: None, factor=factor)
+            first = image_path(scene, scene_file.frames[indices[0]].name, factor or 1)
+            if not first.is_file():
+                return False
+    except PeakError:
+        return False
+    return True
 
 
 def split_of_scene(
@@ -96,46 +93,91 @@ def split_of_scene(
     if split not in SPLITS:
         raise ValueError(f"split must be one of {SPLITS}, got {split!r}")
     stand_in = {"train": "train", "val": "test", "test": "val"}[split]
-    if scene.kind == "blender":
-        found = split if split in scene.files else stand_in
-        if found not in scene.files:
+    if len({*scene.files.values()}) > 1 or scene.kind == "blender":
+        found = next((name for name in (split, stand_in) if name in scene.files), None)
+        if found is None and "train" in scene.files:
+            wanted = " and ".join(f"transforms_{name}.json" for name in SPLITS[1:])
+            scene_file = _scene_file(scene, "train", say, factor)
+            held_out = _every_nth(scene_file, list(range(len(scene_file.frames))), eval_interval, f"add {wanted}")
+            return scene_file, held_out
+        if found is None:
             wanted = " and ".join(f"transforms_{name}.json" for name in dict.fromkeys((split, stand_in)))
             raise PeakError(f"{scene.folder}: {wanted} missing, so there is no {split} split; add the file")
         if found != split:
             say(f"{scene.folder} has no transforms_{split}.json: the {split} split is the {found} split")
-        scene_file = read_scene_file(scene.files[found])
-        return scene_file, list(range(len(scene_file.frames)))
-
-    if scene.kind == "llff":
-        scene_file = read_llff_scene(scene.files[split], llff.picture_folder(scene.folder, factor, say))
-    else:
-        scene_file = read_scene_file(scene.files[split], sort=True)
-    lists = {name: _listed_frames(scene_file, name) for name in SPLITS if scene_file.values.get(f"{name}_filenames")}
-    n_frames = len(scene_file.frames)
-    if not lists:
-        if eval_interval < 2 or n_frames < 2:
-            raise PeakError(
-                f"{scene_file.path}: {n_frames} frames with every {eval_interval}th for evaluation leave nothing to "
-                f"train on; use at least 2 frames and --eval-interval 2 or more"
-                f"{'' if scene.kind == 'llff' else ', or add train_filenames to the file'}"
+        scene_file = _scene_file(scene, found, say, factor)
+        everything = list(range(len(scene_file.frames)))
+        if found == "train" and len(scene.files) == 1:
+            held_out = _every_nth(scene_file, everything, eval_interval, "add transforms_test.json")
+            say(
+                f"{scene.folder} has neither transforms_val.json nor transforms_test.json: every {eval_interval}th "
+                f"frame of {scene_file.path.name}, {len(held_out)} of {len(everything)}, is held out for evaluation"
             )
-        return scene_file, [i for i in range(n_frames) if (i % eval_interval == 0) == (split != "train")]
-    if split in lists:
-        return scene_file, lists[split]
-    if split == "train":
+            return scene_file, sorted(set(everything) - set(held_out))
+        return scene_file, everything
+
+    scene_file = _scene_file(scene, split, say, factor)
+    return scene_file, _splits(scene_file, eval_interval, split, say)[split]
+
+
+def _scene_file(scene: Scene, split: str, say: Say, factor: int | None) -> SceneFile:
+    """The file of a split; with the images that `factor` chooses, or checked for having some."""
+    path = scene.files[split]
+    if scene.kind == "llff":
+        return read_llff_scene(path, llff.picture_folder(scene.folder, factor, say), say)
+    sort = scene.kind == "nerfstudio"
+    if path.is_dir():
+        scene_file = colmap_scene(path, scene.folder, say)
+    else:
+        inner = path.parent.relative_to(scene.folder).as_posix()
+        scene_file = read_scene_file(path, sort, say, "" if inner == "." else inner + "/")
+    if factor is not None and factor > 1:
+        check_smaller(scene.folder, scene_file.frames[0].name, sort, factor)
+    return scene_file
+
+
+def _splits(scene_file: SceneFile, eval_interval: int, asked: str, say: Say) -> dict[str, list[int]]:
+    """Of a file that holds all frames: by its lists, or every so many frames for evaluation. Says what `asked` is."""
+    lists = {name: _listed_frames(scene_file, name) for name in SPLITS if scene_file.values.get(f"{name}_filenames")}
+    path, everything = scene_file.path, list(range(len(scene_file.frames)))
+    if not lists:
+        held_out = _every_nth(scene_file, everything, eval_interval, "add train_filenames to the file")
+        return {"train": sorted(set(everything) - set(held_out)), "val": held_out, "test": held_out}
+    if "train" not in lists:
+        lists["train"] = sorted(set(everything) - {i for indices in lists.values() for i in indices})
+        if not lists["train"]:
+            raise PeakError(f"{path}: its val and test lists name every frame; leave some out to train on")
+        if asked == "train":
+            say(f"{path} has no train_filenames: the train split is the {len(lists['train'])} other frames")
+    if len(lists) == 1:
+        rest = sorted(set(everything) - set(lists["train"]))
+        if rest and asked != "train":
+            say(f"{path} has only train_filenames: the {asked} split is the {len(rest)} other frames")
+        if not rest:
+            rest = _every_nth(scene_file, lists["train"], eval_interval, "add test_filenames to the file")
+            say(
+                f"{path}: train_filenames names every frame, and there is no other list: every {eval_interval}th of "
+                f"them, {len(rest)} of {len(everything)}, is held out for evaluation"
+            )
+            lists["train"] = sorted(set(everything) - set(rest))
+        return {**lists, "val": rest, "test": rest}
+    for missing, stand_in in (("val", "test"), ("test", "val")):
+        if missing not in lists:
+            lists[missing] = lists[stand_in]
+            if asked == missing:
+                say(f"{path} has no {missing}_filenames: the {missing} split is the {stand_in} split")
+    return lists
+
+
+def _every_nth(scene_file: SceneFile, indices: list[int], n: int, instead: str) -> list[int]:
+    """The first of every n. Raises: PeakError when nothing or all is left."""
+    if n < 2 or len(indices) < 2:
+        other = "" if scene_file.path.suffix != ".json" else f", or {instead}"
         raise PeakError(
-            f"{scene_file.path}: has a val or test list but no train_filenames; add it or remove the others"
+            f"{scene_file.path}: {len(indices)} frames with every {n}th for evaluation leave nothing to "
+            f"train on; use at least 2 frames and --eval-interval 2 or more{other}"
         )
-    if stand_in in lists:
-        say(f"{scene_file.path} has no {split}_filenames: the {split} split is the {stand_in} split")
-        return scene_file, lists[stand_in]
-    rest = sorted(set(range(n_frames)) - set(lists["train"]))
-    if not rest:
-        raise PeakError(
-            f"{scene_file.path}: train_filenames names every frame; leave some out or add {split}_filenames"
-        )
-    say(f"{scene_file.path} has only train_filenames: the {split} split is the {len(rest)} other frames")
-    return scene_file, rest
+    return indices[::n]
 
 
 def _listed_frames(scene_file: SceneFile, split: str) -> list[int]:
@@ -152,54 +194,7 @@ def _listed_frames(scene_file: SceneFile, split: str) -> list[int]:
     return [i for i, frame in enumerate(scene_file.frames) if PurePosixPath(frame.name) in listed]
 
 
-def read_scene_file(path: Path, sort: bool = False) -> SceneFile:
-    """Read and check a transforms file. `sort` orders frames by name: captures are often listed in no order at all."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise PeakError(f"{path}: cannot be read ({error}); check its permissions and that it is UTF-8 text") from error
-    if not text.strip():
-        raise PeakError(f"{path}: the file is empty; copy or export it again")
-    try:
-        values = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise PeakError(
-            f"{path}: line {error.lineno} is not valid JSON ({error.msg}); mend it or export again"
-        ) from error
-    entries = values.get("frames") if isinstance(values, dict) else None
-    if not isinstance(entries, list) or not entries:
-        raise PeakError(f"{path}: has no frames; it needs a list 'frames' of file_path and transform_matrix")
-    frames = [_read_frame(path, i, entry) for i, entry in enumerate(entries)]
-    return SceneFile(path, values, sorted(frames, key=lambda frame: PurePosixPath(frame.name)) if sort else frames)
-
-
-def read_llff_scene(path: Path, folder: Path) -> SceneFile:
+def read_llff_scene(path: Path, folder: Path, say: Say = print) -> SceneFile:
     """The poses_bounds.npy at `path` for the images in `folder`, as if a transforms file said it."""
     values = llff.transforms(path, folder)
-    return SceneFile(path, values, [_read_frame(path, i, entry) for i, entry in enumerate(values["frames"])])
-
-
-def _read_frame(path: Path, index: int, entry: Any) -> Frame:
-    name = entry.get("file_path") if isinstance(entry, dict) else None
-    if not isinstance(name, str) or not PurePosixPath(name).name:
-        raise PeakError(f"{path}: frame {index} has no file_path; add the path of its image")
-    if "transform_matrix" not in entry:
-        raise PeakError(f"{path}: frame {index} ({name}) has no transform_matrix; add its 4x4 camera-to-world matrix")
-    pose = number_array(entry["transform_matrix"])
-    if pose is None or pose.shape not in ((4, 4), (3, 4)):
-        raise PeakError(
-            f"{path}: transform_matrix of frame {index} ({name}) is not 4x4 numbers; export the poses again"
-        )
-    if not (np.abs(pose) < np.finfo(np.float32).max).all():
-        raise PeakError(f"{path}: transform_matrix of frame {index} ({name}) has NaN or infinity; remove the frame")
-    if abs(np.linalg.det(pose[:3, :3])) < 1e-9:
-        raise PeakError(f"{path}: transform_matrix of frame {index} ({name}) has no valid rotation; remove the frame")
-    return Frame(name.replace("\\", "/"), np.vstack([pose[:3], np.eye(4)[3:]]), entry)
-
-
-def number_array(value: Any) -> np.ndarray | None:
-    """`value` as a float64 array, or None when it is ragged or not made of numbers."""
-    try:
-        return np.array(value, dtype=np.float64)
-    except (TypeError, ValueError, OverflowError):
-        return None
+    return scene_file_of(path, values, values["frames"], False, say)

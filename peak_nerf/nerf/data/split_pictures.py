@@ -6,9 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from peak_nerf.nerf.data.intrinsics import number
 from peak_nerf.nerf.data.picture_paths import Say, check_exist, picture_paths, without_missing
-from peak_nerf.nerf.data.scene_files import Scene, SceneFile
 from peak_nerf.nerf.data.scene_masks import MaskFile, check_masks_of_others, mask_paths, masks_of, without_hidden
 from peak_nerf.nerf.data.scene_pictures import (
     ScenePicture,
@@ -19,6 +17,7 @@ from peak_nerf.nerf.data.scene_pictures import (
     look_at,
     say_readings,
 )
+from peak_nerf.nerf.data.transforms_file import Scene, SceneFile, number
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from nerfstudio.data.datamanagers.base_datamanager import DataManagerConfig
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
 from nerfstudio.models.base_model import ModelConfig
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
+from nerfstudio.utils.rich_utils import CONSOLE
 from rich.logging import RichHandler
 
 from peak_nerf.errors import PeakError, exit_on_peak_error
@@ -20,6 +21,7 @@ from peak_nerf.nerf.model import PeakModel, PeakModelConfig
 from peak_nerf.nerf.progress import progress_callback
 from peak_nerf.nerf.render.visual_hull import carve_occupancy
 from peak_nerf.nerf.train.camera_path_file import check_camera_path
+from peak_nerf.nerf.train.outcome import line_of, look
 from peak_nerf.nerf.train.viewer import FirstView
 from peak_nerf.system.waiting import sleep_when_busy
 
@@ -114,9 +116,15 @@ class PeakPipeline(VanillaPipeline):
             # Damped, since the count of one batch is noisy.
             sampler.num_rays_per_batch = int(min(max(0.7 * rays + 0.3 * wanted, MIN_RAYS), MAX_RAYS))
 
+        def at_end(step: int) -> None:
+            line = line_of(look(model, datamanager.train_dataset), step + 1)
+            if line is not None:
+                CONSOLE.print(f"peak: {line}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+
         return [
             *callbacks,
             progress_callback(datamanager, training_callback_attributes.trainer),
+            TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN], at_end),
             TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN_ITERATION], after),
         ]
 

@@ -339,11 +339,12 @@ def test_pca_leaves_every_camera_looking_at_the_ball(capture: Path):
 def test_poses_that_cannot_be_oriented(tmp_path: Path):
     data = write_nerfstudio_scene(tmp_path, n=2)
     for i, sign in enumerate((1.0, -1.0)):
-        edit_frame(data / "transforms.json", i, transform_matrix=np.diag([sign, sign, 1.0, 1.0]).tolist())
+        pose = np.diag([sign, sign, 1.0, 1.0])
+        pose[0, 3] = sign
+        edit_frame(data / "transforms.json", i, transform_matrix=pose.tolist())
     with pytest.raises(PeakError, match="pass --orientation-method none"):
         parse(data)
-    outputs = parse(data, orientation_method="none")  # all at one point: nothing to scale by
-    assert outputs.dataparser_scale == 1.0
+    assert parse(data, orientation_method="none").dataparser_scale == 1.0
 
 
 @pytest.mark.parametrize("kind", ["blender", "nerfstudio"])

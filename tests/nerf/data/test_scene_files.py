@@ -114,9 +114,9 @@ CAPTURE_FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda d: edit_json(d / "transforms.json", orientation_override="x"),
         r"orientation_override is 'x'",
     ),
-    "no train list": (
-        lambda d: edit_json(d / "transforms.json", test_filenames=["images/frame_00000.png"]),
-        r"has a val or test list but no train_filenames",
+    "test list of all": (
+        lambda d: edit_json(d / "transforms.json", test_filenames=[f"images/frame_{i:05d}.png" for i in range(9)]),
+        r"val and test lists name every frame; leave some out to train on",
     ),
     "unknown name": (
         lambda d: edit_json(d / "transforms.json", train_filenames=["x.png"]),
@@ -201,10 +201,23 @@ def test_blender_val_and_test_stand_in_for_each_other(tmp_path: Path, kept: str,
     assert f"no transforms_{asked}.json" in said[0]
 
 
-def test_blender_without_any_evaluation_split(tmp_path: Path):
-    data = write_blender_scene(tmp_path / "ball", n_val=0, n_test=0)
-    PeakDataParserConfig(data=data).setup().get_dataparser_outputs("train")
-    expect_error(PeakDataParserConfig(data=data), "transforms_val.json and transforms_test.json missing", "val")
+def test_blender_without_any_evaluation_split_holds_every_eighth_out(tmp_path: Path):
+    data = write_blender_scene(tmp_path / "ball", n_train=10, n_val=0, n_test=0)
+    said: list[str] = []
+    scene = find_scene(data)
+    assert split_of_scene(scene, "train", say=said.append)[1] == [1, 2, 3, 4, 5, 6, 7, 9]
+    assert "every 8th frame of transforms_train.json, 2 of 10, is held out" in said[0]
+    assert split_of_scene(scene, "test")[1] == split_of_scene(scene, "val")[1] == [0, 8]
+    a, b = (PeakDataParserConfig(data=data).setup().get_dataparser_outputs(split) for split in ("train", "test"))
+    assert not set(a.image_filenames) & set(b.image_filenames)
+    with pytest.raises(PeakError, match=r"10 frames with every 1th.* leave nothing to train on.*add transforms_test"):
+        split_of_scene(scene, "test", eval_interval=1)
+
+
+def test_val_alone_and_test_alone_are_not_a_scene(blender: Path):
+    for name in ("transforms_train.json", "transforms_val.json"):
+        (blender / name).unlink()
+    expect_error(PeakDataParserConfig(data=blender), "transforms_train.json missing, so there is no train split")
 
 
 def test_every_eighth_frame_is_for_evaluation(capture: Path):
@@ -229,9 +242,14 @@ def test_lists_of_the_splits(capture: Path):
     assert "no val_filenames" in said.pop()
     edit_json(capture / "transforms.json", test_filenames=None)
     assert split("val") == split("test") == [5, 6, 7, 8]
+    said.clear()
     edit_json(capture / "transforms.json", train_filenames=names)
-    with pytest.raises(PeakError, match="names every frame"):
-        split("val")
+    assert (split("train"), split("val"), split("test")) == ([1, 2, 3, 4, 5, 6, 7], [0, 8], [0, 8])
+    assert "every 8th of them, 2 of 9, is held out" in said[0]
+    edit_json(capture / "transforms.json", train_filenames=None, val_filenames=names[:2])
+    said.clear()
+    assert (split("train"), split("test")) == ([2, 3, 4, 5, 6, 7, 8], [0, 1])
+    assert "has no train_filenames: the train split is the 7 other frames" in said[0]
 
 
 def test_frames_of_a_capture_are_in_order_of_name(capture: Path):
