@@ -181,9 +181,9 @@ def focal_of_panorama(
     width, height = size
     whole = (width / 2, height)
     f_x, f_y = (number(scene_file, frame, key, low=0.0) for key in ("fl_x", "fl_y"))
-    f = (f_x or f_y, f_y or f_x)
-    if f[0] is None or f[1] is None:
+    if f_x is None and f_y is None:
         return whole
+    f = (f_x or f_y or whole[0], f_y or f_x or whole[1])
     if lens.whole or width > 2.02 * f[0] or height > 1.01 * f[1]:
         if max(abs(a / b - 1) for a, b in zip(f, whole, strict=True)) > 1e-3:
             say(
@@ -191,7 +191,7 @@ def focal_of_panorama(
                 f"{whole[1]:g}, not {f[0]:g} and {f[1]:g}"
             )
         return whole
-    return f[0], f[1]
+    return f
 
 
 def check_lens(
