@@ -33,8 +33,8 @@ def check_file(path: Path, remedy: str) -> None:
         problem = f"is a link to {os.readlink(path)}, which is not there" if os.path.islink(path) else "no such file"
         raise PeakError(f"{path}: {problem}; {remedy}") from None
     except (OSError, ValueError) as error:
-        problem = error.strerror if isinstance(error, OSError) else str(error)
-        raise PeakError(f"{path}: cannot be read ({problem}); {remedy}") from None
+        reason = getattr(error, "strerror", None) or str(error)
+        raise PeakError(f"{path}: cannot be read ({reason}); {remedy}") from None
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:

@@ -134,7 +134,9 @@ def test_shapes_of_no_picture(shape: str, tmp_path: Path) -> None:
         (lambda name, t: t - 1 if name.endswith("layout") else t, "is not that of its settings"),
     ],
 )
-def test_weights_that_are_none(change: Callable[[str, torch.Tensor], torch.Tensor], message: str, tmp_path: Path) -> None:
+def test_weights_that_are_none(
+    change: Callable[[str, torch.Tensor], torch.Tensor], message: str, tmp_path: Path
+) -> None:
     path = tmp_path / "field.safetensors"
     metadata, tensors = parts(path)
     save_file({name: change(name, t) for name, t in tensors.items()}, path, metadata)
