@@ -10,6 +10,10 @@ from contextlib import contextmanager
 class PeakError(Exception):
     """Bad input or surroundings. The message is one line: the file or option, the problem, the remedy."""
 
+    def __str__(self) -> str:
+        # Names of files and words of suites may hold anything; a line stays a line, and a terminal's codes stay text.
+        return "".join(c if c.isprintable() else repr(c)[1:-1] for c in super().__str__())
+
 
 class MachineError(PeakError):
     """The surroundings, not the input: a full disk, a folder that cannot be written. Finished work stays good."""

@@ -103,6 +103,8 @@ def bench(
 
 def _bench(suite: Path, out: Path, data_root: Path, where: _Where, only: str | None, console: Console) -> int:
     grid = read_suite(suite)
+    if suite.stem in ("", ".", ".."):
+        raise PeakError(f"{suite}: the folder of its runs would be called {suite.stem!r}; rename the file")
     selected = _selection(grid, only)
     folder = out / suite.stem
     with runner.locked(folder):
@@ -146,13 +148,26 @@ def _announce(grid: Suite, todo: runner.Plan, folder: Path, data_root: Path, con
         f" in {folder}",
         soft_wrap=True,
     )
-    for cell_id, difference in todo.changed.items():
-        console.print(f"{cell_id}: has a result of other settings ({difference}); runs again", soft_wrap=True)
+    for cell_id, why in todo.changed.items():
+        console.print(f"{cell_id}: {why}; runs again", soft_wrap=True)
     for absent, n_cells in sorted(Counter(file for job in todo.absent for file in job.absent).items()):
         console.print(f"absent: {absent}, {n_cells} cells are left out", soft_wrap=True, style="yellow")
+    if others := _other_files(todo):
+        console.print(f"data of other names: {', '.join(others)}", soft_wrap=True)
     for name in sorted({str(job.options.get("mask", "")) for job in todo.to_run} & {"textural"}):
         file = data_root / "masks" / f"{name}.png"
         console.print(f"mask {name}: no {file}, so it is drawn here; the paper's own is a file", soft_wrap=True)
+
+
+def _other_files(todo: runner.Plan) -> list[str]:
+    """Files that are not called NAME.png and scenes that are not called NAME, each as `house is images/House.jpg`."""
+    found = {}
+    for job in todo.to_run:
+        for option in job.files:
+            name, file = str(job.cell.options[option]), str(job.recorded[option]).rpartition(" sha256:")[0]
+            if file.rpartition("/")[2] not in (name.rpartition("/")[2], f"{name}.png"):
+                found[name] = f"{name} is {file}"
+    return [found[name] for name in sorted(found)]
 
 
 def _conclude(todo: runner.Plan, results: dict[str, Result], out: Path, console: Console) -> int:

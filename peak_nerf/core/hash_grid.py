@@ -70,6 +70,24 @@ def tcnn_config(
     }
 
 
+def grid_levels(
+    in_dim: int, n_levels: int, log2_table_size: int, base_resolution: int, finest_resolution: int, hash_all: bool
+) -> tuple[Int[Tensor, " l"], list[int], list[bool]]:
+    """Of each level: cells per side N_l, rows in the table, whether it is dense. Arguments as in `HashGridEncoding`."""
+    growth = grid_growth(n_levels, base_resolution, finest_resolution)
+    # The same expression as nerfstudio's HashEncoding, so that rounding agrees; a lone level is the base one.
+    resolutions = torch.floor(base_resolution * torch.tensor(growth) ** torch.arange(n_levels)).long()
+    vertices = [(int(n) + 1) ** in_dim for n in resolutions]
+    rows = 2**log2_table_size
+    dense = [v <= rows and not hash_all for v in vertices]
+    return resolutions, [v if d else rows for v, d in zip(vertices, dense, strict=True)], dense
+
+
+def grid_growth(n_levels: int, base_resolution: int, finest_resolution: int) -> float:
+    """b, by which each level is finer than the last."""
+    return (finest_resolution / base_resolution) ** (1 / (n_levels - 1)) if n_levels > 1 else 1.0
+
+
 class HashGridEncoding(nn.Module):
     r"""Trilinear (d-linear) look-up in L grids of growing resolution, concatenated.
 
@@ -128,14 +146,10 @@ class HashGridEncoding(nn.Module):
         self.out_dim = n_levels * n_features
         self.low, self.high = low, high
         self.implementation, why = choose_implementation(implementation, device)
-        growth = (finest_resolution / base_resolution) ** (1 / (n_levels - 1)) if n_levels > 1 else 1.0
-
-        rows = 2**log2_table_size
-        # The same expression as nerfstudio's HashEncoding, so that rounding agrees; a lone level is the base one.
-        resolutions = torch.floor(base_resolution * torch.tensor(growth) ** torch.arange(n_levels)).long()
-        vertices = [(int(n) + 1) ** in_dim for n in resolutions]
-        dense = [v <= rows and not hash_all_levels for v in vertices]
-        sizes = torch.tensor([v if d else rows for v, d in zip(vertices, dense, strict=True)])
+        resolutions, rows, dense = grid_levels(
+            in_dim, n_levels, log2_table_size, base_resolution, finest_resolution, hash_all_levels
+        )
+        sizes = torch.tensor(rows)
         # The compiled kernels take a mask instead of a modulo: a hashed level always has a power of two of rows.
         self._grid = (
             np.concatenate([[0], np.cumsum(sizes.numpy())[:-1]]).astype(np.int64),
@@ -154,6 +168,7 @@ class HashGridEncoding(nn.Module):
 
             if hash_all_levels:
                 raise PeakError("hash grid: hash_all_levels is not offered by tiny-cuda-nn; use 'numba' or 'torch'")
+            growth = grid_growth(n_levels, base_resolution, finest_resolution)
             config = tcnn_config(n_levels, n_features, log2_table_size, base_resolution, growth)
             self.tcnn_encoding = tcnn.Encoding(n_input_dims=in_dim, encoding_config=config, dtype=torch.float32)
         else:

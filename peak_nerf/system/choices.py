@@ -10,11 +10,17 @@ from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 from peak_nerf.errors import PeakError
 
+MOST_NAMES = 2_000
+"""Among which a name is looked for."""
+MOST_SHOWN = 50
+"""Names in a message."""
+
 
 def nearest(name: str, names: Iterable[str]) -> str | None:
     """The one of `names` that a misspelt name most probably means, whatever its case; None when none is close."""
     by_lower = {candidate.lower(): candidate for candidate in names}
-    found = difflib.get_close_matches(name.lower(), by_lower, n=1)
+    # Its time grows with the product of both lengths: a page of text is no misspelt name.
+    found = difflib.get_close_matches(name.lower()[:100], list(by_lower)[:MOST_NAMES], n=1)
     return by_lower[found[0]] if found else None
 
 
@@ -22,7 +28,8 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
     """The remedy for a name that is none of `names`: the nearest, or all of them."""
     names = list(names)
     found = nearest(name, names)
-    return f"there are {', '.join(names)}" if found is None else f"did you mean {found!r}?"
+    more = f" and {len(names) - MOST_SHOWN} more" if len(names) > MOST_SHOWN else ""
+    return f"there are {', '.join(names[:MOST_SHOWN])}{more}" if found is None else f"did you mean {found!r}?"
 
 
 def flag(name: str) -> str:

@@ -3,12 +3,38 @@
 from __future__ import annotations
 
 import os
+import stat
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
-from peak_nerf.errors import MachineError
+from peak_nerf.errors import MachineError, PeakError
+
+
+def check_file(path: Path, remedy: str) -> None:
+    """Find out what is wrong with a file's path before a reader does. A pipe passes.
+
+    Args:
+        path: as the user gave it.
+        remedy: what to give instead, the message's end.
+
+    Raises: PeakError when it is a folder, a device, a link to nothing, not there, or closed to us.
+    """
+    try:
+        mode = os.stat(path).st_mode
+        if stat.S_ISDIR(mode):
+            raise PeakError(f"{path}: is a folder; {remedy}")
+        if not stat.S_ISREG(mode) and not stat.S_ISFIFO(mode):
+            raise PeakError(f"{path}: is a device, not a file; {remedy}")
+        if not os.access(path, os.R_OK):
+            raise PeakError(f"{path}: cannot be read (Permission denied); change its permissions, or {remedy}")
+    except (FileNotFoundError, NotADirectoryError):
+        problem = f"is a link to {os.readlink(path)}, which is not there" if os.path.islink(path) else "no such file"
+        raise PeakError(f"{path}: {problem}; {remedy}") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise PeakError(f"{path}: cannot be read ({reason}); {remedy}") from None
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:

@@ -29,4 +29,7 @@ def lock_folder(folder: Path, option: str, who: str) -> TextIO:
     except BlockingIOError:
         file.close()
         raise PeakError(f"{folder}: another {who} is at work here; wait for it or give another {option}") from None
+    except OSError as error:
+        file.close()
+        raise PeakError(f"{folder}: cannot be locked ({error.strerror}); give {option} on another disk") from error
     return file

@@ -114,8 +114,11 @@ def test_what_is_no_field_is_said_in_one_line(tmp_path: Path) -> None:
 
     refused("no such file")
     path.mkdir()
-    refused("no such file")
+    refused("is a folder")
     path.rmdir()
+    path.symlink_to(tmp_path / "gone")
+    refused("is a link to .*gone, which is not there")
+    path.unlink()
     path.write_bytes(b"not tensors")
     refused("cannot be read")
     path.write_bytes(b"")

@@ -23,6 +23,7 @@ from peak_nerf.bench.report.results import (
     number,
 )
 from peak_nerf.bench.suite.grid import LOWER_IS_BETTER, Suite
+from peak_nerf.images.read import MAX_PIXELS
 
 THUMBNAIL = 128
 """Longest side in pixels; shown at 96, so that it is sharp on most screens."""
@@ -74,6 +75,7 @@ def _opening(results: Results) -> Iterator[Block]:
         ("failed", "failed"),
         ("absent", "absent (no such image, mask or scene in the data root)"),
         ("missing", "not run"),
+        ("unreadable", "unreadable (named at the end)"),
     )
     words += [f"{n} {word}" for status, word in kinds if (n := results.count(status))]
     n_seeds = len(suite.seeds)
@@ -144,9 +146,11 @@ def _thumbnail(aggregate: Aggregate) -> bytes | None:
 
     try:
         with Image.open(path) as opened:
+            if opened.width * opened.height > MAX_PIXELS:
+                return None
             deep = opened.mode.startswith("I") or opened.mode == "F"
             picture = opened.point(lambda v: v / 256).convert("L") if deep else opened.convert("RGB")
-    except (OSError, ValueError):
+    except Exception:  # decoders raise anything on a damaged file, and the figures are none the worse
         return None
     picture.thumbnail((THUMBNAIL, THUMBNAIL))
     data = io.BytesIO()
@@ -298,15 +302,13 @@ def _range(runs: list[dict[str, Any]], metric: str) -> str:
 
 
 def _failure_blocks(results: Results) -> Iterator[Block]:
-    failed = [(cell.id, results.by_cell[cell.id]) for cell in results.cells]
-    rows = [
-        [Text(cell_id, left=True), Text(result.problem, left=True)]
-        for cell_id, result in failed
-        if result.status == "failed"
-    ]
-    if rows:
-        yield Heading("Cells that failed")
-        yield Grid(["cell", "problem (all of it in the cell's error.txt)"], rows)
+    for status, heading, column in (
+        ("failed", "Cells that failed", "problem (all of it in the cell's error.txt)"),
+        ("unreadable", "Cells whose record cannot be read", "problem"),
+    ):
+        if of_these := results.with_status(status):
+            yield Heading(heading)
+            yield Grid(["cell", column], [[Text(id_, left=True), Text(p, left=True)] for id_, p in of_these.items()])
 
 
 # ----------------------------------------------------------------------------------------------------------- CSV

@@ -38,6 +38,7 @@ def draw(lines: Sequence[Line], x_label: str, y_label: str, log_x: bool = False,
 
     colours = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
     style: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "peak_nerf", "font.family": "sans-serif"}
+    style["text.parse_math"] = False  # a name may have a $
     style.update(dict.fromkeys(colours, INK))
     with matplotlib.rc_context(style):
         figure = Figure(figsize=(8, 4.2))

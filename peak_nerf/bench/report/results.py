@@ -14,7 +14,7 @@ from peak_nerf.bench.suite.grid import LOWER_IS_BETTER, Cell, Method, Suite, par
 
 Row = tuple[str, ...]
 """Values on a table's row axes."""
-STATUS_WORDS = {"failed": "failed", "absent": "absent", "missing": "not run"}
+STATUS_WORDS = {"failed": "failed", "absent": "absent", "missing": "not run", "unreadable": "unreadable"}
 
 
 def number(value: Any) -> float | None:
@@ -59,7 +59,7 @@ class Aggregate:
         if n:
             return f"{n} of {wanted} seeds"
         words = [STATUS_WORDS.get(result.status, f"no {self.metric}") for result in self.by_seed.values()]
-        return "failed" if "failed" in words else words[0]
+        return next((word for word in ("failed", "unreadable") if word in words), words[0])
 
 
 @dataclass
@@ -165,6 +165,10 @@ class Results:
     def count(self, status: str) -> int:
         """Cells in this state."""
         return sum(result.status == status for result in self.by_cell.values())
+
+    def with_status(self, status: str) -> dict[str, str]:
+        """The problem of each cell in this state, by its id."""
+        return {cell: result.problem for cell, result in self.by_cell.items() if result.status == status}
 
     def paper_figure(self, cell: Cell) -> float | None:
         """The paper's figure for a cell, from the selection that names most of its axes."""

@@ -15,11 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from peak_nerf.bench.run import stored
 from peak_nerf.bench.suite.data_root import Job
 from peak_nerf.errors import PeakError
 from peak_nerf.system.files import write_atomically
 
-Status = Literal["finished", "failed", "absent", "missing", "changed"]
+Status = Literal["finished", "failed", "absent", "missing", "changed", "unreadable"]
 
 
 @dataclass(frozen=True)
@@ -27,13 +28,16 @@ class Result:
     """What is known about a cell's run."""
 
     status: Status
-    """`missing` was never run, or not to its end; `changed` was run with other settings than the suite's now."""
+    """`missing` was never run, or not to its end; `changed` was run with other settings than the suite's now;
+    `unreadable` has a damaged record, or one of a version that writes others."""
     metrics: dict[str, Any] | None = None
     problem: str = ""
-    """Of a cell that failed or changed, in one line."""
+    """Of a cell that failed, changed or is unreadable, in one line."""
     options: dict[str, Any] | None = None
     """What the task was called with, files by path and content."""
     folder: Path = Path()
+    newer: str = ""
+    """The version of peak_nerf that ran it, where that is newer than this one."""
     seconds: float = 0.0
     """Wall-clock time in this call, data and scoring included; 0 for a result read from its folder."""
 
@@ -48,18 +52,22 @@ def read_result(
         options: Those of the suite now; a result of others is `changed`. None takes it as it is.
         current: Turns recorded options, which may have the names of an older version, into today's.
     """
-    metrics = _read_json(folder / "metrics.json")
-    if metrics is not None and not metrics.get("partial"):
-        before = (_read_json(folder / "cell.json") or {}).get("options")
-        before = current(before) if isinstance(before, dict) else None
-        if options is None or before == options:
-            return Result("finished", metrics, "", before, folder)
-        return Result("changed", metrics, _difference(before, options), before, folder)
+    try:
+        metrics = stored.read_metrics(folder / "metrics.json")
+        if metrics is not None and not metrics.get("partial"):
+            before, newer = stored.read_options(folder / "cell.json"), stored.newer_version(metrics)
+            before = None if before is None else current(before)
+            if options is None or before == options:
+                return Result("finished", metrics, "", before, folder, newer)
+            return Result("changed", metrics, _difference(before, options), before, folder, newer)
+    except stored.Unreadable as error:
+        return Result("unreadable", None, str(error), None, folder, error.newer)
+    except ValueError as error:  # an option under two names
+        return Result("unreadable", None, f"cell.json: {error}", None, folder)
     notes: tuple[tuple[str, Status], ...] = (("error.txt", "failed"), ("absent.txt", "absent"))
     for name, status in notes:
-        if (folder / name).is_file():
-            lines = (folder / name).read_text(encoding="utf-8", errors="replace").strip().splitlines()
-            return Result(status, None, lines[-1] if lines else "no message", None, folder)
+        if (problem := stored.read_note(folder / name)) is not None:
+            return Result(status, None, problem, None, folder)
     return Result("missing", folder=folder)
 
 
@@ -77,14 +85,17 @@ def finish(job: Job, seconds: float) -> Result:
         job: One that the engine calls done.
         seconds: What it took.
     """
-    metrics = _read_json(job.out / "metrics.json")
+    try:
+        metrics = stored.read_metrics(job.out / "metrics.json")
+    except stored.Unreadable as error:
+        return fail(job, f"the task ended with a record that cannot be read: {error}", seconds)
     if metrics is None:
         return fail(job, f"{job.out / 'metrics.json'}: the task ended without writing strict JSON here", seconds)
     if metrics.get("partial"):
         return fail(job, "the task ended before its time; run the cell again", seconds)
     _clear(job.folder)
     os.rename(job.out, job.folder)
-    return Result("finished", metrics, "", job.recorded, job.folder, seconds)
+    return Result("finished", metrics, "", job.recorded, job.folder, seconds=seconds)
 
 
 def fail(job: Job, problem: str, seconds: float) -> Result:
@@ -100,12 +111,12 @@ def fail(job: Job, problem: str, seconds: float) -> Result:
     write_atomically(job.out / "error.txt", lambda file: file.write(f"{problem.rstrip()}\n".encode()))
     _clear(job.folder)
     os.rename(job.out, job.folder)
-    return Result("failed", None, problem.strip().splitlines()[-1], None, job.folder, seconds)
+    return Result("failed", None, problem.strip().splitlines()[-1], None, job.folder, seconds=seconds)
 
 
 def note_absent(job: Job) -> None:
-    """Leave a note of the files that a job lacks, unless it is finished from when they were there."""
-    if read_result(job.folder).status != "finished":
+    """Leave a note of the files that a job lacks, unless it has a result from when they were there."""
+    if read_result(job.folder).status not in ("finished", "unreadable"):
         _clear(job.folder)
         text = "".join(f"{file}\n" for file in job.absent)
         write_atomically(job.folder / "absent.txt", lambda file: file.write(text.encode()))
@@ -126,14 +137,6 @@ def _clear(folder: Path) -> None:
         raise PeakError(
             f"{folder}: cannot be replaced ({error}); check its permissions or give another --out"
         ) from error
-
-
-def _read_json(path: Path) -> dict[str, Any] | None:
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return data if isinstance(data, dict) else None
 
 
 def _difference(before: dict[str, Any] | None, now: dict[str, Any]) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+from peak_nerf import __version__
 from peak_nerf.bench.run import records
 from peak_nerf.bench.run.engine import Engine
 from peak_nerf.bench.run.records import Result
@@ -28,7 +29,7 @@ class Plan:
 
     to_run: list[Job] = field(default_factory=list)
     changed: dict[str, str] = field(default_factory=dict)
-    """Of those to run that have a result of other settings: the difference, by the cell's id."""
+    """Of those to run that have a result already: why it does not count, by the cell's id."""
     finished: dict[str, Result] = field(default_factory=dict)
     """Of an earlier call, by the cell's id."""
     absent: list[Job] = field(default_factory=list)
@@ -70,8 +71,14 @@ def plan(suite: Suite, folder: Path, data_root: DataRoot, selected: Callable[[Ce
             todo.finished[cell.id] = result
             continue
         todo.to_run.append(job)
-        if result.status == "changed":
-            todo.changed[cell.id] = result.problem
+        if result.status in ("changed", "unreadable"):
+            if result.newer:
+                raise PeakError(
+                    f"{job.folder}: is a result of peak_nerf {result.newer}, which this {__version__} would replace"
+                    f" ({result.problem}); update peak_nerf or give another --out"
+                )
+            what = "a result of other settings" if result.status == "changed" else "a record that cannot be read"
+            todo.changed[cell.id] = f"has {what} ({result.problem})"
     return todo
 
 

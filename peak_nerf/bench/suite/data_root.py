@@ -1,8 +1,13 @@
-"""Where a suite's data are: images/NAME.png, masks/NAME.png, and scenes NAME/ in the folders of `SCENES`."""
+"""Where a suite's data are: images/NAME.png, masks/NAME.png, and scenes NAME/ in the folders of `SCENES`.
+
+A picture may also be of another kind of `KINDS`, and a name be written in other case on the disk.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -26,6 +31,8 @@ SCENE_DATA = ("transforms*.json", "poses_bounds.npy", "observations.npz", "*.ply
 """What of a scene counts by its content: poses and sparse points."""
 PICTURES = (".png", ".jpg", ".jpeg")
 """What of a scene counts by name and size."""
+KINDS = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp", ".webp", ".npy")
+"""Files that are an image or a mask."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +70,7 @@ class DataRoot:
     folder: Path
 
     def __post_init__(self) -> None:
-        if not self.folder.is_dir():
+        if not os.path.isdir(self.folder):
             raise PeakError(
                 f"--data-root {self.folder}: no such folder; give the one that holds images/, masks/ or"
                 f" {'/, '.join(SCENES)}/"
@@ -73,13 +80,14 @@ class DataRoot:
         """The cell of the task `target`, to be run into `folder`."""
         job = Job(cell, target, folder, dict(cell.options), dict(cell.options))
         if "image" in cell.options:
-            self._use_file(job, "image", self.folder / "images" / f"{cell.options['image']}.png")
+            self._use_file(job, "image", self._picture("images", str(cell.options["image"])))
         if "mask" in cell.options:
             name = str(cell.options["mask"])
-            file = self.folder / "masks" / f"{name}.png"
             drawn = all(part in DRAWN_MASKS for part in name.split("+"))
-            if not drawn or (name in FILE_FIRST_MASKS and file.is_file()):
-                self._use_file(job, "mask", file)
+            if not drawn or name in FILE_FIRST_MASKS:
+                file = self._picture("masks", name)
+                if not drawn or os.path.isfile(file):
+                    self._use_file(job, "mask", file)
         if "scene" in cell.options:
             self._use_scene(job, str(cell.options["scene"]))
         return job
@@ -89,17 +97,48 @@ class DataRoot:
 
         Raises: PeakError when several folders have a scene of this name.
         """
-        candidates = [*(self.folder / parent / name for parent in SCENES), self.folder / name]
-        found = [folder for folder in candidates if any((folder / file).is_file() for file in SCENE_FILES)]
+        parents = [*(self.folder / parent for parent in SCENES), self.folder]
+        candidates = [folder for parent in parents for folder in self._named(parent / name, lambda file: file.name)]
+        found = [folder for folder in candidates if any(os.path.isfile(folder / file) for file in SCENE_FILES)]
         if not found:
             job.absent.append(self.folder / name if "/" in name else self.folder / f"{{{','.join(SCENES)}}}" / name)
             return
-        if len(found) > 1:
-            both = " and ".join(folder.relative_to(self.folder).as_posix() for folder in found)
-            raise PeakError(f"--data-root {self.folder}: {both} are both scenes {name!r}; rename one")
-        folder = found[0]
+        folder = self._only(found, f"scenes {name!r}")
         job.options["scene"] = str(folder.resolve())
         job.recorded["scene"] = f"{folder.relative_to(self.folder).as_posix()} sha256:{self._scene_digest(folder)}"
+
+    def _picture(self, parent: str, name: str) -> Path:
+        """The file of an image or a mask: NAME.png, NAME when that ends in a kind's suffix, NAME of another kind, or
+        either in other case; NAME.png where there is none. Raises: PeakError where several fit equally well."""
+        usual = self.folder / parent / f"{name}.png"
+        given = self.folder / parent / name
+        if os.path.isfile(usual):
+            return usual
+        if given.suffix.lower() in KINDS and (found := self._named(given, lambda file: file.name)):
+            return self._only(found, f"{parent[:-1]} {name!r}")
+        found = [file for file in self._named(given, lambda file: file.stem) if file.suffix.lower() in KINDS]
+        return self._only(found, f"{parent[:-1]} {name!r}") if found else usual
+
+    def _named(self, wanted: Path, part: Callable[[Path], str]) -> list[Path]:
+        """What is in the folder of `wanted` and has its name in a part of its own, or in other case if none has."""
+        there = self._listing(wanted.parent)
+        same = [path for path in there if part(path) == wanted.name]
+        return same or [path for path in there if part(path).casefold() == wanted.name.casefold()]
+
+    def _listing(self, folder: Path) -> list[Path]:
+        if folder not in self._listings:
+            try:
+                self._listings[folder] = sorted(folder / name for name in os.listdir(folder))
+            except OSError:  # what is not there is absent
+                self._listings[folder] = []
+        return self._listings[folder]
+
+    def _only(self, found: list[Path], what: str) -> Path:
+        """Raises: PeakError when it is not alone."""
+        if len(found) > 1:
+            both = " and ".join(path.relative_to(self.folder).as_posix() for path in found[:2])
+            raise PeakError(f"--data-root {self.folder}: {both} are both {what}; rename one")
+        return found[0]
 
     def _scene_digest(self, folder: Path) -> str:
         """Of poses and points by content, of the pictures by name and size: a scene may have gigabytes of them."""
@@ -113,10 +152,14 @@ class DataRoot:
 
     def _use_file(self, job: Job, option: str, file: Path) -> None:
         job.options[option] = str(file.resolve())
-        if file.is_file():
+        if os.path.isfile(file):
             job.recorded[option] = f"{file.relative_to(self.folder).as_posix()} sha256:{self._digest(file)}"
         else:
             job.absent.append(file)
+
+    @cached_property
+    def _listings(self) -> dict[Path, list[Path]]:
+        return {}
 
     @cached_property
     def _digests(self) -> dict[Path, str]:

@@ -8,68 +8,15 @@ from typing import Any, NoReturn, get_args
 
 from pydantic import BaseModel, ValidationError
 from ruamel.yaml import YAML
-from ruamel.yaml.comments import CommentedMap, CommentedSeq
-from ruamel.yaml.constructor import RoundTripConstructor
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
-from peak_nerf.bench.suite.grid import LONGEST_NAME, Suite, parse_selection
+from peak_nerf.bench.suite.grid import LONGEST_NAME, MAX_CELLS, Suite, parse_selection
 from peak_nerf.bench.suite.registry import TASKS, OptionTypes, option_types
-from peak_nerf.errors import PeakError
+from peak_nerf.bench.suite.source import Loc, Source
 from peak_nerf.system.choices import did_you_mean
 from peak_nerf.system.files import write_atomically
 
-Loc = tuple[str | int, ...]
-
-
-class _Constructor(RoundTripConstructor):
-    """Leaves a date a text."""
-
-
-_Constructor.add_constructor("tag:yaml.org,2002:timestamp", RoundTripConstructor.construct_scalar)
-
-
-class Source:
-    """A YAML 1.2 file that knows in which line everything stands. Raises: PeakError when it is no YAML."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        yaml = YAML()
-        yaml.Constructor = _Constructor
-        try:
-            self.data: Any = yaml.load(path.read_text(encoding="utf-8"))
-        except MarkedYAMLError as error:
-            mark = error.problem_mark or error.context_mark
-            line = "" if mark is None else f"{mark.line + 1}:"
-            problem = str(error.problem).partition(" with value")[0]  # of a key that is there twice
-            raise PeakError(f"{path}:{line} not YAML: {problem}; mend this line or the one before") from error
-        except (OSError, UnicodeDecodeError, YAMLError) as error:
-            reason = " ".join(str(error).split())
-            raise PeakError(f"{path}: cannot be read ({reason}); give a suite's YAML file") from error
-
-    def fail(self, loc: Loc, problem: str) -> NoReturn:
-        """Raise the problem at `loc`, a path of keys and indices."""
-        where = _loc_text(loc)
-        raise PeakError(f"{self.path}:{self.line(loc)}: {f'{where}: ' if where else ''}{problem}")
-
-    def line(self, loc: Loc) -> int:
-        """The line of what stands at `loc`, or of the nearest thing around it that is there; from 1."""
-        data, line = self.data, 0
-        for step in loc:
-            if isinstance(data, CommentedMap) and step in data:
-                line = data.lc.key(step)[0]
-            elif isinstance(data, CommentedSeq) and isinstance(step, int) and step < len(data):
-                line = data.lc.item(step)[0]
-            else:
-                break
-            data = data[step]
-        return line + 1
-
-
-def _loc_text(loc: Loc) -> str:
-    text = ""
-    for step in loc:
-        text += f"[{step}]" if isinstance(step, int) else f".{step}" if text else str(step)
-    return text
+NAMES = ("image", "mask", "scene")
+"""Axes whose values are names of files, which a number in YAML would lose the zeros of."""
 
 
 def read_suite(path: Path, *, check_options: bool = True) -> Suite:
@@ -85,9 +32,11 @@ def read_suite(path: Path, *, check_options: bool = True) -> Suite:
     if not isinstance(source.data, dict):
         source.fail((), "a suite is a mapping with title, task, data, methods and seeds")
     try:
-        suite = Suite.model_validate(source.data)
+        suite = Suite.model_validate(_with_names_as_written(source))
     except ValidationError as error:
         _fail_as_pydantic(source, error)
+    if suite.n_cells > MAX_CELLS:
+        source.fail(("data",), f"is a grid of {suite.n_cells:,} cells, more than {MAX_CELLS:,}; split the suite")
     _check_selections(suite, source)
     _check_axes(suite, source)
     _check_paper(suite, source)
@@ -96,6 +45,14 @@ def read_suite(path: Path, *, check_options: bool = True) -> Suite:
     if check_options:
         _check_options(suite, source, option_types(TASKS[suite.task]))
     return suite
+
+
+def _with_names_as_written(source: Source) -> dict[str, Any]:
+    data = source.data.get("data")
+    if not isinstance(data, dict):
+        return dict(source.data)
+    names = {axis: texts for axis in NAMES if (texts := source.texts(("data", axis)))}
+    return {**source.data, "data": {**data, **names}}
 
 
 def write_suite(suite: Suite, path: Path) -> None:

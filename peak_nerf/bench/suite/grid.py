@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import product
+from math import prod
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, StrictFloat, StrictInt
@@ -17,6 +19,8 @@ Value = StrictBool | StrictInt | StrictFloat | str
 LOWER_IS_BETTER = frozenset({"seconds", "n_parameters", "lpips", "relative_residual"})
 LONGEST_NAME = 200
 """Of a cell's folder, in bytes; file systems take 255, and a suffix comes on top."""
+MAX_CELLS = 10_000
+"""Of a suite."""
 
 
 def show(value: Value) -> str:
@@ -40,20 +44,30 @@ def _fit_for_folder_name(value: Value) -> Value:
 
 def _not_repeated(values: list[Any]) -> list[Any]:
     names = [show(v) if isinstance(v, (bool, int, float, str)) else v.name for v in values]
-    twice = next((name for name in names if names.count(name) > 1), None)
+    seen: set[str] = set()
+    twice = next((name for name in names if name in seen or seen.add(name)), None)  # type: ignore[func-returns-value]
     if twice is not None:
         raise PydanticCustomError("repeated", "{name} is there twice", {"name": repr(twice)})
     return values
 
 
+def _no_truth(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise PydanticCustomError("number", "give a number, not true or false")
+    return value
+
+
+Whole = Annotated[int, BeforeValidator(_no_truth)]
+"""Also in quotes, as pydantic reads it."""
+Name = Annotated[str, Field(max_length=LONGEST_NAME)]
 AxisValue = Annotated[Value, AfterValidator(_fit_for_folder_name)]
 AxisValues = Annotated[list[AxisValue], Field(min_length=1), AfterValidator(_not_repeated)]
 
 
 class Strict(BaseModel):
-    """A model that refuses what it does not know."""
+    """A model that refuses what it does not know, and numbers that are none."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Method(Strict):
@@ -61,7 +75,7 @@ class Method(Strict):
 
     name: Annotated[str, AfterValidator(_fit_for_folder_name)]
     """As the report calls it; by default the method's own name."""
-    method: str
+    method: Name
     settings: dict[str, Value] = {}
     """On top of the suite's."""
     sweep: dict[str, AxisValues] | None = None
@@ -113,9 +127,9 @@ def _whole_above_one(gpus: float) -> float:
 class Resources(Strict):
     """What a cell needs of a cluster's node. The local engine shares this machine's cores among its jobs instead."""
 
-    cpus: Annotated[StrictInt, Field(ge=1)] = 1
+    cpus: Annotated[Whole, Field(ge=1, le=2**16)] = 1
     """Cores, and so threads of the cell."""
-    gpus: Annotated[float, Field(ge=0, strict=True), AfterValidator(_whole_above_one)] = 0.0
+    gpus: Annotated[float, BeforeValidator(_no_truth), Field(ge=0, le=2**10), AfterValidator(_whole_above_one)] = 0.0
     """Below 1, cells share a GPU."""
 
 
@@ -123,16 +137,16 @@ class Suite(Strict):
     """A suite file."""
 
     title: str
-    task: str
-    metric: str = "psnr"
+    task: Name
+    metric: Name = "psnr"
     """The key of metrics.json that the report is about."""
-    unit: str = "dB"
+    unit: Name = "dB"
     data: Annotated[dict[str, AxisValues], Field(min_length=1)]
     """Axes of the data, such as image and mask; each is an option of the task."""
     methods: Annotated[
         list[Annotated[Method, BeforeValidator(_method)]], Field(min_length=1), AfterValidator(_not_repeated)
     ]
-    seeds: Annotated[list[StrictInt], Field(min_length=1), AfterValidator(_not_repeated)]
+    seeds: Annotated[list[Whole], Field(min_length=1), AfterValidator(_not_repeated)]
     settings: dict[str, Value] = {}
     """Options of the task, the same for all methods."""
     where: dict[str, dict[str, Value]] = {}
@@ -153,37 +167,52 @@ class Suite(Strict):
 
     def axes(self) -> dict[str, list[str]]:
         """Every axis of a cell's key and its values as text, in the order of the key."""
-        axes = {axis: [show(v) for v in values] for axis, values in self.data.items()}
-        axes["method"] = [method.name for method in self.methods]
+        return self._axes
+
+    @cached_property
+    def _axes(self) -> dict[str, list[str]]:
+        axes = {axis: dict.fromkeys(show(v) for v in values) for axis, values in self.data.items()}
+        axes["method"] = dict.fromkeys(method.name for method in self.methods)
         for method in self.methods:
             for setting, values in self.sweep_of(method).items():
-                known = axes.setdefault(setting, [])
-                known.extend(text for v in values if (text := show(v)) not in known)
-        axes["seed"] = [str(seed) for seed in self.seeds]
-        return axes
+                axes.setdefault(setting, {}).update(dict.fromkeys(show(v) for v in values))
+        axes["seed"] = dict.fromkeys(str(seed) for seed in self.seeds)
+        return {axis: list(values) for axis, values in axes.items()}
+
+    @property
+    def n_cells(self) -> int:
+        """How many `cells` makes, or would without any `only`."""
+        points = sum(sum(map(len, self.sweep_of(method).values())) or 1 for method in self.methods)
+        return prod(map(len, self.data.values())) * points * len(self.seeds)
 
     def cells(self) -> Iterator[Cell]:
         """All cells: by data, then method, then sweep, then seed."""
+        where = [(parse_selection(self, place), given) for place, given in self.where.items()]
+        only = {m.name: parse_selection(self, m.only) if m.only is not None else {} for m in self.methods}
         for values in product(*self.data.values()):
             data = dict(zip(self.data, values, strict=True))
             for method in self.methods:
                 sweep = self.sweep_of(method)
                 points: list[tuple[str, Value] | None] = [(name, v) for name, values_ in sweep.items() for v in values_]
                 for point, seed in product(points or [None], self.seeds):
-                    cell = self._cell(data, method, point, seed)
-                    if self._is_for(method, cell):
+                    cell = self._cell(data, method, point, seed, where)
+                    if cell.matches(only[method.name]):
                         yield cell
 
-    def _is_for(self, method: Method, cell: Cell) -> bool:
-        return method.only is None or cell.matches(parse_selection(self, method.only))
-
-    def _cell(self, data: dict[str, Value], method: Method, point: tuple[str, Value] | None, seed: int) -> Cell:
+    def _cell(
+        self,
+        data: dict[str, Value],
+        method: Method,
+        point: tuple[str, Value] | None,
+        seed: int,
+        where: list[tuple[dict[str, list[str]], dict[str, Value]]],
+    ) -> Cell:
         swept = {} if point is None else dict([point])
         key = {**data, "method": method.name, **swept, "seed": seed}
         cell = Cell({axis: show(value) for axis, value in key.items()}, {}, None if point is None else point[0])
         here: dict[str, Value] = {}
-        for place, given in self.where.items():
-            if cell.matches(parse_selection(self, place)):
+        for selection, given in where:
+            if cell.matches(selection):
                 here |= given
         settings = {**self.settings, **method.settings, **here, **data, **swept}
         return replace(cell, options={**settings, "method": method.method, "seed": seed})

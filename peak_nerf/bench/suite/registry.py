@@ -8,7 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from peak_nerf.system.choices import did_you_mean
 
@@ -38,6 +38,7 @@ class OptionTypes:
     def __init__(self, options: type[Any]) -> None:
         fields, hints = dataclasses.fields(options), get_type_hints(options, include_extras=True)
         self.types = {field.name: hints[field.name] for field in fields}
+        self.adapters: dict[str, TypeAdapter[Any]] = {}
         self.choices = {field.name: field.metadata.get("choices") for field in fields}
         self.renamed = {old: field.name for field in fields for old in field.metadata.get("aliases", ())}
         self.new_values = {field.name: field.metadata.get("value_aliases", {}) for field in fields}
@@ -57,7 +58,21 @@ class OptionTypes:
         return found
 
     def _current_value(self, name: str, value: Any) -> Any:
-        return self.new_values.get(name, {}).get(value, value) if isinstance(value, str) else value
+        """Of a text, its value of today; the number or truth that it spells, where the option takes no text."""
+        if not isinstance(value, str):
+            return value
+        value = self.new_values.get(name, {}).get(value, value)
+        if name not in self.types or any(leaf in (str, Path) or get_args(leaf) for leaf in _leaves(self.types[name])):
+            return value
+        try:
+            return self._adapter(name).validate_python(value)
+        except ValidationError:
+            return value
+
+    def _adapter(self, name: str) -> TypeAdapter[Any]:
+        if name not in self.adapters:
+            self.adapters[name] = TypeAdapter(self.types[name], config=ConfigDict(allow_inf_nan=False))
+        return self.adapters[name]
 
     def convert(self, name: str, value: Any) -> Any:
         """The value as the option's type; a number for a text becomes text.
@@ -77,21 +92,31 @@ class OptionTypes:
         leaves = _leaves(self.types[name])
         if Path in leaves:
             return Path(str(value))
-        adapter = TypeAdapter(self.types[name])
+        adapter = self._adapter(name)
         try:
             return adapter.validate_python(value, strict=True)
-        except ValidationError as error:
+        except ValidationError:
             try:
                 return adapter.validate_python(value if isinstance(value, (bool, str)) else str(value), strict=True)
             except ValidationError:
                 if isinstance(value, str) and (words := [word for leaf in leaves for word in get_args(leaf)]):
                     raise ValueError(f"{value!r} is not known; {did_you_mean(value, words)}") from None
-                problem = error.errors(include_url=False)[0]["msg"]
+                problem = _problem(adapter, value)
                 raise ValueError(f"{value!r} will not do: {problem[:1].lower()}{problem[1:]}") from None
 
     def convert_all(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """`convert` for each, by today's names."""
         return {name: self.convert(name, value) for name, value in self.current(values).items()}
+
+
+def _problem(adapter: TypeAdapter[Any], value: Any) -> str:
+    """What is wrong with a value; of a number in quotes, what is wrong with the number."""
+    for strict in (not isinstance(value, str), True):
+        try:
+            adapter.validate_python(value, strict=strict)
+        except ValidationError as error:
+            return str(error.errors(include_url=False)[0]["msg"])
+    return "another type is wanted"
 
 
 def _leaves(hint: Any) -> list[Any]:

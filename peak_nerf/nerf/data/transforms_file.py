@@ -56,7 +56,7 @@ class Scene:
     """A data folder and the file of each split; nerfstudio and LLFF scenes name the same file three times, or a COLMAP
     model's folder."""
 
-    kind: Literal[blender, nerfstudio, llff]
+    kind: Literal["blender", "nerfstudio", "llff"]
     folder: Path
     files: Mapping[str, Path]
 

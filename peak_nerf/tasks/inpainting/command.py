@@ -280,7 +280,12 @@ def render_image(field: tyro.conf.Positional[Path], size: str = "original", out:
     if out.suffix.lower() != ".png":
         raise PeakError(f"--out {out}: the picture is a PNG; give a name that ends in .png")
     image_field, fitted = field_file.load_field(field)
+    if image_field.out_dim not in (1, 3):
+        raise PeakError(f"{field}: has {image_field.out_dim} channels; a PNG takes a field of 1 or 3")
     height, width = parse_size(size, fitted)
-    write_png(out, field_file.render_field(image_field, fitted, (height, width)))
+    picture = field_file.render_field(image_field, fitted, (height, width))
+    if np.isnan(picture).any():
+        raise PeakError(f"{field}: its weights are too large, it renders to NaN; fit the picture again")
+    write_png(out, picture)
     print(f"{out}: {width} x {height} pixels")
     return 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -252,6 +253,100 @@ def test_masks_and_mixed_versions_are_said(write: Write, tmp_path: Path) -> None
     text = page(Results("mine", results.suite, tmp_path / "mine")).markdown()
     assert "Masks: random drawn by peak\\_nerf." in text
     assert "MIXED between runs: torch 1 | torch 2".replace("|", "\\|") in text
+
+
+RECORDS = [
+    ("metrics.json", '{"psnr": 1e308}', "psnr: input should be less than or equal to 1000"),
+    ("metrics.json", '{"psnr": 1' + "0" * 400 + "}", "psnr: "),
+    ("metrics.json", '{"psnr": 1' + "0" * 9000 + "}", "is no JSON"),
+    ("metrics.json", '{"lpips": -1e200}', "lpips is beyond 1e+30"),
+    ("metrics.json", '{"lpips": 1' + "0" * 400 + "}", "lpips is beyond 1e+30"),
+    ("metrics.json", '{"psnr": NaN}', "is no JSON"),
+    ("metrics.json", '{"seconds": "long"}', "seconds: input should be a valid number"),
+    ("metrics.json", '{"seconds": -1}', "seconds: input should be greater than or equal to 0"),
+    ("metrics.json", '{"n_parameters": 1e300}', "n_parameters: "),
+    ("metrics.json", '{"history": 3}', "history: input should be a valid list"),
+    ("metrics.json", '{"history": [1]}', "history.0: "),
+    ("metrics.json", '{"history": [{"psnr": 1e308}]}', "history.0.psnr: "),
+    ("metrics.json", '{"history": {"a": 1}}', "history: "),
+    ("metrics.json", '{"settings": [1]}', "settings: "),
+    ("metrics.json", '{"settings": "x"}', "settings: "),
+    ("metrics.json", '{"versions": ["a"]}', "versions: "),
+    ("metrics.json", '{"versions": {"torch": {"a": 1}}}', "versions.torch: "),
+    ("metrics.json", '{"partial": "no"}', "partial: "),
+    ("metrics.json", "[]", "holds no table"),
+    ("metrics.json", "", "is no JSON"),
+    ("metrics.json", "\xff\x00", "is no JSON"),
+    ("metrics.json", '{"settings": ' + "[" * 5000 + "]" * 5000 + "}", "is no JSON"),
+    ("cell.json", '{"options": [1]}', "options: "),
+    ("cell.json", '{"options": {"mask": {"a": 1}}}', "options.mask"),
+    ("cell.json", '{"options": "x"}', "options: "),
+    ("cell.json", "{", "is no JSON"),
+]
+"""File, content, problem."""
+
+
+def test_records_that_cannot_be_read_are_named_and_the_others_are_reported(
+    write: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One in each cell but the first of the method `peak`."""
+    runs, n = tmp_path / "runs", len(RECORDS)
+    seeds = ("[1, 2]", f"[{', '.join(map(str, range(n + 1)))}]")
+    suite = write(("[lena, house]", "[lena]"), seeds, ("paper:", "plot: {kind: time}\npaper:"))
+    given = {f"method=peak,seed={i}": 21.0 for i in range(n + 1)}
+    fill(runs / "mine", suite, given, versions={"torch": "0"}, history=[{"seconds": 1.0, "psnr": 5.0}])
+    ids = [f"image=lena,mask=random,method=peak,seed={i + 1}" for i in range(n)]
+    for cell, (file, text, _) in zip(ids, RECORDS, strict=True):
+        (runs / "mine" / cell / file).write_text(text, encoding="latin-1")
+    assert report(runs, tmp_path / "out") == 0
+    said = capsys.readouterr().out
+    assert f"1 of {2 * n + 2} cells ({n + 1} missing, {n} unreadable)" in said
+    assert f"unreadable: {ids[0]} (metrics.json: psnr: " in said
+    assert f"unreadable: {n - 20} more, named in {tmp_path / 'out' / 'mine'}.md" in said
+    markdown = (tmp_path / "out" / "mine.md").read_text().replace("\\_", "_")
+    for cell, (file, _, problem) in zip(ids, RECORDS, strict=True):
+        line = next(line for line in markdown.splitlines() if line.startswith(f"| {cell} | {file}: "))
+        assert problem in line
+    assert f"21.00 (paper 21.00, 1 of {n + 1} seeds)" in markdown
+    shutil.rmtree(runs / "mine" / "image=lena,mask=random,method=peak,seed=0")
+    assert report(runs, tmp_path / "out") == 0
+    assert "| unreadable (paper 21.00) |" in (tmp_path / "out" / "mine.md").read_text()
+
+
+def test_a_damaged_suite_costs_the_others_nothing(
+    write: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = tmp_path / "runs"
+    for name in ("a", "b", "c"):
+        fill(runs / name, write(), PSNR)
+    (runs / "a" / "suite.yaml").write_text((runs / "a" / "suite.yaml").read_text() + "surprise: 1\n")
+    (runs / "b" / "suite.yaml").write_text("[")
+    with pytest.raises(
+        PeakError, match=r"suite.yaml:\d+: surprise: unknown key.*of a newer peak_nerf, or damaged .and 1"
+    ):
+        report(runs, tmp_path / "out")
+    assert f"{tmp_path / 'out' / 'c'}.md" in capsys.readouterr().out
+    assert {path.stem for path in (tmp_path / "out").iterdir()} == {"c"}
+
+
+def test_odd_pictures_notes_and_names_do_no_harm(write: Write, tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    suite = write(("- peak\n", "- {name: $x_$, method: peak}\n  - peak\n"), ("paper:", "plot: {kind: time}\npaper:"))
+    fill(runs / "mine", suite, {**PSNR, "method=$x_$": 3.0})
+    cells = sorted(path for path in (runs / "mine").iterdir() if path.is_dir())
+    for cell, content in zip(
+        cells, (b"", b"\x89PNG\r\n\x1a\n" + b"\0" * 50, b"P6 99999999 99999999 255\n"), strict=False
+    ):
+        (cell / "reconstruction.png").write_bytes(content)
+    Image.new("1", (9000, 9000)).save(cells[3] / "reconstruction.png")
+    (cells[4] / "metrics.json").unlink()
+    (cells[4] / "error.txt").write_bytes(b"\xff\n" + b"x" * 200_000 + b"\nlast \x1b[31m\n")
+    (cells[5] / "metrics.json").unlink()
+    (cells[5] / "metrics.json").mkdir()
+    assert report(runs, tmp_path / "out") == 0
+    text = (tmp_path / "out" / "mine.md").read_text()
+    assert "metrics.json: is no file" in text
+    assert "last " in text
 
 
 def test_a_folder_without_suites_is_said_so(tmp_path: Path) -> None:

@@ -115,11 +115,67 @@ def test_failed_cells_are_reported_and_do_not_stop_the_rest(
 
 def test_a_result_that_is_partial_or_broken_is_none(tmp_path: Path) -> None:
     path = tmp_path / "metrics.json"
-    for text, status in (('{"psnr": 1}', "finished"), ('{"partial": true}', "missing"), ('{"psnr": ', "missing")):
+    for text, status in (('{"psnr": 1}', "finished"), ('{"partial": true}', "missing"), ('{"psnr": ', "unreadable")):
         path.write_text(text)
         assert read_result(tmp_path).status == status
     path.write_text('{"psnr": 1}')
     assert read_result(tmp_path, {"seed": 1}).problem == "there is no record of its settings"
+
+
+def test_a_record_that_cannot_be_read_is_said_and_run_again_unless_it_is_of_a_newer_version(
+    write: Write, data_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    suite, runs = write(ONE, ("[1, 2]", "[1]")), tmp_path / "runs"
+    only = "method=peak"
+    assert bench(suite, runs, data_root, only=only) == 0
+    path = runs / "mine" / FIRST / "metrics.json"
+    whole = json.loads(path.read_text())
+    capsys.readouterr()
+    for change, why in (
+        ({"psnr": 1e308}, "psnr: input should be less than"),
+        ({"history": 3}, "history: input should"),
+    ):
+        path.write_text(json.dumps(whole | change))
+        assert bench(suite, runs, data_root, only=only) == 0
+        assert f"{FIRST}: has a record that cannot be read (metrics.json: {why}" in capsys.readouterr().out
+        assert json.loads(path.read_text()) == whole
+    (path.parent / "cell.json").write_text('{"options": [1]}')
+    assert bench(suite, runs, data_root, only=only) == 0
+    assert "has a record that cannot be read (cell.json: options: input should be" in capsys.readouterr().out
+
+    newer = {"versions": {"peak_nerf": "99.1.0"}, "surprise": {"a": [1]}}
+    path.write_text(json.dumps(whole | newer))
+    assert bench(suite, runs, data_root, only=only) == 0  # a result is a result
+    before = path.read_text()
+    path.write_text(json.dumps(whole | newer | {"history": "of another kind"}))
+    with pytest.raises(PeakError, match=r"is a result of peak_nerf 99.1.0, which this .* would replace"):
+        bench(suite, runs, data_root, only=only)
+    path.write_text(before)
+    with pytest.raises(PeakError, match=r"would replace \(budget_seconds was 60, is 30\); update peak_nerf or give"):
+        bench(write(ONE, ("[1, 2]", "[1]"), ("60", "30")), runs, data_root, only=only)
+    assert path.read_text() == before
+
+
+def test_data_of_other_kinds_and_cases_are_said(
+    write: Write, data_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = data_root / "images"
+    (images / "lena.png").rename(images / "Lena.png")
+    Image.open(images / "house.png").save(images / "house.tif")
+    (images / "house.png").unlink()
+    assert bench(write(("[1, 2]", '["1"]'), ("60", '"60"')), tmp_path / "runs", data_root, only="method=peak") == 0
+    output = capsys.readouterr().out
+    assert "data of other names: house is images/house.tif, lena is images/Lena.png\n" in output
+    assert bench(write(("[1, 2]", "[1]")), tmp_path / "runs", data_root, only="method=peak") == 0
+    assert "2 cells, 2 finished before, 0 to run" in capsys.readouterr().out  # quotes make no other settings
+
+
+def test_a_suite_whose_runs_would_lie_beside_the_output_is_refused(
+    write: Write, data_root: Path, tmp_path: Path
+) -> None:
+    for name in ("..yaml", "...yaml"):
+        with pytest.raises(PeakError, match="rename the file"):
+            bench(write(name=name), tmp_path / "runs", data_root)
 
 
 def test_absent_images_are_listed_and_are_no_failure(

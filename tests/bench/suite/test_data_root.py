@@ -121,3 +121,48 @@ def test_two_scenes_of_one_name_are_refused(data_root: Path) -> None:
     with pytest.raises(PeakError, match="llff/fern and posed/fern are both scenes 'fern'; rename one"):
         job(data_root, scene="fern")
     assert job(data_root, scene="llff/fern").recorded["scene"].startswith("llff/fern ")
+
+
+def put(path: Path) -> Path:
+    path.parent.mkdir(exist_ok=True)
+    Image.new("L", (8, 8)).save(path)
+    return path
+
+
+@pytest.mark.parametrize("file", ["boat.jpg", "boat.JPEG", "boat.TIF", "boat.tiff", "boat.PNG", "Boat.png", "BOAT.JPG"])
+@pytest.mark.parametrize("name", ["boat", "given"])
+@pytest.mark.parametrize(("folder", "option"), [("images", "image"), ("masks", "mask")])
+def test_pictures_of_other_kinds_and_names_in_other_case(
+    file: str, name: str, folder: str, option: str, data_root: Path
+) -> None:
+    """By the name alone, or by that of the file, in whatever case."""
+    path = put(data_root / folder / file)
+    found = job(data_root, **{option: name if name == "boat" else file.lower()})
+    assert (found.absent, found.options[option]) == ([], str(path))
+    assert str(found.recorded[option]).startswith(f"{folder}/{file} sha256:")
+
+
+def test_png_and_the_same_case_come_first_and_what_is_left_must_be_one(data_root: Path) -> None:
+    put(data_root / "images" / "lena.jpg")
+    put(data_root / "images" / "LENA.png")
+    assert job(data_root, image="lena").options["image"] == str(data_root / "images" / "lena.png")
+    assert job(data_root, image="lena.jpg").options["image"] == str(data_root / "images" / "lena.jpg")
+    assert job(data_root, image="LENA").options["image"] == str(data_root / "images" / "LENA.png")
+    put(data_root / "images" / "sea.jpg")
+    put(data_root / "images" / "sea.tif")
+    put(data_root / "images" / "Sea.bmp")
+    with pytest.raises(PeakError, match=r"images/sea.jpg and images/sea.tif are both image 'sea'; rename one"):
+        job(data_root, image="sea")
+    (data_root / "images" / "note.txt").write_text("")
+    assert job(data_root, image="note").absent == [data_root / "images" / "note.png"]
+    assert job(data_root, image="x" * 300).absent
+    put(data_root / "masks" / "Textural.tif")
+    assert job(data_root, mask="textural").options["mask"] == str(data_root / "masks" / "Textural.tif")
+
+
+def test_a_scene_in_other_case_is_found(data_root: Path) -> None:
+    for name in ("Fern", "Lego"):
+        (data_root / "llff" / name).mkdir(parents=True)
+        (data_root / "llff" / name / "transforms.json").write_text("{}")
+    for name in ("fern", "llff/fern"):
+        assert job(data_root, scene=name).options["scene"] == str(data_root / "llff" / "Fern")
