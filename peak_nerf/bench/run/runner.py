@@ -18,6 +18,7 @@ from peak_nerf.bench.suite.data_root import DataRoot, Job
 from peak_nerf.bench.suite.file import write_suite
 from peak_nerf.bench.suite.grid import Cell, Suite
 from peak_nerf.bench.suite.registry import TASKS, option_types
+from peak_nerf.errors import PeakError
 from peak_nerf.system.locks import lock_folder
 
 SUITE_FILE = "suite.yaml"
