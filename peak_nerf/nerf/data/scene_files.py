@@ -96,9 +96,10 @@ def split_of_scene(
     if len({*scene.files.values()}) > 1 or scene.kind == "blender":
         found = next((name for name in (split, stand_in) if name in scene.files), None)
         if found is None and "train" in scene.files:
-            wanted = " and ".join(f"transforms_{name}.json" for name in SPLITS[1:])
             scene_file = _scene_file(scene, "train", say, factor)
-            held_out = _every_nth(scene_file, list(range(len(scene_file.frames))), eval_interval, f"add {wanted}")
+            held_out = _every_nth(
+                scene_file, list(range(len(scene_file.frames))), eval_interval, "add transforms_test.json"
+            )
             return scene_file, held_out
         if found is None:
             wanted = " and ".join(f"transforms_{name}.json" for name in dict.fromkeys((split, stand_in)))
