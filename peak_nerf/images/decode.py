@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from peak_nerf.errors import PeakError
+from peak_nerf.system.files import check_file
 
 FORMATS = "PNG, JPEG, TIFF, BMP, WebP or .npy"
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -28,12 +29,9 @@ def read_bytes(path: Path) -> bytes:
 
     Raises: PeakError when it is a folder, not there, unreadable or empty.
     """
-    if path.is_dir():
-        raise PeakError(f"{path}: is a folder; name one picture in it")
+    check_file(path, "name one picture in it" if os.path.isdir(path) else f"name a picture ({FORMATS})")
     try:
         data = path.read_bytes()
-    except FileNotFoundError:
-        raise PeakError(f"{path}: no such file; name a picture ({FORMATS})") from None
     except OSError as error:
         raise PeakError(f"{path}: cannot be read ({error.strerror}); check its permissions and its disk") from error
     if not data:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -68,7 +69,7 @@ def make_mask(name: str | Path, size: tuple[int, int], missing: float = 0.5, see
     Args: missing: for "random". seed: for "random" and "textural".
     Raises: PeakError when it is neither, and what the mask itself raises.
     """
-    if "+" in str(name) and not Path(name).exists():
+    if "+" in str(name) and not os.path.exists(name):
         return np.logical_and.reduce([make_mask(part, size, missing, seed) for part in str(name).split("+")])
     if name == "random":
         return random_mask(size, missing, seed)
@@ -76,7 +77,7 @@ def make_mask(name: str | Path, size: tuple[int, int], missing: float = 0.5, see
         return patch_mask(size)
     if name == "textural":
         return textural_mask(size, seed)
-    if not Path(name).exists():
+    if not os.path.lexists(name):
         raise PeakError(f"--mask {name}: no such mask, and no such file; {did_you_mean(str(name), MASKS)}")
     return mask_from_file(name, size)
 

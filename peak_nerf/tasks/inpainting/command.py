@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -184,7 +185,7 @@ def _check_folder(out: Path, options: InpaintOptions) -> None:
     """Find out now, not after the fit, whether results can be written, and that they replace no input."""
     ours = {(out / name).resolve() for name in (*PICTURES, METRICS, CHECKPOINT, FIELD)}
     for given in (options.image, *map(Path, options.mask.split("+"))):
-        if given.resolve() in ours and given.exists():
+        if os.path.exists(given) and given.resolve() in ours:
             raise PeakError(f"--out {out}: a result there would replace {given}; choose another folder")
     record.check_folder(out)
 

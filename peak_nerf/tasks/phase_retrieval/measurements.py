@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor
 
 from peak_nerf.errors import PeakError
-from peak_nerf.system.files import write_atomically
+from peak_nerf.system.files import check_file, write_atomically
 from peak_nerf.tasks.phase_retrieval.operators import FourierOperator, GaussianOperator, Operator
 
 logger = logging.getLogger(__name__)
@@ -23,6 +22,12 @@ MIN_RATIO = {"fourier": math.sqrt(2), "gaussian": 0.5}
 """Below, there are fewer independent magnitudes than unknowns (Fourier: m^2 / 2 of n^2 pixels), or than half as many
 (Gaussian: where a picture's own regularity has nothing left to work with)."""
 MIN_SIDE = 16
+MAX_SIDE = 4096
+MAX_MAGNITUDE = 1e30
+"""Squares of larger ones overflow."""
+MAX_SEED = 2**63 - 1
+MAX_UNPACKED, MOST_PACKED = 2**28, 50
+"""A file that unpacks to more bytes than that, and to so many times its own size, holds no measurements."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,6 +182,8 @@ def read_measurements(path: Path) -> Measurements:
     size = _whole(path, content, "size")
     if size < MIN_SIDE:
         raise PeakError(f"{path}: size is {size}; pictures have a side of at least {MIN_SIDE}")
+    if size > MAX_SIDE:
+        raise PeakError(f"{path}: size is {size}; pictures have a side of at most {MAX_SIDE}")
     y = content.get("magnitudes")
     if y is None:
         raise PeakError(f"{path}: has no array 'magnitudes'; it holds {', '.join(content) or 'nothing'}")
@@ -187,6 +194,8 @@ def read_measurements(path: Path) -> Measurements:
         raise PeakError(f"{path}: {int((~np.isfinite(y)).sum())} magnitudes are NaN or infinite; mend the file")
     if (y < 0).any():
         raise PeakError(f"{path}: {int((y < 0).sum())} magnitudes are negative; magnitudes are |A x|, clip noise at 0")
+    if y.size and y.max() > MAX_MAGNITUDE:
+        raise PeakError(f"{path}: magnitudes are up to {y.max():g}; scale them, {MAX_MAGNITUDE:g} is the most")
     if not (y > 0).any():
         raise PeakError(f"{path}: all magnitudes are 0, there is nothing to reconstruct")
     return _fourier(path, y, size) if problem == "fourier" else _gaussian(path, content, y, size)
@@ -213,9 +222,10 @@ def _gaussian(path: Path, content: dict[str, np.ndarray], y: np.ndarray, size: i
     if matrix is None:
         if "seed" not in content:
             raise PeakError(f"{path}: has neither the array 'matrix' nor the 'seed' of a simulated one; add the matrix")
-        operator = GaussianOperator(
-            size, len(y), _whole(path, content, "seed"), bool(content.get("complex_matrix", np.zeros(())).any())
-        )
+        seed = _whole(path, content, "seed")
+        if seed > MAX_SEED:
+            raise PeakError(f"{path}: seed is {seed}; {MAX_SEED} is the most")
+        operator = GaussianOperator(size, len(y), seed, bool(content.get("complex_matrix", np.zeros(())).any()))
     else:
         if matrix.shape != (len(y), size * size):
             raise PeakError(
@@ -238,16 +248,23 @@ def _full_plane(half: Tensor, padded: int) -> Tensor:
 
 
 def _load(path: Path) -> dict[str, np.ndarray]:
-    if not path.is_file():
-        raise PeakError(f"{path}: no such file; give a .npz file with problem, size and magnitudes")
+    check_file(path, "give a .npz file with problem, size and magnitudes")
     try:
         with path.open("rb") as file:  # numpy leaves it open where the archive is broken
             arrays = np.load(file, allow_pickle=False)
             if isinstance(arrays, np.ndarray):
                 raise PeakError(f"{path}: holds a single array; save problem, size and magnitudes with numpy.savez")
+            unpacked, packed = sum(member.file_size for member in arrays.zip.infolist()), path.stat().st_size
+            if unpacked > MAX_UNPACKED and unpacked > MOST_PACKED * packed:
+                raise PeakError(
+                    f"{path}: would unpack to {unpacked / 2**30:.1f} GiB of zeros and the like; mend the file"
+                )
             return {name: arrays[name] for name in arrays.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise PeakError(f"{path}: cannot be read ({str(error).splitlines()[0]}); save it with numpy.savez") from error
+    except PeakError:
+        raise
+    except Exception as error:  # of zip files, their compressions and numpy's headers; MemoryError of a false header
+        problem = (str(error).splitlines() or [type(error).__name__])[0]
+        raise PeakError(f"{path}: cannot be read ({problem}); save it with numpy.savez") from error
 
 
 def _word(path: Path, content: dict[str, np.ndarray], name: str) -> str:
