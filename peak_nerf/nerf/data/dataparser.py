@@ -180,7 +180,9 @@ class PeakDataParser(DataParser):
                 scene, split, config.eval_interval, say_once, config.downscale_factor
             )
             indices = usable_frames(scene, scene_file, indices, downscale, say_once)
-            training = indices if scene.kind == "blender" else config.training_frames(scene)[1]
+            training = indices
+            if scene.files.get("train") == scene_file.path and scene.kind != "blender":
+                training = config.training_frames(scene)[1]
         frames = [scene_file.frames[i] for i in indices]
         split_pictures = pictures_of_split(
             scene, scene_file, indices, training, downscale, config.opaque_is_photo, config.for_others, say_once

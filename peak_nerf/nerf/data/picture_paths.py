@@ -27,20 +27,29 @@ Say = Callable[[str], None]
 def image_path(scene: Scene, name: str, downscale: int, folder_name: str = "images") -> Path:
     """Where the image `name` is, at `1 / downscale` of its size; the extension may be left out, as Blender does.
 
-    Smaller copies are in `images_2/` for nerfstudio scenes and beside the split's folder, `train_2/`, for Blender's.
+    Smaller copies are in `images_2/` for nerfstudio scenes, as deep in folders as those of full size or not, and beside
+    the pictures' own folder, `train_2/`, for Blender's and where there is such a one.
     Of an LLFF scene, `name` already is that of the smaller copy.
     """
     path = scene.folder / name
-    if downscale > 1 and scene.kind != "llff":
-        folder = path.parent.parent / f"{path.parent.name}_{downscale}"
-        if scene.kind == "nerfstudio":
-            folder = scene.folder / f"{folder_name}_{downscale}"
-        if not folder.is_dir():
-            raise PeakError(
-                f"{folder}: no such folder, but --downscale-factor {downscale} reads the smaller images there; "
-                f"write them (ns-process-data does, for captures) or leave the option out"
-            )
-        path = folder / path.name
+    if downscale == 1 or scene.kind == "llff":
+        return _with_extension(path)
+    own = path.parent.with_name(f"{path.parent.name}_{downscale}")
+    folder = scene.folder / f"{folder_name}_{downscale}" if scene.kind == "nerfstudio" else own
+    if not folder.is_dir() and not own.is_dir():
+        raise PeakError(
+            f"{folder}: no such folder, but --downscale-factor {downscale} reads the smaller images there; "
+            f"write them (ns-process-data does, for captures) or leave the option out"
+        )
+    # The cameras of a rig have a folder each, in which pictures have the same names.
+    inner = folder.joinpath(*PurePosixPath(name).parts[1:])
+    places = (inner, own / path.name, folder / path.name)
+    found = (_with_extension(place) for place in places if place.parent.is_dir())
+    return next((place for place in found if place.is_file()), _with_extension(folder / path.name))
+
+
+def _with_extension(path: Path) -> Path:
+    """The file of that name, or of that name and an extension."""
     candidates = [path.with_name(path.name + extension) for extension in EXTENSIONS]
     fallback = path if path.suffix.lower() in SUFFIXES else candidates[1]
     return next((candidate for candidate in candidates if candidate.is_file()), fallback)

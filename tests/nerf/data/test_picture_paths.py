@@ -76,3 +76,19 @@ def test_nothing_is_left_out_of_a_blender_scene_but_case_does_not_count(tmp_path
     (data / "train" / "r_2.png").unlink()
     with pytest.raises(PeakError, match=r"train/r_2.png: image is missing \(1 of 6"):
         parse(data)
+
+
+@pytest.mark.parametrize("place", ["images_2/{}", "images/{}_2"])
+def test_smaller_copies_of_a_rig_keep_their_folders(capture: Path, place: str) -> None:
+    """Two cameras whose pictures have the same names; those of the right one are of one colour."""
+    for i in range(9):
+        side, name = ("left", "right")[i % 2], f"{i // 2}.png"
+        for path, size in ((Path("images") / side / name, 1), (Path(place.format(side)) / name, 2)):
+            (capture / path).parent.mkdir(parents=True, exist_ok=True)
+            picture = Image.open(capture / NAME.format(i)).convert("RGB")
+            picture = picture if side == "left" else Image.new("RGB", picture.size, "green")
+            picture.resize((picture.width // size, picture.height // size)).save(capture / path)
+        edit_frame(capture / "transforms.json", i, file_path=f"images/{side}/{name}")
+    outputs = [parse(capture, split, downscale_factor=2) for split in ("train", "val")]
+    paths = {path.relative_to(capture).as_posix() for output in outputs for path in output.image_filenames}
+    assert paths == {f"{place.format(('left', 'right')[i % 2])}/{i // 2}.png" for i in range(9)}
