@@ -19,14 +19,13 @@ from jaxtyping import UInt8
 from PIL import Image, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 
-from peak_nerf.errors import PeakError
+from peak_nerf.errors import PeakError, first_line
 from peak_nerf.images.color_profile import to_srgb
 from peak_nerf.images.decode import (
     ORIENTATION,
     TIFF,
     decode_tiff,
     decode_with_opencv,
-    first_line,
     is_deep_colour,
     read_bytes,
     upright,
