@@ -19,6 +19,11 @@ class MachineError(PeakError):
     """The surroundings, not the input: a full disk, a folder that cannot be written. Finished work stays good."""
 
 
+def first_line(error: BaseException) -> str:
+    """What an exception says, for a message of one line; its type where it says nothing."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
 @contextmanager
 def exit_on_peak_error() -> Iterator[None]:
     """Turn a `PeakError` into one clear line on stderr and exit code 2, without a traceback."""

@@ -83,8 +83,8 @@ def bench(
     Args:
         suite: The suite, such as configs/paper/table1.yaml.
         out: Folder of all runs; the cells go to OUT/SUITE/CELL/.
-        data_root: Folder with images/NAME.png, masks/NAME.png where the paper's own are at hand, and scenes in
-            nerf_synthetic/NAME/, llff/NAME/, posed/NAME/.
+        data_root: Folder with images/NAME.png (or NAME as TIFF, JPEG, ...), masks/NAME.png where the paper's own are at
+            hand, and scenes in nerf_synthetic/NAME/, llff/NAME/, posed/NAME/.
         jobs: Cells at a time. Here they share this machine's cores, so measure time with 1.
         only: Cells to run, such as image=baboon,method=peak; the same axis twice means either value.
         engine: Where cells run: local, processes on this machine; ray, a cluster (pip install 'peak_nerf[ray]').

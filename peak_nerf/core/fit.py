@@ -23,7 +23,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from peak_nerf.errors import PeakError
+from peak_nerf.errors import PeakError, first_line
 from peak_nerf.system.files import write_atomically
 from peak_nerf.system.interrupts import interrupts_deferred
 
@@ -340,9 +340,7 @@ class _Run:
         except PeakError:
             raise
         except Exception as error:
-            raise PeakError(
-                f"{path}: cannot be resumed from ({str(error).splitlines()[0]}); delete it to start anew"
-            ) from error
+            raise PeakError(f"{path}: cannot be resumed from ({first_line(error)}); delete it to start anew") from error
 
 
 _NUMBERS = (

@@ -39,11 +39,6 @@ def read_bytes(path: Path) -> bytes:
     return data
 
 
-def first_line(error: Exception) -> str:
-    """What an exception says, for a message of one line."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
-
-
 def is_deep_colour(image: Image.Image) -> bool:
     """Whether Pillow would halve the depth of a picture: it has no mode for 16 bits a channel but for grey alone."""
     if image.mode not in ("RGB", "RGBA", "RGBX", "LA", "RGBa"):

@@ -19,7 +19,7 @@ from jaxtyping import UInt8
 from PIL import Image, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 
-from peak_nerf.errors import PeakError
+from peak_nerf.errors import PeakError, first_line
 from peak_nerf.images.color_profile import to_srgb
 from peak_nerf.images.decode import (
     LINEAR,
@@ -28,7 +28,6 @@ from peak_nerf.images.decode import (
     decode_linear,
     decode_tiff,
     decode_with_opencv,
-    first_line,
     is_deep_colour,
     read_bytes,
     upright,

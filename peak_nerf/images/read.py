@@ -14,14 +14,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from peak_nerf.errors import PeakError
+from peak_nerf.errors import PeakError, first_line
 from peak_nerf.images.decode import (
     FORMATS,
     ORIENTATION,
     TIFF,
     decode_tiff,
     decode_with_opencv,
-    first_line,
     is_deep_colour,
     read_bytes,
     upright,

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from peak_nerf.core.field import PeakField
-from peak_nerf.errors import PeakError
+from peak_nerf.errors import PeakError, first_line
 from peak_nerf.system.files import check_file, write_atomically
 from peak_nerf.tasks.field_settings import Shapes, expected_shapes, read_settings, read_shape
 from peak_nerf.tasks.image_field import ImageField, ImageFieldSettings, pixel_coordinates, render
@@ -61,7 +61,7 @@ def load_field(path: Path) -> tuple[ImageField, tuple[int, int]]:
         _check_layout(field.state_dict(), state)
         field.load_state_dict(state)
     except (SafetensorError, ValueError, RuntimeError, OSError) as error:
-        raise PeakError(f"{path}: cannot be read ({str(error).splitlines()[0]}); fit the picture again") from error
+        raise PeakError(f"{path}: cannot be read ({first_line(error)}); fit the picture again") from error
     return field, field.size
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from peak_nerf.errors import PeakError
+from peak_nerf.errors import PeakError, first_line
 from peak_nerf.system.files import check_file, write_atomically
 from peak_nerf.tasks.phase_retrieval.operators import FourierOperator, GaussianOperator, Operator
 
@@ -263,8 +263,7 @@ def _load(path: Path) -> dict[str, np.ndarray]:
     except PeakError:
         raise
     except Exception as error:  # of zip files, their compressions and numpy's headers; MemoryError of a false header
-        problem = (str(error).splitlines() or [type(error).__name__])[0]
-        raise PeakError(f"{path}: cannot be read ({problem}); save it with numpy.savez") from error
+        raise PeakError(f"{path}: cannot be read ({first_line(error)}); save it with numpy.savez") from error
 
 
 def _word(path: Path, content: dict[str, np.ndarray], name: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import torch
 
-from peak_nerf.errors import PeakError
+from peak_nerf.errors import PeakError, first_line
 from peak_nerf.system.files import write_atomically
 from peak_nerf.tasks.phase_retrieval.projections import Search
 
@@ -118,7 +118,5 @@ def _load(path: Path, search: Search, fingerprint: str) -> SearchRun:
     except PeakError:
         raise
     except Exception as error:  # torch.load raises anything on a damaged file
-        raise PeakError(
-            f"{path}: cannot be resumed from ({str(error).splitlines()[0]}); delete it to start anew"
-        ) from error
+        raise PeakError(f"{path}: cannot be resumed from ({first_line(error)}); delete it to start anew") from error
     return run
