@@ -21,7 +21,7 @@ class MachineError(PeakError):
 
 def first_line(error: BaseException) -> str:
     """What an exception says, for a message of one line; its type where it says nothing."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from peak_nerf.errors import MachineError
+from peak_nerf.errors import MachineError, first_line
 from peak_nerf.nerf.data.colmap import load
 
 POLL_SECONDS = 0.1
@@ -48,7 +48,7 @@ def run(function: Callable[..., Any], *args: Any, **options: Any) -> Any:
 
 def stopped(error: BaseException, path: Path | None = None) -> MachineError:
     """What an error of pycolmap's means, in one line; `path` is the file that it is about."""
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    reason = first_line(error)
     if path is not None:
         return MachineError(f"{path}: cannot be used ({reason}); free disk space, or delete the file, and add --resume")
     return MachineError(f"structure from motion stopped ({reason}); free disk space or memory and add --resume")

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
-from peak_nerf.errors import PeakError
+from peak_nerf.errors import PeakError, first_line
 from peak_nerf.photos.model import Photo
 from peak_nerf.photos.options import PhotosOptions
 from peak_nerf.system.choices import flag
@@ -136,5 +136,5 @@ def _read(path: Path) -> Record:
             f"{path}: no such file, so there is nothing to resume; name another folder with --out"
         ) from None
     except (OSError, ValidationError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise PeakError(f"{path}: cannot be read ({reason}); begin again with another --out") from None

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from peak_nerf.errors import PeakError
+from peak_nerf.errors import PeakError, first_line
 
 SEED = 0
 MODELS = ("", "sparse/0", "sparse", "colmap/sparse/0", "0")
@@ -90,7 +90,7 @@ def read_model(folder: Path, who: str = "peak photos") -> Any:
     try:
         return colmap.Reconstruction(folder)
     except Exception as error:  # whatever it raises on a damaged file
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise PeakError(f"{folder}: not a COLMAP model that can be read ({reason}); export it again") from error
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from peak_nerf.errors import PeakError
+from peak_nerf.errors import PeakError, first_line
 from peak_nerf.images.photo import is_picture_name
 from peak_nerf.nerf.data.scene_pictures import look_at
 
@@ -76,7 +76,7 @@ def read_poses_bounds(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         with path.open("rb") as file:
             rows = np.lib.format.read_array(file, allow_pickle=False)
     except Exception as error:  # numpy raises anything on a header that it cannot parse
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         reason = next((meaning for start, meaning in UNREADABLE.items() if reason.startswith(start)), reason)
         raise PeakError(
             f"{path}: cannot be read ({reason}); copy it again, or write it by np.save as float64"

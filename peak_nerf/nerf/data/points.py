@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from peak_nerf.errors import PeakError
+from peak_nerf.errors import PeakError, first_line
 from peak_nerf.nerf.data.observations import Observations, read_observations
 from peak_nerf.nerf.data.placement import Placement
 from peak_nerf.nerf.data.scene_box import Views
@@ -161,7 +161,7 @@ def read_ply(path: Path, source: Path) -> tuple[Tensor, Tensor]:
     try:
         vertices = PlyData.read(str(path), mmap=False)["vertex"].data
     except (PlyParseError, OSError, KeyError, ValueError, UnicodeDecodeError, MemoryError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise PeakError(f"{path}: cannot be read ({reason}); {remedy}") from error
     missing = [key for key in ("x", "y", "z", "red", "green", "blue") if key not in (vertices.dtype.names or ())]
     if missing:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from peak_nerf.errors import PeakError
+from peak_nerf.errors import PeakError, first_line
 from peak_nerf.images.color_profile import is_srgb
 from peak_nerf.images.decode import is_deep_colour, upright
 from peak_nerf.images.photo import MissingPackage, PhotoFile, orientation_of, read_photo
@@ -276,7 +276,7 @@ def _with_pillow(path: Path, action: Callable[[Image.Image], Any]) -> Any:
         with Image.open(path) as image:
             return action(image)
     except Exception as error:  # PIL's decoders raise anything, down to SyntaxError, on bytes they cannot read
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = first_line(error)
         raise PeakError(f"{path}: image is broken or truncated ({reason}); copy or render it again") from error
 
 

@@ -20,7 +20,7 @@ from nerfstudio.utils.decorators import check_main_thread
 from nerfstudio.utils.rich_utils import CONSOLE
 from pydantic import Field
 
-from peak_nerf.errors import PeakError, exit_on_peak_error
+from peak_nerf.errors import PeakError, exit_on_peak_error, first_line
 from peak_nerf.nerf.data.dataparser import PeakDataParserConfig
 from peak_nerf.nerf.data.found_points import find_points
 from peak_nerf.nerf.data.observations import read_observations, write_observations
@@ -232,7 +232,7 @@ class PeakTrainer(Trainer):
         try:
             write_space_figure(path, outputs, None if test is None else test.cameras)
         except Exception as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            reason = first_line(error)
             CONSOLE.print(f"{path}: not drawn ({reason})", markup=False, highlight=False, soft_wrap=True)
 
     def train_iteration(self, step: int) -> Any:
