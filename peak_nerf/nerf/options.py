@@ -41,7 +41,7 @@ def renamed(state: dict[str, Any]) -> dict[str, Any]:
 class PeakOptions:
     """What PEAK adds to a model, ours or another of nerfstudio: the polynomial encoding and KAR."""
 
-    polynomial_degree: Annotated[Union[int, None], Field(ge=0, le=16)] = 1  # noqa: UP007 - tyro on Python 3.10
+    polynomial_degree: Annotated[Union[int, None], Field(ge=0, le=8)] = 1  # noqa: UP007 - tyro on Python 3.10
     """Degree of the learnable polynomial encoding of position; None leaves it out."""
     kar_weight: Annotated[Union[float, None], Field(ge=0, le=1e6)] = None  # noqa: UP007
     """Weight lambda of KAR; 0 trains without it. None takes 0.01, and in `peak` and `peak-lite` 0.004 for the point
@@ -52,7 +52,7 @@ class PeakOptions:
     """Query points per step."""
     kar_anchors: Annotated[int, Field(ge=1, le=256)] = 8
     """Anchors near each query; the unobserved form has a bank instead."""
-    kar_radius: Annotated[float, Field(ge=1e-6, le=2)] = 0.015
+    kar_radius: Annotated[float, Field(ge=1e-5, le=2)] = 0.015
     """Largest distance of an anchor from its query along each axis; the scene box, or the contracted space, has side 2.
     In the latter it grows with the distance from the centre."""
     kar_n_features: Annotated[int, Field(ge=1, le=4096), tyro.conf.arg(aliases=["--pipeline.model.kar-rank"])] = 100
@@ -125,7 +125,7 @@ class FieldOptions:
     finest_resolution: Annotated[int, Field(ge=2, le=1 << 20)] = 2048
     """Cells per side of the finest level, across the scene box; an unbounded scene's field, which spends half of its
     cube on what is beyond, has twice as many."""
-    level_annealing: Annotated[float, Field(ge=0, le=1)] = 0.0
+    level_annealing: Annotated[float, Field(ge=0, le=10)] = 0.0
     """Fraction of the training over which the grid's levels open from coarse to fine, after FreeNeRF; 0 opens all."""
     hidden_dim: Annotated[int, Field(ge=1, le=2048)] = 64
     """Width of the density network."""

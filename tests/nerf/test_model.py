@@ -50,9 +50,10 @@ def test_a_few_samples_render_what_all_steps_do(trained) -> None:
     """The samples that are chosen by what the grid knows, against every step in an occupied cell."""
     model = trained.pipeline.model.eval()
     camera = trained.pipeline.datamanager.eval_dataset.cameras[0:1]
-    origins, directions = model._normalised(camera.generate_rays(camera_indices=0).flatten())
+    rays = camera.generate_rays(camera_indices=0).flatten()
+    origins, directions = model._normalised(rays)
     model.renderer.substeps = 1  # as the steps below
-    rendered = model._render(origins, directions)
+    rendered = model._render(rays)
     with torch.no_grad():
         samples = sample_rays(
             origins, directions, model.occupancy, dataclasses.replace(model.renderer.steps, budget=4096)
@@ -70,15 +71,15 @@ def test_a_few_samples_render_what_all_steps_do(trained) -> None:
 def test_rendering_divides_the_steps_of_the_training(trained, monkeypatch: pytest.MonkeyPatch) -> None:
     model, renderer = trained.pipeline.model.eval(), trained.pipeline.model.renderer
     camera = trained.pipeline.datamanager.eval_dataset.cameras[0:1]
-    rays = model._normalised(camera.generate_rays(camera_indices=0).flatten())
+    rays = camera.generate_rays(camera_indices=0).flatten()
     assert renderer.steps.dt == pytest.approx(2 / model.config.steps_per_side)
     monkeypatch.setattr(renderer, "substeps", 1)
-    coarse = model._render(*rays)
+    coarse = model._render(rays)
     monkeypatch.setattr(renderer, "substeps", 2)
-    rendered = model._render(*rays)
+    rendered = model._render(rays)
     monkeypatch.setattr(renderer, "substeps", 1)
     monkeypatch.setattr(renderer, "steps", renderer.steps.longer(0.5))
-    fine = model._render(*rays)
+    fine = model._render(rays)
     for name, image in fine.items():
         assert torch.equal(rendered[name], image)
     assert not torch.allclose(rendered["rgb"], coarse["rgb"], atol=1e-4)

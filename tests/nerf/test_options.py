@@ -55,7 +55,7 @@ def test_harmonics_distortion_and_threshold_by_views_and_space(
         ("tv_weight", math.nan, "--pipeline.model.tv-weight: must be from 0 to 1000000, got "),
         ("depth_weight", -0.1, "--pipeline.model.depth-weight: must be from 0 to 1000000, got "),
         ("depth_weight", math.nan, "--pipeline.model.depth-weight: must be from 0 to 1000000, got "),
-        ("level_annealing", math.inf, "--pipeline.model.level-annealing: must be from 0 to 1, got "),
+        ("level_annealing", math.inf, "--pipeline.model.level-annealing: must be from 0 to 10, got "),
         ("kar_interval", 0, "--pipeline.model.kar-interval: must be from 1 to 1000000, got "),
         ("render_substeps", 0, "--pipeline.model.render-substeps: must be from 1 to 64, got "),
         ("samples_per_ray", 0, "--pipeline.model.samples-per-ray: must be from 1 to 4096, got "),

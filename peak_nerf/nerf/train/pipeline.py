@@ -1,5 +1,6 @@
 """Builds data manager and model; turns errors a user can mend into one line; keeps evaluation results strict JSON."""
 
+import contextlib
 import logging
 import math
 from dataclasses import dataclass, field
@@ -116,14 +117,17 @@ class PeakPipeline(VanillaPipeline):
             # Damped, since the count of one batch is noisy.
             sampler.num_rays_per_batch = int(min(max(0.7 * rays + 0.3 * wanted, MIN_RAYS), MAX_RAYS))
 
+        trainer = training_callback_attributes.trainer
+
         def at_end(step: int) -> None:
-            line = line_of(look(model, datamanager.train_dataset), step + 1)
-            if line is not None:
+            with getattr(trainer, "clock_stopped", contextlib.nullcontext)():
+                line = line_of(look(model, datamanager.train_dataset), step + 1)
+            if line is not None and getattr(trainer, "local_rank", 0) == 0:
                 CONSOLE.print(f"peak: {line}", style="yellow", markup=False, highlight=False, soft_wrap=True)
 
         return [
             *callbacks,
-            progress_callback(datamanager, training_callback_attributes.trainer),
+            progress_callback(datamanager, trainer),
             TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN], at_end),
             TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN_ITERATION], after),
         ]

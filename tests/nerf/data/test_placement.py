@@ -203,7 +203,7 @@ def test_keys_that_are_given_are_believed_whatever_the_cameras(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"scale": 0}, r"transforms.json: scale is 0; give a number between 1e-09 and 1e+09"),
+        ({"scale": 0}, r"transforms.json: scale is 0; give a number between 1e-09 and 1e\+09"),
         ({"offset": [1, 2]}, r"transforms.json: offset is \[1, 2\]; give one number or three"),
         ({"offset": "x"}, r"offset is 'x'; give"),
         ({"offset": [0, 0, math.inf]}, r"offset is \[0, 0, inf\]; give"),

@@ -115,11 +115,11 @@ def test_the_estimate_counts_what_is_made() -> None:
 @pytest.mark.parametrize(
     ("option", "value"),
     [
-        ("kar_n_features", 1), ("kar_anchors", 1), ("kar_radius", 1e-6), ("kar_warmup", 1.0), ("n_levels", 1),
+        ("kar_n_features", 1), ("kar_anchors", 1), ("kar_radius", 1e-5), ("kar_warmup", 1.0), ("n_levels", 1),
         ("polynomial_degree", 0), ("log2_table_size", 4), ("hidden_dim", 1), ("n_geometry", 1), ("steps_per_side", 8),
         ("occupancy_probes", 1), ("target_samples", 1), ("coarse_steps", 0), ("near_plane", 0.0), ("sh_levels", 1),
         ("network_rate", 1e-300), ("density_bias", -20.0), ("density_bias", 10.0), ("kar_weight", 1e6),
-        ("eval_num_rays_per_chunk", 1000), ("finest_resolution", 1 << 20), ("polynomial_degree", 16),
+        ("eval_num_rays_per_chunk", 1000), ("finest_resolution", 1 << 20), ("polynomial_degree", 8),
         ("occupancy_threshold", 0.0), ("kar_residual_stride", 4096), ("colour_n_hidden", 1),
     ],
 )  # fmt: skip
