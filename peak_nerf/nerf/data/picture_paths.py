@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from peak_nerf.errors import PeakError
 from peak_nerf.images.photo import PICTURE_SUFFIXES
-from peak_nerf.nerf.data.transforms_file import Scene, SceneFile
+from peak_nerf.nerf.data.transforms_file import Say, Scene, SceneFile
 
 SUFFIXES = PICTURE_SUFFIXES | {".exr", ".hdr"}
 _USUAL = (".png", ".jpg", ".jpeg")
@@ -20,8 +20,6 @@ NAMED = 20
 """Missing images that are listed by name."""
 NO_PICTURES = re.compile(r"\..*|(masks?|depths?|normals?|sparse)(_.*)?|.*_\d+", re.IGNORECASE)
 """Folders that hold no pictures of a scene, or smaller copies, unless its frames say so."""
-
-Say = Callable[[str], None]
 
 
 def image_path(scene: Scene, name: str, downscale: int, folder_name: str = "images") -> Path:

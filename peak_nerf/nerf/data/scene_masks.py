@@ -19,9 +19,8 @@ from peak_nerf.images.decode import upright
 from peak_nerf.images.photo import PhotoFile, read_photo
 from peak_nerf.nerf.data.picture_paths import EXTENSIONS, NAMED, check_exist, picture_paths
 from peak_nerf.nerf.data.scene_pictures import ScenePicture, Size, by, in_threads, stamp_of
-from peak_nerf.nerf.data.transforms_file import Scene, SceneFile
+from peak_nerf.nerf.data.transforms_file import Say, Scene, SceneFile
 
-Say = Callable[[str], None]
 _INVERSE = {6: 8, 8: 6}  # of EXIF orientations; the others undo themselves
 
 

@@ -21,13 +21,12 @@ from peak_nerf.errors import PeakError, first_line
 from peak_nerf.images.color_profile import is_srgb
 from peak_nerf.images.decode import is_deep_colour, upright
 from peak_nerf.images.photo import MissingPackage, PhotoFile, orientation_of, read_photo
+from peak_nerf.nerf.data.transforms_file import Say
 
 DECODE_LIMIT = 200_000_000
 """Pixels: up to here every image is decoded in full, beyond it only its structure is checked."""
 _DIRECT_FORMATS = ("PNG", "JPEG", "MPO", "BMP", "WEBP", "TIFF")
 _TURN_NOTE = "rotated by EXIF"  # said for itself, since it depends on w and h
-
-Say = Callable[[str], None]
 Size = tuple[int, int]
 """Width and height."""
 

@@ -3,13 +3,15 @@
 import shutil
 import subprocess
 import sys
+import types
 from pathlib import Path
+from typing import Any
 
 import pytest
 from nerfstudio.utils.eval_utils import eval_setup
 
 from peak_nerf.nerf.data.dataparser import PeakDataParserConfig
-from peak_nerf.nerf.train.run_folder import hold, release, scene_now
+from peak_nerf.nerf.train.run_folder import config_file, given_data, hold, release, scene_now
 from peak_nerf.nerf.train.viewer import say_who_may_look
 from tests.nerf.runs import start, tiny_config, train
 from tests.nerf.scene_factory import write_blender_scene
@@ -170,3 +172,34 @@ def test_what_other_data_parsers_miss_is_said(tmp_path, capsys, monkeypatch) -> 
     pipeline.eval()
     assert pipeline.model.get_outputs_for_camera(pipeline.datamanager.eval_dataset.cameras[:1])["rgb"].isfinite().all()
     assert not isinstance(config.pipeline.datamanager.dataparser, PeakDataParserConfig)
+
+
+def called_by(module: str, source: str, **names: Any) -> Any:
+    """What a function of this name in nerfstudio's module would get."""
+    space = {"__name__": module, **names}
+    exec(source, space)
+    return space["result"]
+
+
+def test_what_nerfstudio_was_asked_for_is_known() -> None:
+    """Where it reads a run's config.yml, and the scene that is named anew."""
+    assert config_file() is None
+    assert given_data() is None
+    evaluated = "def eval_setup(config_path):\n    return ask()\nresult = eval_setup('moved/config.yml')"
+    assert called_by("nerfstudio.utils.eval_utils", evaluated, ask=config_file) == Path("moved/config.yml")
+    command = types.SimpleNamespace(load_config=Path("a.yml"), data=Path("new"))
+    trained = "def main(config):\n    return ask()\nresult = main(command)"
+    assert called_by("nerfstudio.scripts.train", trained, ask=config_file, command=command) == Path("a.yml")
+    assert called_by("nerfstudio.scripts.train", trained, ask=given_data, command=command) == Path("new")
+    rendered = "def main(self):\n    return ask()\nresult = main(command)"
+    assert called_by("nerfstudio.scripts.render", rendered, ask=given_data, command=command) == Path("new")
+
+
+def test_a_camera_path_is_looked_at_before_the_scene(tmp_path, capsys) -> None:
+    (tmp_path / "path.json").write_text("{}")
+    command = types.SimpleNamespace(camera_path_filename=tmp_path / "path.json")
+    config = tiny_config(tmp_path)
+    source = "def main(self):\n    make(device='cpu', test_mode='inference')\nresult = main(command)"
+    with pytest.raises(SystemExit):
+        called_by("nerfstudio.scripts.render", source, make=config.pipeline.setup, command=command)
+    assert "path.json: camera_path: " in capsys.readouterr().err

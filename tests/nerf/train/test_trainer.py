@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -152,6 +153,34 @@ def test_ctrl_c_saves_what_there_is(tmp_path, monkeypatch, capsys) -> None:
     assert stopped.value.code == 130
     assert checkpoints(config) == ["step-000000005.ckpt"]
     assert "--load-dir" in capsys.readouterr().out
+
+
+def test_sigterm_saves_too_and_nothing_disturbs_that(tmp_path, monkeypatch) -> None:
+    """As clusters send it; a Ctrl-C while the checkpoint is written comes too late to harm it."""
+    config = tiny_config(tmp_path, steps=100)
+    trainer = start(config)
+    plain, save = trainer.train_iteration, trainer.save_checkpoint
+
+    def terminated(step: int):
+        if step == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return plain(step)
+
+    def impatient(step: int) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        save(step)
+
+    monkeypatch.setattr(trainer, "train_iteration", terminated)
+    monkeypatch.setattr(trainer, "save_checkpoint", impatient)
+    before = signal.getsignal(signal.SIGTERM)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        with pytest.raises(SystemExit) as stopped:
+            trainer.train()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert stopped.value.code == 130
+    assert checkpoints(config) == ["step-000000005.ckpt"]
 
 
 def test_kill_in_the_middle_of_a_checkpoint(tmp_path) -> None:
