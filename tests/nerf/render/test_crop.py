@@ -69,6 +69,15 @@ def test_what_is_outside_of_the_box_is_not_rendered(trained) -> None:
     assert torch.equal(none["rgb"], torch.tensor([1.0, 0.0, 0.0]).expand_as(none["rgb"]))
 
 
+def test_what_is_behind_the_box_is_not_rendered(trained) -> None:
+    """A box in the air between the camera and the ball, through which the ball would be seen."""
+    camera = trained.datamanager.eval_dataset.cameras[:1].to("cpu")
+    x, y, z = (0.7 * camera.camera_to_worlds[0, :, 3]).tolist()
+    air = OrientedBox.from_params((x, y, z), LEVEL, (0.5, 0.5, 0.5))
+    assert trained.model.get_outputs_for_camera(camera)["accumulation"].max() > 0.9
+    assert trained.model.get_outputs_for_camera(camera, obb_box=air)["accumulation"].max() < 0.2
+
+
 def test_a_cropped_photo_has_no_sky(tmp_path) -> None:
     config = tiny_config(tmp_path, steps=2, kar_weight=0.0)
     config.pipeline.datamanager.dataparser.space = "unbounded"
