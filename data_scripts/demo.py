@@ -15,7 +15,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,10 +23,12 @@ import tyro
 from demo_scene.cameras import CAMERA_ANGLE_X, look_at_origin
 from make_demo_scene import Settings as SceneSettings
 from make_demo_scene import make_scene
+from pydantic import Field
 
-from peak_nerf.errors import PeakError
 from peak_nerf.images.figures import save_gif, save_grid
+from peak_nerf.system.choices import check_options
 from peak_nerf.system.programs import exit_as_command, run_program
+from peak_nerf.system.ranges import Seed, Steps
 
 Array = npt.NDArray[np.float64]
 METHOD = "peak"
@@ -39,19 +41,12 @@ class Settings:
 
     out: Path = Path("outputs/demo")
     """Folder for everything the demo makes."""
-    steps: int | None = 1600
+    steps: Steps | None = 1600
     """Training steps, enough for a scene of 200 px; `None` takes the method's own number, meant for 400 px."""
-    views: int = 25
+    views: Annotated[int, Field(ge=1, le=100)] = 25
     """Training views, evenly spaced among the scene's 100."""
-    seed: int = 42
+    seed: Seed = 42
     """Seed of the training. The scene is always the same."""
-
-    def check(self) -> None:
-        """Raise `PeakError` on a number out of range."""
-        if not 1 <= self.views <= 100:
-            raise PeakError(f"--views is {self.views}: the scene has 100 training views, give 1 to 100.")
-        if self.steps is not None and self.steps < 1:
-            raise PeakError(f"--steps is {self.steps}: give at least 1.")
 
     @property
     def run(self) -> Path:
@@ -193,7 +188,7 @@ def print_summary(settings: Settings, record: Mapping[str, Any]) -> None:
 
 def run_demo(settings: Settings) -> None:
     """All steps."""
-    settings.check()
+    check_options(settings)
     scene = SceneSettings(out=settings.out / "scene")
     print(f"{scene.out}: " + ("rendered." if make_scene(scene) else "already there."), flush=True)
     if settings.run.exists():

@@ -33,6 +33,7 @@ from peak_nerf.errors import PeakError
 from peak_nerf.photos.train import TrainingSummary, read_summary
 from peak_nerf.system.choices import check_options
 from peak_nerf.system.programs import exit_as_command, run_program
+from peak_nerf.system.ranges import Seconds
 from peak_nerf.system.record import write_json
 
 FILM_WIDTH = 36.0
@@ -53,15 +54,15 @@ class Settings:
 
     out: Path = Path("outputs/demo-photos")
     """Folder for everything the demo makes."""
-    photos: Annotated[int, Field(ge=3)] = 24
+    photos: Annotated[int, Field(ge=3, le=1000)] = 24
     """Photos on one walk around the scene."""
-    size: Annotated[int, Field(ge=16)] = 560
+    size: Annotated[int, Field(ge=16, le=4096)] = 560
     """Width of a photo in pixels; its height is three quarters of that."""
-    supersample: Annotated[int, Field(ge=1)] = 2
+    supersample: Annotated[int, Field(ge=1, le=16)] = 2
     """Rays per pixel and axis: 2 means 4 rays a pixel."""
-    train_seconds: Annotated[float, Field(gt=0)] = 150.0
+    train_seconds: Seconds = 150.0
     """Of training."""
-    workers: Annotated[int, Field(ge=1)] = 2
+    workers: Annotated[int, Field(ge=1, le=1024)] = 2
     """Processes to render with. The photos do not depend on it."""
 
     @property

@@ -22,14 +22,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import tyro
 from PIL import Image
+from pydantic import Field
 
 from peak_nerf.errors import PeakError, exit_on_peak_error
+from peak_nerf.system.choices import check_options
 from peak_nerf.system.files import write_atomically
+from peak_nerf.system.ranges import Seconds
 
 # The authors' shared file, as public code names it. It could not be tried when this was written.
 URL = "https://drive.usercontent.google.com/download?id=18JxhpWD-4ZmuFKLzKlAw-w5PpzZxXOcG&export=download&confirm=t"
@@ -46,11 +49,11 @@ class Settings:
     """The data root."""
     scenes: tuple[str, ...] = SCENES
     """Which of the scenes."""
-    size: int = 400
+    size: Annotated[int, Field(ge=1, le=800)] = 400
     """Width and height of the pictures; the originals' 800 is averaged down, so it must be a multiple of this."""
-    test_every: int = 8
+    test_every: Annotated[int, Field(ge=1, le=200)] = 8
     """Every so many test views; 1 for all 200."""
-    val_every: int = 10
+    val_every: Annotated[int, Field(ge=1, le=100)] = 10
     """Every so many validation views; 1 for all 100."""
     zip: Path | None = None
     """A nerf_synthetic.zip that is here already, instead of a download."""
@@ -60,7 +63,7 @@ class Settings:
     """What the zip must have."""
     keep_zip: bool = False
     """Keep the downloaded zip beside the scenes."""
-    timeout: float = 60.0
+    timeout: Seconds = 60.0
     """Seconds to wait for a server that says nothing."""
 
     def check(self) -> None:
@@ -68,8 +71,7 @@ class Settings:
         unknown = [name for name in self.scenes if name not in SCENES]
         if unknown or not self.scenes:
             raise PeakError(f"--scenes {' '.join(unknown)}: there are {', '.join(SCENES)}")
-        if min(self.size, self.test_every, self.val_every) < 1 or not self.timeout > 0:
-            raise PeakError("--size, --test-every, --val-every and --timeout must be above 0")
+        check_options(self)
 
 
 # ------------------------------------------------------------------------------------------------------- download

@@ -24,6 +24,8 @@ import tyro
 from peak_nerf.errors import PeakError, exit_on_peak_error
 from peak_nerf.images.read import Picture, read_picture, write_png
 from peak_nerf.images.resize import resize_picture
+from peak_nerf.system.choices import check_options
+from peak_nerf.system.ranges import Seconds
 
 SIZE = (256, 256)
 MAX_BYTES = 64 * 2**20
@@ -64,7 +66,7 @@ class Settings:
 
     out: Path
     """Folder to write NAME.png into."""
-    timeout: float = 30.0
+    timeout: Seconds = 30.0
     """Seconds to wait for a server that says nothing."""
 
 
@@ -150,8 +152,7 @@ def _unzip(data: bytes, source: Source) -> bytes:
 
 def fetch(settings: Settings) -> list[str]:
     """Fetch what is not there yet; the names that could not be had. Raises: PeakError when `out` cannot be written."""
-    if settings.timeout <= 0:
-        raise PeakError(f"--timeout {settings.timeout}: give a number of seconds above 0")
+    check_options(settings)
     downloads = Downloads(settings.timeout)
     failed = []
     for name, sources in SOURCES.items():

@@ -22,7 +22,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import tyro
 from demo_scene.cameras import CAMERA_ANGLE_X, orbit_poses, render, spiral_poses
@@ -30,10 +30,14 @@ from demo_scene.light import Scene
 from demo_scene.photos import intrinsics, photo
 from demo_scene.vectors import Array
 from demo_scene.village import village
+from pydantic import Field
 
 from peak_nerf.errors import PeakError, exit_on_peak_error
+from peak_nerf.system.choices import check_options
+from peak_nerf.system.ranges import Seed
 
 Job = tuple[Path, Array]  # a picture's path and its camera-to-world
+Views = Annotated[int, Field(ge=1, le=10**5)]
 
 
 @dataclass(frozen=True)
@@ -42,32 +46,24 @@ class Settings:
 
     out: Path
     """Folder to write. Rendering goes to a sibling `<out>.partial`, renamed when complete."""
-    size: int = 200
+    size: Annotated[int, Field(ge=4, le=8192)] = 200
     """Width and height of a picture, in pixels."""
-    train_views: int = 100
+    train_views: Views = 100
     """Training views, spread over the upper hemisphere; evenly spaced subsets are well spread too."""
-    val_views: int = 5
+    val_views: Views = 5
     """Validation views, on the hemisphere between the training views."""
-    test_views: int = 20
+    test_views: Views = 20
     """Test views, on an orbit of changing height."""
     photos: bool = False
     """Write a capture like those of ns-process-data: the train and test views as 4:3 photos, no splits."""
-    seed: int = 0
+    seed: Seed = 0
     """Changes the textures' noise, the pebbles and the angle of the windmill's sails."""
-    supersample: int = 3
+    supersample: Annotated[int, Field(ge=1, le=16)] = 3
     """Rays per pixel and axis: 3 means 9 rays a pixel."""
-    workers: int = field(default_factory=lambda: min(os.cpu_count() or 1, 8))
+    workers: Annotated[int, Field(ge=1, le=1024)] = field(default_factory=lambda: min(os.cpu_count() or 1, 8))
     """Processes to render with. The pictures do not depend on it."""
     force: bool = False
     """Render again, replacing a scene that is already there."""
-
-    def check(self) -> None:
-        """Raise `PeakError` on a number out of range."""
-        for name, low in (("size", 4), ("train_views", 1), ("val_views", 1), ("test_views", 1), ("supersample", 1)):
-            if getattr(self, name) < low:
-                raise PeakError(f"--{name.replace('_', '-')} is {getattr(self, name)}: give at least {low}.")
-        if self.seed < 0 or self.workers < 1:
-            raise PeakError("--seed must be 0 or more and --workers 1 or more.")
 
     @property
     def photo_size(self) -> tuple[int, int]:
@@ -173,7 +169,7 @@ def make_scene(settings: Settings) -> bool:
 
     Raises: PeakError when the folder holds something else, or cannot be written.
     """
-    settings.check()
+    check_options(settings)
     out, stamp = settings.out, _read_stamp(settings.out)
     if stamp == settings.stamp() and not settings.force:
         return False

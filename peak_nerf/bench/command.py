@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
+from pydantic import Field
 from rich.console import Console
 
 from peak_nerf.bench.run import runner
@@ -20,7 +21,11 @@ from peak_nerf.bench.suite.data_root import DataRoot, Job
 from peak_nerf.bench.suite.file import read_suite
 from peak_nerf.bench.suite.grid import Cell, Suite, parse_selection
 from peak_nerf.errors import PeakError
+from peak_nerf.system.choices import check_options
 from peak_nerf.system.programs import INTERRUPTED
+
+Jobs = Annotated[int | None, Field(ge=1, le=10**5)]
+Retries = Annotated[int | None, Field(ge=0, le=1000)]
 
 
 @dataclass(frozen=True)
@@ -28,16 +33,13 @@ class _Where:
     """What of the command line is about where cells run."""
 
     engine: Literal["local", "ray"]
-    jobs: int | None
+    jobs: Jobs
     address: str | None
     ship_data: bool
-    retries: int | None
+    retries: Retries
 
     def __post_init__(self) -> None:
-        if self.jobs is not None and self.jobs < 1:
-            raise PeakError(f"--jobs {self.jobs}: must be 1 or more")
-        if self.retries is not None and self.retries < 0:
-            raise PeakError(f"--retries {self.retries}: must be 0 or more")
+        check_options(self)
         given = {"address": self.address is not None, "ship-data": self.ship_data, "retries": self.retries is not None}
         for option in [option for option, is_given in given.items() if is_given and self.engine == "local"]:
             raise PeakError(f"--{option}: is for a cluster; add --engine ray, or leave it out")
@@ -67,12 +69,12 @@ def bench(
     suite: tyro.conf.Positional[Path],
     out: Path,
     data_root: Path,
-    jobs: Annotated[int | None, _given("INT", "1; on a cluster, as many as fit")] = None,
+    jobs: Annotated[Jobs, _given("INT", "1; on a cluster, as many as fit")] = None,
     only: Annotated[str | None, _given("SELECTION", "all")] = None,
     engine: Literal["local", "ray"] = "local",
     address: Annotated[str | None, _given("HOST:PORT", "auto")] = None,
     ship_data: bool = False,
-    retries: Annotated[int | None, _given("INT", "2")] = None,
+    retries: Annotated[Retries, _given("INT", "2")] = None,
 ) -> int:
     """Run the cells of a suite file; those that are finished in --out are kept and skipped.
 

@@ -10,6 +10,7 @@ import tyro
 from pydantic import Field
 
 from peak_nerf.photos.pairs import Matching
+from peak_nerf.system.ranges import Seconds
 
 
 @dataclass
@@ -20,9 +21,9 @@ class SourceOptions:
     """A folder of photos, at any depth, or a video; or poses of others: a COLMAP model (sparse/0), poses_bounds.npy."""
     out: Path
     """The scene's folder. It must not exist yet, or be empty."""
-    video_frames: Annotated[int, Field(ge=3)] = 60
+    video_frames: Annotated[int, Field(ge=3, le=10**5)] = 60
     """Of a video, so many frames: the sharpest of as many equal intervals."""
-    max_size: Annotated[int, Field(ge=64)] = 1600
+    max_size: Annotated[int, Field(ge=64, le=2**16)] = 1600
     """Longer side of the copies in pixels; larger pictures are shrunk."""
     masks: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="(default: none)")] = None
     """A folder of masks named as the photos: white is used, black is not."""
@@ -46,8 +47,7 @@ class TrainOptions:
     train: tyro.conf.FlagCreatePairsOff[bool] = False
     """Also run `ns-train peak`, evaluate it on held-out photos and render a moving picture along the cameras' path."""
     train_seconds: Annotated[
-        float | None,
-        Field(gt=0),
+        Seconds | None,
         tyro.conf.arg(metavar="SECONDS", help_behavior_hint="(default: the method's own steps)"),
     ] = None
     """Length of the training."""

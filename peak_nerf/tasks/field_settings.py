@@ -155,6 +155,31 @@ def expected_shapes(settings: ImageFieldSettings, n_channels: int) -> Shapes:
     return shapes
 
 
+def needed_bytes(settings: ImageFieldSettings, shape: tuple[int, int, int], n_points: int) -> dict[str, int]:
+    """About what a fit of the field to (h, w, c) holds in memory at once, by what it is for.
+
+    Args: n_points: of the picture, that a step evaluates besides KAR's window.
+    Raises: ValueError on a polynomial encoding of too many features.
+    """
+    field, kar = settings.field, settings.kar
+    tensors = expected_shapes(settings, shape[2])
+    sizes = {name: math.prod(size) for name, size in tensors.items()}
+    grid = sum(size for name, size in sizes.items() if name.endswith(".table"))
+    n_inputs = next(size[1] for name, size in tensors.items() if name.startswith("backbone."))
+    n_window = 0 if kar is None else min(kar.window, shape[0]) * min(kar.window, shape[1])
+    needed = {
+        # With a gradient and two moments each.
+        "grid (grid-resolution)": 16 * grid,
+        "networks (hidden-dim, n-hidden, polynomial-degree)": 16 * (sum(sizes.values()) - grid),
+        "points of a step (hidden-dim, n-hidden, polynomial-degree)": 8
+        * (n_points + n_window)
+        * (n_inputs + field.hidden_dim * field.n_hidden),
+    }
+    if kar is not None:
+        needed["KAR (kar-n-features)"] = 8 * n_window * kar.n_features * (kar.n_hidden + 1)
+    return needed
+
+
 def _network(prefix: str, in_dim: int, out_dim: int, hidden_dim: int, n_hidden: int, bias: bool) -> Shapes:
     widths = [in_dim, *[hidden_dim] * n_hidden]
     layers = {f"{prefix}.hidden.{i}": (widths[i + 1], widths[i]) for i in range(n_hidden)}

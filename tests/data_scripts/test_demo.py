@@ -30,7 +30,7 @@ def test_eval_command_loads_the_config_that_training_writes(tmp_path):
 @pytest.mark.parametrize("change", [{"views": 0}, {"views": 101}, {"steps": 0}])
 def test_numbers_out_of_range_are_refused(change):
     with pytest.raises(PeakError, match="--"):
-        demo.Settings(**change).check()
+        demo.run_demo(demo.Settings(**change))
 
 
 def test_orbit_is_closed_and_made_of_rotations_that_look_at_the_origin():

@@ -176,7 +176,7 @@ def test_too_large_a_file(server, tmp_path, monkeypatch, capsys) -> None:
 def test_settings_that_cannot_be(server, tmp_path, monkeypatch) -> None:
     url, _ = server
     monkeypatch.setattr(script, "SOURCES", {"boat": (Source(url + "/grey"),)})
-    with pytest.raises(PeakError, match="--timeout 0"):
+    with pytest.raises(PeakError, match="--timeout: must be above 0"):
         script.fetch(script.Settings(tmp_path, timeout=0))
     (tmp_path / "file").touch()
     with pytest.raises(PeakError, match="cannot be written"):

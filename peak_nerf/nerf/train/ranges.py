@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from typing import Annotated, Any
 
 from pydantic import Field
 
-from peak_nerf.errors import PeakError
 from peak_nerf.nerf.options import ModelOptions
 from peak_nerf.system.choices import check_numbers
+from peak_nerf.system.memory import check_memory
+from peak_nerf.system.ranges import LearningRate, Seed, Weight
 
-Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 Steps = Annotated[int, Field(ge=1, le=10**9)]
 StepsOrNever = Annotated[int, Field(ge=0, le=10**9)]
-Rate = Annotated[float, Field(gt=0, le=10)]
-Weight = Annotated[float, Field(ge=0, le=1e6)]
 Port = Annotated[int | None, Field(ge=1, le=65535)]
 Rays = Annotated[int, Field(ge=1, le=1 << 24)]
 Pictures = Annotated[int, Field(ge=-1, le=10**6)]
@@ -41,7 +38,7 @@ RANGES: dict[str, Any] = {
     "max_num_display_images": Annotated[int, Field(ge=-1, le=10**6)],
     "jpeg_quality": Annotated[int, Field(ge=1, le=100)],
     "camera_frustum_scale": Annotated[float, Field(gt=0, le=1e3)],
-    "lr": Rate,
+    "lr": LearningRate,
     "eps": Annotated[float, Field(gt=0, le=1)],
     "max_norm": Annotated[float | None, Field(gt=0, le=1e9)],
     "weight_decay": Annotated[float, Field(ge=0, le=1)],
@@ -83,8 +80,6 @@ RANGES: dict[str, Any] = {
     "average_init_density": Annotated[float, Field(gt=0, le=1e6)],
 }
 """Of nerfstudio's fields, by name, or by class and name."""
-SPARE = 0.9
-"""Fraction of the machine's memory that may be asked for."""
 
 
 def check_config(config: Any) -> None:
@@ -95,7 +90,7 @@ def check_config(config: Any) -> None:
     check_numbers(config, "", RANGES)
     model = config.pipeline.model
     if isinstance(model, ModelOptions):
-        _check_memory(model)
+        check_memory(needed_bytes(model), "--pipeline.model")
 
 
 def needed_bytes(options: ModelOptions) -> dict[str, int]:
@@ -126,14 +121,3 @@ def _resolutions(options: ModelOptions) -> list[int]:
     n = options.n_levels
     growth = (options.finest_resolution / options.base_resolution) ** (1 / max(1, n - 1))
     return [int(options.base_resolution * growth**level) for level in range(n)]
-
-
-def _check_memory(options: ModelOptions) -> None:
-    needed = needed_bytes(options)
-    there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if sum(needed.values()) > SPARE * there:
-        what, most = max(needed.items(), key=lambda part: part[1])
-        raise PeakError(
-            f"--pipeline.model: these sizes need about {sum(needed.values()) / 2**30:.0f} GiB of memory, and the"
-            f" machine has {there / 2**30:.0f} GiB; most, {most / 2**30:.0f} GiB, is for the {what}; lower them"
-        )

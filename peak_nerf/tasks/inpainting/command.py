@@ -13,6 +13,7 @@ import numpy as np
 import tyro
 from pydantic import Field
 
+from peak_nerf.core.encodings import MAX_POLYNOMIAL_FEATURES
 from peak_nerf.core.fit import Progress
 from peak_nerf.errors import PeakError
 from peak_nerf.images import figures, masks
@@ -21,6 +22,7 @@ from peak_nerf.images.resize import parse_size, resize_picture
 from peak_nerf.metrics import scores
 from peak_nerf.system import record
 from peak_nerf.system.choices import check_options
+from peak_nerf.system.ranges import Features, Layers, LearningRate, Seconds, Seed, Steps, Weight
 from peak_nerf.tasks import field_file
 from peak_nerf.tasks.inpainting import classical
 from peak_nerf.tasks.inpainting.figures import write_history, write_similarity
@@ -34,8 +36,6 @@ METRICS, CHECKPOINT, FIELD = "metrics.json", "checkpoint.pt", "field.safetensors
 METHODS: tuple[str, ...] = get_args(Method)
 SIMILARITIES = ("cosine", "dot")
 """`softmax`, what `dot` was called before version 0.2, is understood for one version."""
-AtLeastOne = Annotated[int | None, Field(ge=1)]
-AboveZero = Annotated[float | None, Field(gt=0)]
 
 
 @dataclass
@@ -59,13 +59,13 @@ class FitOptions:
 
     method: str = field(default="peak", metadata={"choices": METHODS})
     """peak, peak-siren, or a baseline: mlp, fourier, siren, hash; biharmonic, telea, navier-stokes, linear."""
-    seed: Annotated[int, Field(ge=0, le=masks.MAX_SEED)] = 88
+    seed: Seed = 88
     """Of the mask and of the fit."""
-    steps: AtLeastOne = None
+    steps: Steps | None = None
     """Steps, instead of the method's own number; a seed then gives the same result every time."""
-    budget_seconds: AboveZero = None
+    budget_seconds: Seconds | None = None
     """Training time, instead of steps."""
-    learning_rate: AboveZero = None
+    learning_rate: LearningRate | None = None
     """Adam's rate for the field."""
 
 
@@ -73,9 +73,9 @@ class FitOptions:
 class KarOptions:
     """The Kernel Alignment Regularizer of peak and peak-siren; by default the method's own."""
 
-    kar_weight: Annotated[float | None, Field(ge=0)] = None
+    kar_weight: Weight | None = None
     """Weight lambda of KAR; 0 for none."""
-    kar_n_features: Annotated[AtLeastOne, tyro.conf.arg(aliases=["--kar-features"])] = field(
+    kar_n_features: Annotated[Features | None, tyro.conf.arg(aliases=["--kar-features"])] = field(
         default=None, metadata={"aliases": ("kar_features",)}
     )
     """Features r of g."""
@@ -93,16 +93,16 @@ class KarOptions:
 class NetworkOptions:
     """Encodings and backbone; by default the method's own."""
 
-    polynomial_degree: Annotated[int | None, Field(ge=0)] = None
+    polynomial_degree: Annotated[int | None, Field(ge=0, le=MAX_POLYNOMIAL_FEATURES)] = None
     """Degree of the polynomial encoding."""
     polynomial_cross_terms: bool | None = None
     """All monomials up to that degree, of which there are C(4 + degree, degree), or with False only powers of single
     variables, 1 + 4 degree, as in the authors' code; the same at degree 1."""
-    grid_resolution: AtLeastOne = None
+    grid_resolution: Annotated[int | None, Field(ge=1, le=2**16)] = None
     """Cells per side of the grid's finest level; most of the parameters are there."""
-    hidden_dim: AtLeastOne = None
+    hidden_dim: Features | None = None
     """Width of the backbone."""
-    n_hidden: AtLeastOne = None
+    n_hidden: Layers | None = None
     """Hidden layers of the backbone."""
 
 

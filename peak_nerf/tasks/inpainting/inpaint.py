@@ -18,6 +18,8 @@ import numpy as np
 import torch
 
 from peak_nerf.core.fit import FitResult, FitSettings, Progress, fit
+from peak_nerf.system.memory import check_memory
+from peak_nerf.tasks.field_settings import needed_bytes
 from peak_nerf.tasks.image_field import ImageField, pixel_coordinates, render
 from peak_nerf.tasks.inpainting import classical
 from peak_nerf.tasks.inpainting.problem import InpaintProblem
@@ -102,9 +104,11 @@ def inpaint(
         return Inpainting(filled.reshape(np.shape(values)), None, None, FitResult(0, time.perf_counter() - start))
     size = (image.shape[0], image.shape[1])
     settings = settings or settings_for(method, size)
+    shape = (*size, image.shape[2])
+    check_memory(needed_bytes(settings, shape, min(settings.pixels_per_step, int(seen.sum()))), f"method {method!r}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        field = ImageField(settings, (*size, image.shape[2]))
+        field = ImageField(settings, shape)
     generator = torch.Generator().manual_seed(seed)
     problem = InpaintProblem(field, settings, image, seen, truth, generator)
     if steps is None and budget_seconds is None:

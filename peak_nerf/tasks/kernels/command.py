@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 from pydantic import Field
 
+from peak_nerf.core.encodings import MAX_POLYNOMIAL_FEATURES
 from peak_nerf.errors import PeakError
 from peak_nerf.system.choices import check_options
+from peak_nerf.system.ranges import Features, Layers
 from peak_nerf.system.record import check_folder, progress_bar, versions, write_json
 
 if TYPE_CHECKING:
@@ -28,13 +30,13 @@ class Figure2:
 
     out: Path = Path("outputs/kernel")
     """The folder for the results."""
-    seeds: Annotated[int, Field(ge=1)] = 5
+    seeds: Annotated[int, Field(ge=1, le=1000)] = 5
     """Runs of each method, seeds 0, 1, ..."""
-    steps: Annotated[int, Field(ge=10)] = 600
+    steps: Annotated[int, Field(ge=10, le=10**7)] = 600
     """Steps of training, the same for all."""
-    samples: Annotated[int, Field(ge=8)] = 64
+    samples: Annotated[int, Field(ge=8, le=4096)] = 64
     """Samples of the signal, evenly spaced in [-1, 1], every fourth held out."""
-    points: Annotated[int, Field(ge=8)] = 128
+    points: Annotated[int, Field(ge=8, le=4096)] = 128
     """Points on each side of the kernels."""
     tune: bool = False
     """Choose each method's settings anew: the best final CKA of its nine candidates over seeds 100 and 101. Takes
@@ -52,7 +54,7 @@ class Spectrum:
     """The folder for the results."""
     points: Annotated[int, Field(ge=4, le=8192)] = 1024
     """About this many points, on a regular grid over the picture; the kernel has points x points entries."""
-    chunk_size: Annotated[int, Field(ge=1)] = 512
+    chunk_size: Annotated[int, Field(ge=1, le=8192)] = 512
     """Points at a time; fewer need less memory."""
 
 
@@ -65,19 +67,19 @@ class Encode:
     """The kernel K* wanted, as a formula in c = x^T x', such as "exp(-sqrt(2-2*c))"."""
     base: Literal["relu", "erf"] = "relu"
     """Activation of the network."""
-    eps: float = 1e-2
+    eps: Annotated[float, Field(gt=0, le=1e6)] = 1e-2
     """Largest error allowed, in the units of K*."""
     kind: Literal["ntk", "nngp"] = "ntk"
     """Which of the network's kernels."""
-    n_hidden: int = 1
+    n_hidden: Layers = 1
     """Its hidden layers."""
-    weight_variance: float = 2.0
+    weight_variance: Annotated[float, Field(gt=0, le=100)] = 2.0
     """Variance of its weights, times the width."""
-    bias_variance: float = 0.0
+    bias_variance: Annotated[float, Field(ge=0, le=100)] = 0.0
     """Variance of its biases."""
-    in_dim: int = 1
+    in_dim: Features = 1
     """Dimension of x that the encoding is for."""
-    max_degree: int | None = None
+    max_degree: Annotated[int | None, Field(ge=0, le=MAX_POLYNOMIAL_FEATURES)] = None
     """Give up above this degree. Default: what an encoding of 100,000 features allows."""
     drop_negative: bool = False
     """Where the theorem does not hold, leave negative coefficients out, if the error still stays below eps."""
@@ -248,6 +250,7 @@ def run_spectrum(options: Spectrum) -> dict[str, Any]:
 
 def run_encode(options: Encode) -> dict[str, Any]:
     """gamma_eps and its numbers. Raises: PeakError where there is none; nothing is written then."""
+    check_options(options)
     import torch
 
     from peak_nerf.core.kernels.aligned_encoding import aligned_encoding

@@ -22,6 +22,7 @@ from peak_nerf.images.resize import parse_size, resize_picture
 from peak_nerf.metrics import psnr, scores
 from peak_nerf.system import record
 from peak_nerf.system.choices import check_options, flag
+from peak_nerf.system.ranges import Seconds, Weight
 from peak_nerf.tasks import field_file
 from peak_nerf.tasks.phase_retrieval import problems
 from peak_nerf.tasks.phase_retrieval.align import align
@@ -40,7 +41,6 @@ from peak_nerf.tasks.phase_retrieval.settings import FIELD_METHODS, check_method
 
 DEFAULT_RATIO = {"fourier": 1.9, "gaussian": 1.0}
 DEFAULT_SIZE = {"fourier": 256, "gaussian": 64}
-AboveZero = Annotated[float | None, Field(gt=0)]
 
 
 @dataclass
@@ -55,11 +55,11 @@ class MeasurementOptions:
     gaussian the matrix."""
     problem: str = "fourier"
     """fourier or gaussian; fourier@1.8 is short for --problem fourier --ratio 1.8."""
-    ratio: AboveZero = None
+    ratio: Annotated[float | None, Field(gt=0, le=1000)] = None
     """Fourier: side of the zero-padded picture over its side (default 1.9). Gaussian: magnitudes over pixels (1.0)."""
-    size: Annotated[int | None, Field(ge=MIN_SIDE)] = None
+    size: Annotated[int | None, Field(ge=MIN_SIDE, le=2**14)] = None
     """Side in pixels to which the picture is resized; by default 256 (fourier) or 64 (gaussian)."""
-    noise_snr: float | None = None
+    noise_snr: Annotated[float | None, Field(ge=-100, le=300)] = None
     """Signal-to-noise ratio of the simulated magnitudes in dB; by default no noise."""
     matrix: str = field(default="real", metadata={"choices": ("real", "complex")})
     """real or complex (gaussian)."""
@@ -74,11 +74,11 @@ class SolverOptions:
     amplitude-flow (gaussian)."""
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
     """Of matrix, noise and solver."""
-    restarts: Annotated[int, Field(ge=1)] = 3
+    restarts: Annotated[int, Field(ge=1, le=1000)] = 3
     """Random starts of a Fourier search, of which the relative residual chooses."""
-    budget_seconds: AboveZero = None
+    budget_seconds: Seconds | None = None
     """Time for everything, instead of numbers of steps."""
-    kar_weight: Annotated[float | None, Field(ge=0)] = None
+    kar_weight: Weight | None = None
     """Weight lambda of KAR; 0 for none. Default: the method's own."""
 
 

@@ -8,7 +8,6 @@ differentiable by autograd.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from typing import Any, Literal
 
@@ -17,6 +16,8 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from peak_nerf.system.memory import free_memory
 
 Problem = Literal["fourier", "gaussian"]
 CHUNK_BYTES = 2**26
@@ -187,16 +188,6 @@ class _MatrixProduct(torch.autograd.Function):
 
 
 Operator = FourierOperator | GaussianOperator
-
-
-def free_memory() -> int:
-    """Bytes that this machine has free, or a cautious 4 GiB where it does not tell."""
-    if sys.platform == "linux":
-        with open("/proc/meminfo", encoding="ascii") as file:
-            for line in file:
-                if line.startswith("MemAvailable:"):
-                    return int(line.split()[1]) * 1024
-    return 4 * 2**30
 
 
 def inner(operator: Operator, u: Tensor, v: Tensor) -> Tensor:

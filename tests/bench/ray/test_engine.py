@@ -353,7 +353,7 @@ def test_options_of_a_cluster_are_refused_without_one(write: Write, data_root: P
     ):
         with pytest.raises(PeakError, match=f"--{option}.*: is for a cluster; add --engine ray"):
             bench(write(), tmp_path / "runs", data_root, **given)  # type: ignore[arg-type]
-    with pytest.raises(PeakError, match="--retries -1: must be 0 or more"):
+    with pytest.raises(PeakError, match="--retries: must be from 0 to 1000, got -1"):
         bench(write(), tmp_path / "runs", data_root, engine="ray", retries=-1)
 
 

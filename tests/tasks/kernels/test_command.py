@@ -44,16 +44,16 @@ def test_figure2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["figure2", "--seeds", "0"], "--seeds: must be at least 1, got 0"),
-        (["figure2", "--points", "2"], "--points: must be at least 8, got 2"),
+        (["figure2", "--seeds", "0"], "--seeds: must be from 1 to 1000, got 0"),
+        (["figure2", "--points", "2"], "--points: must be from 8 to 4096, got 2"),
         (["encode", "--target", "exp(c-1)"], "negative coefficients"),
         (["encode", "--target", "c**3"], "not in B"),
         (["encode", "--target", "x"], "'x' is unknown"),
-        (["encode", "--target", "c", "--eps", "0"], "eps must be above 0"),
-        (["encode", "--target", "c", "--n-hidden", "0"], "n_hidden must be at least 1"),
+        (["encode", "--target", "c", "--eps", "0"], "--eps: must be above 0 and at most 1e+06, got 0.0"),
+        (["encode", "--target", "c", "--n-hidden", "0"], "--n-hidden: must be from 1 to 100, got 0"),
         (["spectrum", "nowhere.safetensors"], "nowhere.safetensors: no such file"),
         (["spectrum", "nowhere.safetensors", "--points", "1"], "--points: must be from 4 to 8192, got 1"),
-        (["spectrum", "nowhere.safetensors", "--chunk-size", "0"], "--chunk-size: must be at least 1, got 0"),
+        (["spectrum", "nowhere.safetensors", "--chunk-size", "0"], "--chunk-size: must be from 1 to 8192, got 0"),
     ],
 )
 def test_mistakes_end_with_one_line_and_nothing_written(
