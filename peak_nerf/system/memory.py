@@ -48,4 +48,4 @@ def check_memory(needed: Mapping[str, int], where: str) -> None:
 
 
 def _gib(n_bytes: int) -> str:
-    return f"{n_bytes / 2**30:,.0f} GiB"
+    return f"{n_bytes / 2**30:.0f} GiB"
