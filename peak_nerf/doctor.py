@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from peak_nerf import __version__
+from peak_nerf.system.probes import NUMBA_PROBE, PYCOLMAP_PROBE, TCNN_PROBE, TORCH_PROBE, TRITON_PROBE
 from peak_nerf.system.programs import last_line, probe
 from peak_nerf.system.record import memory_total
 
@@ -57,29 +58,6 @@ class Check:
     """The command that mends it."""
     required: bool = False
     """Whether nothing works without it."""
-
-
-TORCH_PROBE = """
-import json, warnings
-import torch
-from peak_nerf.system.waiting import hindrance
-with warnings.catch_warnings(record=True) as caught:
-    warnings.simplefilter("always")
-    cuda = torch.cuda.is_available()
-print(json.dumps({
-    "version": torch.__version__,
-    "threads": torch.get_num_threads(),
-    "waiting_left_alone": hindrance(),
-    "hub": torch.hub.get_dir(),
-    "cuda": cuda,
-    "cuda_version": torch.version.cuda or torch.version.hip,
-    "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if cuda else [],
-    "cuda_warning": str(caught[0].message) if caught else "",
-}))
-"""
-NUMBA_PROBE = "import json, numba; print(json.dumps({'version': numba.__version__}))"
-PYCOLMAP_PROBE = "import json, pycolmap; print(json.dumps({'version': pycolmap.__version__}))"
-TCNN_PROBE = "import json, tinycudann; print(json.dumps({}))"
 
 
 def check_python(version: tuple[int, ...] = sys.version_info[:3]) -> Check:
@@ -117,7 +95,8 @@ def check_cuda(torch: dict[str, Any]) -> Check:
     if torch["cuda"]:
         return Check("CUDA", "ok", ", ".join([str(torch["cuda_version"]), *torch["gpus"]]))
     if shutil.which("nvidia-smi") is None:
-        return Check("CUDA", "missing", "no NVIDIA driver on this machine", cost, "ns-train peak --data DATA")
+        value = "no NVIDIA driver on this machine" + "; Apple's GPU is not used" * (sys.platform == "darwin")
+        return Check("CUDA", "missing", value, cost, "ns-train peak --data DATA")
     if torch["cuda_version"] is None:
         value = f"there is an NVIDIA driver, but torch {torch['version']} is built for the CPU only"
         return Check("CUDA", "broken", value, cost, "pip install --force-reinstall torch torchvision 'numpy<2'")
@@ -125,19 +104,29 @@ def check_cuda(torch: dict[str, Any]) -> Check:
     return Check("CUDA", "broken", value, f"{cost}; compare the driver with CUDA {torch['cuda_version']}", "nvidia-smi")
 
 
+def check_triton(cuda: bool) -> Check:
+    """Triton, by importing it where there is CUDA; torch's Linux wheels bring it."""
+    here = find_spec("triton") is not None
+    cost = "hash grid, ray marcher and compositing run in plain torch on the GPU, slower and with more memory"
+    if not here or not cuda:
+        missed = (cost, f"pip install triton{'-windows' * (os.name == 'nt')}") if cuda else ()
+        return Check("Triton", "ok" if here else "missing", "unused without CUDA" if here else "not installed", *missed)
+    answer = probe(TRITON_PROBE)
+    if (problem := answer.get("error") or answer["needs"]) is not None:
+        remedy = "pip install --force-reinstall torch" if "error" in answer else "apt-get install gcc python3-dev"
+        return Check("Triton", "broken", problem, cost, remedy)
+    return Check("Triton", "ok", answer["version"])
+
+
 def check_tcnn(cuda: bool) -> Check:
-    """tiny-cuda-nn, which only CUDA uses; it is compiled against one torch and one GPU, so it is imported there."""
+    """tiny-cuda-nn, which nothing needs; it is compiled against one torch and one GPU, so it is imported there."""
     here = find_spec("tinycudann") is not None
-    if not cuda:
-        value = "installed, unused without CUDA" if here else "not needed without CUDA"
+    if not here or not cuda:
+        value = "unused without CUDA" if here else "not installed, and not needed"
         return Check("tiny-cuda-nn", "ok" if here else "missing", value)
-    remedy = "pip install ./tiny-cuda-nn/bindings/torch  # in a clone of NVlabs/tiny-cuda-nn with its submodules"
-    if not here:
-        cost = "the hash grid runs in plain torch on the GPU, slower and with more memory"
-        return Check("tiny-cuda-nn", "missing", "not installed", cost, remedy)
-    answer = probe(TCNN_PROBE)
-    if "error" in answer:
-        return Check("tiny-cuda-nn", "broken", answer["error"], "training on CUDA stops at the hash grid", remedy)
+    if "error" in (answer := probe(TCNN_PROBE)):
+        cost = "--pipeline.model.implementation tcnn does not run; auto takes Triton"
+        return Check("tiny-cuda-nn", "broken", answer["error"], cost, "pip uninstall tinycudann")
     return Check("tiny-cuda-nn", "ok", _version("tinycudann") or "installed")
 
 
@@ -287,6 +276,7 @@ def run_checks() -> list[Check]:
         check_python(),
         check_torch(torch),
         check_cuda(torch),
+        check_triton(torch.get("cuda", False)),
         check_tcnn(torch.get("cuda", False)),
         check_numba(numba, torch.get("threads")),
         *plugin,

@@ -132,18 +132,44 @@ def test_cuda_with_a_driver_that_torch_cannot_use_is_broken(tmp_path: Path, monk
     assert "too old" in old_driver.value
 
 
-def test_tcnn_is_not_missed_without_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tcnn_is_never_missed(monkeypatch: pytest.MonkeyPatch) -> None:
     hide("tinycudann", monkeypatch)
-    check = doctor.check_tcnn(cuda=False)
-    assert (check.status, check.cost) == ("missing", "")
+    for cuda in (False, True):
+        check = doctor.check_tcnn(cuda)
+        assert (check.status, check.value, check.cost) == ("missing", "not installed, and not needed", "")
 
 
-def test_tcnn_is_missed_with_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
-    hide("tinycudann", monkeypatch)
-    check = doctor.check_tcnn(cuda=True)
-    assert check.status == "missing"
+def test_triton_is_missed_with_cuda_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    hide("triton", monkeypatch)
+    without, check = doctor.check_triton(cuda=False), doctor.check_triton(cuda=True)
+    assert (without.status, without.cost) == ("missing", "")
+    assert (check.status, check.remedy) == ("missing", "pip install triton")
     assert "plain torch" in check.cost
-    assert check.remedy.startswith("pip install")
+
+
+@pytest.mark.parametrize(
+    ("answer", "status", "value", "remedy"),
+    [
+        ({"version": "3.8.0", "needs": None}, "ok", "3.8.0", ""),
+        ({"version": "3.8.0", "needs": "needs a C compiler"}, "broken", "needs a C", "apt-get install gcc python3-dev"),
+        ({"error": "ImportError: libtriton.so"}, "broken", "ImportError", "pip install --force-reinstall torch"),
+    ],
+)
+def test_triton_is_imported_with_cuda(
+    answer: dict, status: str, value: str, remedy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "find_spec", lambda module: object())
+    monkeypatch.setattr(doctor, "probe", lambda code: answer if code == doctor.TRITON_PROBE else {})
+    check = doctor.check_triton(cuda=True)
+    assert check.status == status
+    assert check.value.startswith(value)
+    assert check.remedy.startswith(remedy)
+    assert doctor.check_triton(cuda=False).value == "unused without CUDA"
+
+
+def test_the_probe_of_triton_answers() -> None:
+    pytest.importorskip("triton")
+    assert set(doctor.probe(doctor.TRITON_PROBE)) == {"version", "needs"}
 
 
 @pytest.mark.parametrize(

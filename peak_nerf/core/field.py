@@ -63,7 +63,7 @@ class FieldConfig:
     relu_init: ReluInit = "torch"
     """Where the weights of a ReLU backbone start, see `ReluMLP`."""
     implementation: Implementation = "auto"
-    """Who computes the grid: tcnn (CUDA), numba (CPU), torch, or auto."""
+    """Who computes the grid: triton or tcnn (CUDA), numba (CPU), torch; auto takes triton on CUDA, numba on a CPU."""
 
 
 class PeakField(nn.Module):

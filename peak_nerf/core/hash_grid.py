@@ -1,8 +1,9 @@
 """Multi-resolution grid encoding (Mueller et al. 2022, "Instant Neural Graphics Primitives") behind one switch.
 
-Three implementations share one class: `tcnn` (tiny-cuda-nn, CUDA), `numba` (our compiled CPU kernels) and `torch`
-(plain, differentiable by autograd, any device). numba and torch share one table layout and agree to 1e-5; tcnn lays
-its table out in its own way, so a checkpoint records its layout and refuses to load under the other one.
+Four implementations share one class: `triton` (our kernels for GPUs), `numba` (those for CPUs), `torch` (plain,
+differentiable by autograd, any device) and `tcnn` (tiny-cuda-nn, CUDA). The first three share one table layout and
+agree to 1e-5: a checkpoint of one opens under the others. tcnn lays its table out in its own way, so a checkpoint
+records its layout and refuses to load under the other one.
 """
 
 from __future__ import annotations
@@ -18,39 +19,49 @@ from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from peak_nerf.errors import PeakError
+from peak_nerf.system import accelerator
 from peak_nerf.system.parallel import keep_freed_memory, n_threads, parallel_for
 
-Implementation = Literal["auto", "tcnn", "numba", "torch"]
+Implementation = Literal["auto", "triton", "tcnn", "numba", "torch"]
 
 # Spatial hash of Teschner et al. 2003, as used by Mueller et al. 2022; the first prime is 1 for cache coherence.
 PRIMES = (1, 2654435761, 805459861, 3674653429, 2097192037, 1434869437, 2165219737)
 
+MAX_TRITON_DIM = 4
+"""Input dimensions that the Triton kernels have."""
+
 logger = logging.getLogger(__name__)
 
 
-def choose_implementation(requested: Implementation, device: torch.device | str) -> tuple[str, str]:
+def choose_implementation(requested: Implementation, device: torch.device | str, in_dim: int = 3) -> tuple[str, str]:
     """The implementation to use on `device`, and why.
 
-    `auto` takes tcnn on CUDA when tiny-cuda-nn is installed, numba on the CPU when numba is, and torch otherwise.
+    `auto` takes triton on CUDA where Triton is installed, numba on the CPU where numba is, and torch otherwise.
+    `TRITON_INTERPRET=1` has the CPU stand for a GPU.
 
     Raises: PeakError when an implementation is asked for by name that this machine or device cannot run.
     """
-    on_cuda = torch.device(device).type == "cuda"
+    kind = torch.device(device).type
     has_tcnn = importlib.util.find_spec("tinycudann") is not None
     has_numba = importlib.util.find_spec("numba") is not None
+    no_triton = accelerator.hindrance(device)
+    if no_triton is None and in_dim > MAX_TRITON_DIM:
+        no_triton = f"its kernels have up to {MAX_TRITON_DIM} dimensions"
     if requested == "auto":
-        if on_cuda:
-            return (
-                ("tcnn", "CUDA and tiny-cuda-nn are here") if has_tcnn else ("torch", "tiny-cuda-nn is not installed")
-            )
-        if has_numba and torch.device(device).type == "cpu":
+        if no_triton is None:
+            return "triton", "Triton's interpreter" if accelerator.interpreted() else "CUDA and Triton are here"
+        if kind == "cuda":
+            return "torch", no_triton
+        if has_numba and kind == "cpu":
             return "numba", f"CPU, {n_threads()} threads"
         return "torch", "numba is not installed" if not has_numba else f"no compiled kernel for {device}"
-    if requested == "tcnn" and not (on_cuda and has_tcnn):
-        missing = "the device is not CUDA" if not on_cuda else "tiny-cuda-nn is not installed"
+    if requested == "triton" and no_triton is not None:
+        raise PeakError(f"hash grid implementation 'triton': {no_triton}; use implementation 'auto' or 'torch'")
+    if requested == "tcnn" and not (kind == "cuda" and has_tcnn):
+        missing = "the device is not CUDA" if kind != "cuda" else "tiny-cuda-nn is not installed"
         raise PeakError(f"hash grid implementation 'tcnn': {missing}; use implementation 'auto', 'numba' or 'torch'")
-    if requested == "numba" and (on_cuda or not has_numba):
-        missing = "it runs on the CPU only" if on_cuda else "numba is not installed (pip install numba)"
+    if requested == "numba" and (kind == "cuda" or not has_numba):
+        missing = "it runs on the CPU only" if kind == "cuda" else "numba is not installed (pip install numba)"
         raise PeakError(f"hash grid implementation 'numba': {missing}; use implementation 'auto' or 'torch'")
     return requested, "asked for"
 
@@ -109,13 +120,16 @@ class HashGridEncoding(nn.Module):
         hash_all_levels: hash every level, also where a dense one would fit (nerfstudio's own layout).
         implementation: see `choose_implementation`.
         device: the device that it will run on; decides `auto`.
+        half_precision: triton reads the table in float16, sums in float32 and keeps the table itself in float32.
 
-    Raises: ValueError on sizes that make no grid; PeakError on an implementation that cannot run here.
+    Raises: ValueError on sizes that make no grid; PeakError on an implementation that cannot run here, and on half
+        precision of another than triton.
     Source: Mueller et al. 2022, section 3; used beside the polynomial encoding of the paper's section 3.3.
     """
 
     layout: Tensor
     resolutions: Tensor
+    levels: Tensor
 
     def __init__(
         self,
@@ -131,6 +145,7 @@ class HashGridEncoding(nn.Module):
         high: float = 1.0,
         implementation: Implementation = "auto",
         device: torch.device | str = "cpu",
+        half_precision: bool = False,
     ) -> None:
         super().__init__()
         if not 1 <= in_dim <= len(PRIMES):
@@ -145,7 +160,10 @@ class HashGridEncoding(nn.Module):
         self.in_dim, self.n_levels, self.n_features = in_dim, n_levels, n_features
         self.out_dim = n_levels * n_features
         self.low, self.high = low, high
-        self.implementation, why = choose_implementation(implementation, device)
+        self.implementation, why = choose_implementation(implementation, device, in_dim)
+        self.half_precision = False
+        if half_precision:
+            self.read_in_half()
         resolutions, rows, dense = grid_levels(
             in_dim, n_levels, log2_table_size, base_resolution, finest_resolution, hash_all_levels
         )
@@ -174,6 +192,9 @@ class HashGridEncoding(nn.Module):
         else:
             if self.implementation == "numba":
                 keep_freed_memory()
+            elif self.implementation == "triton":
+                levels = np.stack([np.asarray(part, dtype=np.int64) for part in self._grid[:4]], axis=1)
+                self.register_buffer("levels", torch.from_numpy(levels), persistent=False)
             self.table = nn.Parameter((torch.rand(int(sizes.sum()), n_features) * 2 - 1) * init_scale)
         logger.info(
             "hash grid: %s (%s), %d levels %d..%d, %d dense, %d rows",
@@ -198,7 +219,20 @@ class HashGridEncoding(nn.Module):
             return self.tcnn_encoding(x).to(x.dtype)
         if self.implementation == "numba":
             return cast(Tensor, _NumbaLookup.apply(x, self.table, self._grid))
+        if self.implementation == "triton":
+            from peak_nerf.core.hash_grid_triton import look_up  # only where Triton is
+
+            return look_up(x, self.table, self.levels, self.half_precision)
         return self._torch_forward(x)
+
+    def read_in_half(self) -> None:
+        """Have the kernels read the table in float16 from now on. Raises: PeakError on another grid than triton's."""
+        if self.implementation != "triton":
+            raise PeakError(
+                f"hash grid: half precision is of implementation 'triton', this grid's is {self.implementation!r};"
+                " leave it in float32"
+            )
+        self.half_precision = True
 
     @property
     def dense_levels(self) -> list[tuple[int, int]]:
@@ -254,7 +288,7 @@ class HashGridEncoding(nn.Module):
 def _describe(layout: Tensor) -> str:
     names = ("in_dim", "n_levels", "n_features", "log2_table_size", "base_resolution", "finest_resolution")
     values = layout.tolist()
-    kind = "tcnn" if values[0] else "numba/torch"
+    kind = "tcnn" if values[0] else "triton/numba/torch"
     hashed = ", every level hashed" if values[-1] else ""
     return kind + ", " + ", ".join(f"{n} {v}" for n, v in zip(names, values[1:-1], strict=False)) + hashed
 

@@ -35,7 +35,7 @@ from peak_nerf.nerf.losses.regularizers import regularization_losses
 from peak_nerf.nerf.options import ModelOptions, resolve_defaults
 from peak_nerf.nerf.progress import progress_callback
 from peak_nerf.nerf.render.crop import crop_of, cropped
-from peak_nerf.nerf.render.field import PeakRadianceField, multiplies_bfloat16
+from peak_nerf.nerf.render.field import PeakRadianceField, networks_in_bfloat16
 from peak_nerf.nerf.render.marcher import Steps
 from peak_nerf.nerf.render.occupancy import OccupancyGrid
 from peak_nerf.nerf.render.renderer import RenderedRays, VolumeRenderer
@@ -99,8 +99,8 @@ class PeakModel(Model):
             colour_n_hidden=c.colour_n_hidden,
             sh_levels=c.sh_levels,
             density_bias=c.density_bias,
-            bfloat16=c.network_precision == "bfloat16"
-            or (c.network_precision == "auto" and multiplies_bfloat16(device)),
+            bfloat16=networks_in_bfloat16(c.network_precision, device),
+            half_tables=c.table_precision == "float16",
             device=device,
         )
         self.occupancy = OccupancyGrid(

@@ -141,10 +141,14 @@ class FieldOptions:
     n_geometry: Annotated[int, Field(ge=1, le=1024)] = 15
     """Features handed from the density to the colour network."""
     implementation: Implementation = "auto"
-    """Who computes the hash grid: tcnn (CUDA), numba (CPU), torch, or auto."""
+    """Who computes the hash grid: triton or tcnn (CUDA), numba (CPU), torch; auto takes triton on CUDA and numba on a
+    CPU."""
+    table_precision: Literal["float32", "float16"] = "float32"
+    """What the triton kernels read the hash grid's table in; the table itself and its gradient stay float32."""
     network_precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """What a CPU multiplies the networks in; auto takes bfloat16 where the CPU has instructions for it (AVX-512 BF16),
-    several times faster, and float32 elsewhere. On CUDA, nerfstudio's own --mixed-precision decides."""
+    """What the networks are multiplied in; auto takes bfloat16 where there are instructions for it (CPUs with AVX-512
+    BF16, GPUs from Ampere on), several times faster, and float32 elsewhere; on older GPUs nerfstudio's own
+    --mixed-precision decides."""
     network_rate: Annotated[float | None, Field(gt=0, le=1e3)] = None
     """Factor on the learning rate of the networks. None takes 0.25 for up to 16 training views of an unbounded scene,
     which faster ones learn by heart, and 1 otherwise."""

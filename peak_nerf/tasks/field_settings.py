@@ -52,7 +52,7 @@ class _Field(FieldConfig):
     frequency_scale: AboveZero = 10.0
     hidden_dim: Width = 64
     n_hidden: Annotated[int, Field(ge=0, le=100)] = 2
-    implementation: Literal["auto", "numba", "torch"] = "auto"
+    implementation: Literal["auto", "triton", "numba", "torch"] = "auto"
 
 
 @dataclass(config=_CONFIG)
@@ -96,6 +96,8 @@ def read_settings(text: str) -> ImageFieldSettings:
     except ValidationError as error:
         raise ValueError(f"settings: {_first_problem(error)}") from None
     field = asdict(stored.field)
+    if field["implementation"] == "triton":  # who computed it; tables are the same, and the file is read on a CPU
+        field["implementation"] = "auto"
     grid = field.pop("hash_grid")
     config = FieldConfig(**field, hash_grid=None if grid is None else HashGridConfig(**grid))
     return ImageFieldSettings(config, None if stored.kar is None else KarSettings(**asdict(stored.kar)))

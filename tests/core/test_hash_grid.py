@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from peak_nerf.core.hash_grid import HashGridEncoding, choose_implementation, tcnn_config
 from peak_nerf.errors import PeakError
+from peak_nerf.system import accelerator
 
 
 def pair(in_dim: int, dtype: torch.dtype = torch.float32, **options) -> tuple[HashGridEncoding, HashGridEncoding]:
@@ -147,11 +148,36 @@ def test_choices(monkeypatch: pytest.MonkeyPatch) -> None:
         choose_implementation("tcnn", "cpu")
     with pytest.raises(PeakError, match="CPU only"):
         choose_implementation("numba", "cuda")
+    with pytest.raises(PeakError, match="'triton': the device is not CUDA; use implementation 'auto' or 'torch'"):
+        choose_implementation("triton", "cpu")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert choose_implementation("auto", "cpu") == ("torch", "numba is not installed")
-    assert choose_implementation("auto", "cuda") == ("torch", "tiny-cuda-nn is not installed")
+    assert choose_implementation("auto", "mps") == ("torch", "numba is not installed")
+    chosen, why = choose_implementation("auto", "cuda")
+    assert chosen == "torch"
+    assert why.startswith("Triton is not installed")
+    with pytest.raises(PeakError, match="'triton': Triton is not installed"):
+        choose_implementation("triton", "cuda")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
-    assert choose_implementation("auto", "cuda")[0] == "tcnn"
+    monkeypatch.setattr(accelerator, "launcher_needs", lambda: None)
+    assert choose_implementation("auto", "cuda") == ("triton", "CUDA and Triton are here")
+    assert choose_implementation("auto", "cuda", 5) == ("torch", "its kernels have up to 4 dimensions")
+    assert choose_implementation("tcnn", "cuda") == ("tcnn", "asked for")
+    monkeypatch.setattr(accelerator, "launcher_needs", lambda: "Triton needs a C compiler")
+    assert choose_implementation("auto", "cuda") == ("torch", "Triton needs a C compiler")
+
+
+def test_a_gpu_that_triton_does_not_compile_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(accelerator, "launcher_needs", lambda: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (6, 1))
+    assert choose_implementation("auto", "cuda") == ("torch", "the GPU is older than what Triton compiles for")
+
+
+def test_half_precision_is_tritons() -> None:
+    with pytest.raises(PeakError, match="half precision is of implementation 'triton', this grid's is 'numba'"):
+        HashGridEncoding(3, n_levels=2, half_precision=True)
 
 
 def test_what_tiny_cuda_nn_is_handed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,7 +199,8 @@ def test_what_tiny_cuda_nn_is_handed(monkeypatch: pytest.MonkeyPatch) -> None:
     fake.Encoding = Encoding  # type: ignore[attr-defined]
     fake.__spec__ = object()  # type: ignore[assignment]
     monkeypatch.setitem(sys.modules, "tinycudann", fake)
-    grid = HashGridEncoding(3, n_levels=16, log2_table_size=19, finest_resolution=2048, device="cuda")
+    asked: dict = {"implementation": "tcnn", "device": "cuda"}
+    grid = HashGridEncoding(3, n_levels=16, log2_table_size=19, finest_resolution=2048, **asked)
     assert grid.implementation == "tcnn"
     out = grid(torch.rand(7, 3))
     assert out.shape == (7, 32)
@@ -195,7 +222,7 @@ def test_what_tiny_cuda_nn_is_handed(monkeypatch: pytest.MonkeyPatch) -> None:
     }
     assert tcnn_config(16, 2, 19, 16, growth) == calls["config"]
     with pytest.raises(PeakError, match="hash_all_levels"):
-        HashGridEncoding(3, hash_all_levels=True, device="cuda")
+        HashGridEncoding(3, hash_all_levels=True, **asked)
 
 
 @pytest.mark.parametrize("bad", [{"in_dim": 0}, {"in_dim": 9}, {"n_levels": 0}, {"finest_resolution": 2}])

@@ -295,7 +295,7 @@ def test_kar_goes_by_the_number_of_views(tmp_path, options: dict, views: int, fo
 def test_few_views_get_the_distortion_loss_and_few_harmonics(tmp_path) -> None:
     pipeline = start(tiny_config(tmp_path, num_views=6)).pipeline
     assert pipeline.model.config.distortion_weight == 0.03
-    assert pipeline.model.field.direction_encoding.get_out_dim() == 2**2
+    assert pipeline.model.field.direction_encoding.out_dim == 2**2
     pipeline.train()
     assert "distortion" in pipeline.get_train_loss_dict(0)[1]
 

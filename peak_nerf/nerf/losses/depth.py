@@ -64,7 +64,7 @@ def loss_at_points(
     """
     first = len(origins) - len(points)
     y, deviation = renderer.measured((points - origins[first:].detach()).norm(dim=-1), deviation)
-    chosen = rendered.samples.ray >= first
+    chosen = (rendered.samples.ray >= first).nonzero()[:, 0]
     return depth_loss(
         rendered.weights[chosen], rendered.distance[chosen], rendered.samples.ray[chosen] - first, y, deviation
     )

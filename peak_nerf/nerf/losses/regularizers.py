@@ -15,6 +15,7 @@ from torch import Tensor
 from peak_nerf.core.hash_grid import HashGridEncoding
 from peak_nerf.nerf.options import LossOptions
 from peak_nerf.nerf.render.renderer import RenderedRays
+from peak_nerf.nerf.render.volrend import ray_starts
 
 TV_VERTICES = 4096
 """Vertices per level and step at which total variation is measured."""
@@ -53,8 +54,7 @@ def _sum_before(values: Float[Tensor, " n"], ray: Int[Tensor, " n"], n_rays: int
     if len(values) == 0:
         return values
     before = values.double().cumsum(0) - values
-    counts = torch.bincount(ray, minlength=n_rays)
-    first = (counts.cumsum(0) - counts).clamp(max=len(values) - 1)
+    first = ray_starts(ray, n_rays)[:-1].clamp(max=len(values) - 1)
     return (before - before[first][ray]).to(values.dtype)
 
 

@@ -2,25 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.data.scene_box import OrientedBox
 from nerfstudio.model_components import renderers
 from nerfstudio.utils.math import intersect_obb
-from torch import Tensor
 
-
-class Crop(NamedTuple):
-    """What is to be seen of rays."""
-
-    near: Tensor
-    """(r,) where it begins; in the units of the rays' origins."""
-    far: Tensor
-    """(r,) where it ends; at the beginning, for rays that miss the box."""
-    background: Tensor | None
-    """(3,) behind it, where somebody has chosen one."""
+from peak_nerf.nerf.render.renderer import Crop
 
 
 def cropped(rays: RayBundle, box: OrientedBox) -> RayBundle:

@@ -5,19 +5,30 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
-from nerfstudio.field_components.encodings import SHEncoding
 from torch import Tensor, nn
 
 from peak_nerf.core.backbones import ReluMLP
 from peak_nerf.core.field import FieldConfig, PeakField
 from peak_nerf.core.hash_grid import HashGridEncoding
+from peak_nerf.nerf.render.directions import SphericalHarmonics
+
+AMPERE = (8, 0)
+"""Compute capability of the first GPUs that multiply bfloat16."""
 
 
-def multiplies_bfloat16(device: torch.device | str) -> bool:
-    """Whether `device` is a CPU with instructions for products of bfloat16 matrices (AVX-512 BF16)."""
+def networks_in_bfloat16(precision: str, device: torch.device | str) -> bool:
+    """Whether networks on `device` are worked out in bfloat16: by choice, or for "auto" where it is fast there.
+
+    So it is on CPUs with instructions for products of bfloat16 matrices (AVX-512 BF16) and on GPUs from Ampere on.
+    """
+    if precision != "auto":
+        return precision == "bfloat16"
+    device = torch.device(device)
+    if device.type == "cuda":
+        return torch.cuda.is_available() and torch.cuda.get_device_capability(device) >= AMPERE
     # Not public in torch 2.5 to 2.14, and absent from some builds: without it, float32 is what always works.
     supported = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
-    return torch.device(device).type == "cpu" and supported is not None and bool(supported())
+    return device.type == "cpu" and supported is not None and bool(supported())
 
 
 class PeakRadianceField(nn.Module):
@@ -31,8 +42,11 @@ class PeakRadianceField(nn.Module):
         colour_hidden_dim, colour_n_hidden: size of the colour network.
         sh_levels: levels of spherical harmonics, 1 to 4; L levels are L^2 numbers per direction.
         density_bias: start thin: at 0 a scene may stay fog for ever.
-        bfloat16: work both networks out in bfloat16 on the CPU; weights, encodings and rendering stay float32.
+        bfloat16: work both networks out in bfloat16; weights, encodings and rendering stay float32.
+        half_tables: have Triton's kernels read the grid's table in float16.
         device: decides the grid's implementation.
+
+    Raises: PeakError on half tables of a grid that is not Triton's.
     """
 
     def __init__(
@@ -44,14 +58,17 @@ class PeakRadianceField(nn.Module):
         sh_levels: int = 4,
         density_bias: float = -2.0,
         bfloat16: bool = False,
+        half_tables: bool = False,
         device: torch.device | str = "cpu",
     ) -> None:
         super().__init__()
         self.base = PeakField(3, 1 + n_geometry, config, device=device)
+        if half_tables:
+            self.grid.read_in_half()
         self.density_bias = density_bias
         self.in_bfloat16 = bfloat16
         self.feature_mask: Tensor | None = None
-        self.direction_encoding = SHEncoding(levels=sh_levels, implementation="torch")
+        self.direction_encoding = SphericalHarmonics(sh_levels)
         size = (n_geometry + sh_levels**2, 3, colour_hidden_dim, colour_n_hidden)
         self.colour_network = ReluMLP(*size, bias=False, init=config.relu_init)
 
@@ -101,10 +118,11 @@ class PeakRadianceField(nn.Module):
         """The network's output in float32, whatever it is worked out in."""
         if not self.in_bfloat16:
             return network(features).float()
-        n = len(features)
+        n, kind = len(features), features.device.type
+        added = padding(n) if kind == "cpu" else 0
         # No cache: casts of the weights that were made without gradient would be reused with one, and lose it.
-        with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
-            return network(F.pad(features, (0, 0, 0, padding(n))))[:n].float()
+        with torch.autocast(kind, torch.bfloat16, cache_enabled=False):
+            return network(F.pad(features, (0, 0, 0, added)))[:n].float()
 
 
 def padding(n: int) -> int:

@@ -1,4 +1,4 @@
-r"""Which samples a ray gets: few, and where the scene is; on CPU and CUDA, without nerfacc's CUDA-only kernels.
+r"""Which samples a ray gets: few, and where the scene is; on CPUs and GPUs, without nerfacc's CUDA-only kernels.
 
 A ray is cut into steps. Those in occupied cells are its candidates. The occupancy grid's opacities tell how much each
 would weigh in the ray's colour; of candidates beyond a budget a random part is taken, each with a probability p that
@@ -28,6 +28,7 @@ from torch import Tensor
 
 from peak_nerf.nerf.render.contraction import contract
 from peak_nerf.nerf.render.occupancy import OccupancyGrid
+from peak_nerf.system.accelerator import triton_takes
 from peak_nerf.system.parallel import parallel_for
 
 OPAQUE = 1e-3
@@ -151,6 +152,8 @@ def sample_rays(
     # Independent of where in its step a sample lies.
     offset = (jitter * 1021.0) % 1.0
     march = March(origins, directions, enter, leave, jitter, offset)
+    if triton_takes(origins.device):
+        return sample_triton(march, grid, steps)
     return (sample_numba if origins.device.type == "cpu" else sample_torch)(march, grid, steps)
 
 
@@ -184,6 +187,18 @@ def sample_numba(march: March, grid: OccupancyGrid, steps: Steps) -> PackedSampl
     return PackedSamples(ray, t, dt, x, cell, int(candidates.sum()))
 
 
+def sample_triton(march: March, grid: OccupancyGrid, steps: Steps) -> PackedSamples:
+    """On a GPU, by Triton's kernel."""
+    from peak_nerf.nerf.render.marcher_triton import sample
+
+    state = grid.candidates, grid.blocks, grid.log_clear
+    rule = steps.opaque, EXPLORE, BLUR, steps.budget
+    ray, t, dt, x, cell, n_candidates = sample(march, state, (steps.dt, steps.cone, grid.step), rule)
+    if march.origins.requires_grad or march.directions.requires_grad:
+        x = _positions(march.origins, march.directions, ray, t, grid.n_cascades > 1)
+    return PackedSamples(ray, t, dt, x, cell, n_candidates)
+
+
 def _positions(origins: Tensor, directions: Tensor, ray: Tensor, t: Tensor, contracted: bool) -> Tensor:
     x = origins[ray] + t[:, None] * directions[ray]
     return contract(x) if contracted else x
@@ -199,7 +214,7 @@ def _longest(enter: Tensor, leave: Tensor, steps: Steps) -> int:
 
 
 def sample_torch(march: March, grid: OccupancyGrid, steps: Steps) -> PackedSamples:
-    """Reference, for CUDA and for tests: every step of every ray at once, as (r, k) tensors."""
+    """Reference, for tests and where there is no kernel: every step of every ray at once, as (r, k) tensors."""
     origins, directions, enter, leave, jitter, offset = march
     first = steps.count(enter) + jitter
     n_steps = torch.ceil(steps.count(leave) - first).clamp(min=0)

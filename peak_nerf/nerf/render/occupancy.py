@@ -14,6 +14,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from peak_nerf.system.accelerator import runs_ahead
+
 UNKNOWN = -1.0
 """Density of a cell that nothing has been seen of yet. It counts as occupied, and any observation exceeds it."""
 RATE = 0.2
@@ -140,11 +142,17 @@ class OccupancyGrid(nn.Module):
         return x * torch.exp2((cells // r**3).to(x.dtype))[:, None]
 
     def random_cells(self, n: int) -> Int[Tensor, " n"]:
-        """n random visible cells, half of them from anywhere and half from occupied ones."""
+        """n random visible cells at most, half of them from anywhere and half from occupied ones.
+
+        On a GPU those that are not visible or not occupied stay among them, where there are too few others.
+        """
         device, total = self.occupied.device, self.occupied.numel()
         anywhere = torch.randint(total, (n // 2,), device=device)
         # Occupied ones by rejection: a list of all would be made anew each time.
         chosen = torch.randint(total, (16 * n,), device=device)
+        if runs_ahead(device):  # so many whatever is found, or the host would have to wait for their number
+            empty_last = torch.argsort((~self.occupied.view(-1)[chosen]).to(torch.uint8), stable=True)
+            return torch.cat((anywhere, chosen[empty_last[: n - n // 2]]))
         chosen = chosen[self.occupied.view(-1)[chosen]][: n - n // 2]
         cells = torch.cat((anywhere, chosen))
         return cells[self.visible.view(-1)[cells]]
@@ -188,7 +196,7 @@ class OccupancyGrid(nn.Module):
         flat.scatter_reduce_(0, cells, density, "amax")
         flat = self.opacity.view(-1)
         seen = -torch.expm1(-density * (self.step * torch.exp2((cells // self.resolution**3).to(density.dtype))))
-        if flat.device.type == "cpu":
+        if not runs_ahead(flat.device):
             from peak_nerf.nerf.render.marcher_numba import move_towards  # one by one, so that a seed repeats a run
 
             move_towards(flat.numpy(), cells.numpy(), seen.detach().numpy(), np.float32(RATE))
@@ -204,10 +212,15 @@ class OccupancyGrid(nn.Module):
             step = coarseness * self.step * 2**k
             # Opacity is below density * step: the exponential is for the mean alone, of every eighth cell.
             part = density.view(-1)[:: BLOCK + 1]
-            part = part[(part >= 0) & visible.view(-1)[:: BLOCK + 1]]
-            mean = float(-torch.expm1(-part * step).mean()) if len(part) else 0.0
-            threshold = min(self.threshold, mean)
-            limit = -math.log1p(-threshold) / step
+            counted = (part >= 0) & visible.view(-1)[:: BLOCK + 1]
+            limit: Tensor | float
+            if not runs_ahead(part.device):
+                part = part[counted]
+                mean = float(-torch.expm1(-part * step).mean()) if len(part) else 0.0
+                limit = -math.log1p(-min(self.threshold, mean)) / step
+            else:  # the same, without the host
+                opacity = torch.where(counted, -torch.expm1(-part * step), 0.0).sum() / counted.sum().clamp(min=1)
+                limit = -torch.log1p(-opacity.clamp(max=self.threshold)) / step
             occupied = (density > limit) | (density < 0)
             self.occupied[k] = occupied.logical_and_(visible)
         self.digest()

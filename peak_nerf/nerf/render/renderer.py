@@ -10,7 +10,7 @@ Symbols:
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -18,10 +18,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from peak_nerf.nerf.render.contraction import contract, infinity, per_distance, uncontract
-from peak_nerf.nerf.render.crop import Crop
 from peak_nerf.nerf.render.marcher import PackedSamples, Steps, box_intersection, sample_rays
 from peak_nerf.nerf.render.occupancy import OccupancyGrid
 from peak_nerf.nerf.render.volrend import accumulate, packed_weights
+from peak_nerf.system.accelerator import runs_ahead
 
 CANDIDATES = 128
 """Steps of a training ray in occupied cells, on average over a batch: while there are more, steps are longer."""
@@ -48,6 +48,17 @@ class Field(Protocol):
         self, geometry: Tensor, directions: Float[Tensor, "r 3"], ray: Int[Tensor, " n"] | None = None, /
     ) -> Float[Tensor, "n 3"]:
         """Colour in [0, 1]; `ray` says which direction each sample has, None when there is one each."""
+
+
+class Crop(NamedTuple):
+    """What is to be seen of rays."""
+
+    near: Float[Tensor, " r"]
+    """Where it begins; in the units of the rays' origins."""
+    far: Float[Tensor, " r"]
+    """Where it ends; at the beginning, for rays that miss the box."""
+    background: Tensor | None
+    """(3,) behind it, where somebody has chosen one."""
 
 
 @dataclass
@@ -218,8 +229,14 @@ class VolumeRenderer:
         return self.field.colour(geometry, directions)
 
     def background_of(self, directions: Tensor, accumulation: Tensor) -> Tensor:
-        """Colour (r, 3) behind everything in unbounded space, evaluated only where a ray is not opaque."""
-        through = (accumulation.detach()[:, 0] < 1 - OPAQUE).nonzero()[:, 0]
+        """Colour (r, 3) behind everything in unbounded space; 0 where a ray is opaque.
+
+        On the CPU it is evaluated only where a ray is not; a GPU would have to wait until the host knows how many.
+        """
+        seen = accumulation.detach()[:, 0] < 1 - OPAQUE
+        if runs_ahead(seen.device):
+            return torch.where(seen[:, None], self.sky(directions), 0.0)
+        through = seen.nonzero()[:, 0]
         colour = self.sky(directions[through])
         return directions.new_zeros(len(directions), 3).index_put((through,), colour)
 

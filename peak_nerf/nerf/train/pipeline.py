@@ -58,6 +58,11 @@ class PeakPipeline(VanillaPipeline):
             # Adam's second moments of rarely touched table rows sink into denormals, which CPUs handle slowly.
             torch.set_flush_denormal(True)
         with exit_on_peak_error():
+            if torch.device(device).type == "mps":
+                raise PeakError(
+                    "--machine.device-type mps: peak_nerf does not run on Apple's GPUs, which have no float64; give"
+                    " --machine.device-type cpu, for which there are compiled kernels"
+                )
             check_camera_path()
             super().__init__(config, device, *args, **kwargs)
         datamanager: Any = self.datamanager
