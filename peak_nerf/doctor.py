@@ -119,11 +119,9 @@ def check_triton(cuda: bool) -> Check:
 
 
 def check_tcnn(cuda: bool) -> Check:
-    """tiny-cuda-nn, which nothing needs; it is compiled against one torch and one GPU, so it is imported there."""
-    here = find_spec("tinycudann") is not None
-    if not here or not cuda:
-        value = "unused without CUDA" if here else "not installed, and not needed"
-        return Check("tiny-cuda-nn", "ok" if here else "missing", value)
+    """tiny-cuda-nn, where it is installed; it is compiled against one torch and one GPU, so it is imported there."""
+    if not cuda:
+        return Check("tiny-cuda-nn", "ok", "unused without CUDA")
     if "error" in (answer := probe(TCNN_PROBE)):
         cost = "--pipeline.model.implementation tcnn does not run; auto takes Triton"
         return Check("tiny-cuda-nn", "broken", answer["error"], cost, "pip uninstall tinycudann")
@@ -277,7 +275,7 @@ def run_checks() -> list[Check]:
         check_torch(torch),
         check_cuda(torch),
         check_triton(torch.get("cuda", False)),
-        check_tcnn(torch.get("cuda", False)),
+        *([check_tcnn(torch.get("cuda", False))] if find_spec("tinycudann") is not None else []),  # nothing needs it
         check_numba(numba, torch.get("threads")),
         *plugin,
         check_pycolmap(pycolmap_answer.result()),

@@ -133,10 +133,13 @@ def test_cuda_with_a_driver_that_torch_cannot_use_is_broken(tmp_path: Path, monk
 
 
 def test_tcnn_is_never_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+    other = {"version": "1", "needs": None}
+    monkeypatch.setattr(doctor, "probe", lambda code: GPU if code == doctor.TORCH_PROBE else other)
     hide("tinycudann", monkeypatch)
-    for cuda in (False, True):
-        check = doctor.check_tcnn(cuda)
-        assert (check.status, check.value, check.cost) == ("missing", "not installed, and not needed", "")
+    assert "tiny-cuda-nn" not in {check.name for check in doctor.run_checks()}
+    monkeypatch.setattr(doctor, "find_spec", lambda module: object())
+    assert "tiny-cuda-nn" in {check.name for check in doctor.run_checks()}
+    assert doctor.check_tcnn(cuda=False).value == "unused without CUDA"
 
 
 def test_triton_is_missed_with_cuda_alone(monkeypatch: pytest.MonkeyPatch) -> None:

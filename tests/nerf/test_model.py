@@ -11,7 +11,7 @@ from nerfstudio.engine.callbacks import TrainingCallbackLocation
 from peak_nerf.core.field import FieldConfig, HashGridConfig
 from peak_nerf.nerf.losses.kar_samples import KarAtSamples
 from peak_nerf.nerf.losses.kar_unobserved import KarUnobserved
-from peak_nerf.nerf.render.field import PeakRadianceField, padding
+from peak_nerf.nerf.render.field import PeakRadianceField, networks_in_bfloat16, padding
 from peak_nerf.nerf.render.marcher import sample_rays
 from peak_nerf.nerf.render.volrend import accumulate, packed_weights
 from tests.nerf.runs import start, tiny_config, train
@@ -219,6 +219,26 @@ def test_rows_are_padded_to_few_different_numbers() -> None:
     assert [padding(n) for n in (0, 1, 32, 33, 1000, 32768, 32769)] == [0, 31, 0, 31, 24, 0, 2047]
     assert all(padding(n) <= max(31, n / 15) for n in range(1, 5000))
     assert len({n + padding(n) for n in range(1, 65537)}) < 200
+
+
+def test_networks_are_in_bfloat16_where_it_is_fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert networks_in_bfloat16("bfloat16", "cpu")
+    assert not networks_in_bfloat16("float32", "cuda")
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True, raising=False)
+    assert networks_in_bfloat16("auto", "cpu")
+    assert not networks_in_bfloat16("auto", "mps")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for capability, fast in (((7, 5), False), ((8, 0), True), ((9, 0), True)):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, found=capability: found)
+        assert networks_in_bfloat16("auto", "cuda") is fast
+
+
+def test_tables_in_float16_are_for_tritons_kernels(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = tiny_config(tmp_path)
+    config.pipeline.model.table_precision = "float16"
+    with pytest.raises(SystemExit, match="2"):
+        start(config)
+    assert "half precision is of implementation 'triton'" in capsys.readouterr().err
 
 
 def test_bfloat16_networks_agree_with_float32() -> None:

@@ -89,6 +89,22 @@ def test_a_file_of_before_the_renaming_loads(tmp_path: Path) -> None:
     assert (field.kar.similarity, field.kar.norm, field.kar.weight) == ("dot", "squared", 2.0)
 
 
+def test_a_field_that_a_gpu_fitted_opens_on_a_cpu(tmp_path: Path) -> None:
+    """Its file says `triton`; tables have one layout whoever computes them."""
+    path = tmp_path / "field.safetensors"
+    grid = HashGridConfig(2, 2, 6, 2, 4)
+    written = ImageField(ImageFieldSettings(FieldConfig(grid, hidden_dim=4, n_hidden=1), None), (H, W, 1))
+    save_field(path, written)
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+    assert metadata["settings"].count('"implementation": "auto"') == 1
+    metadata["settings"] = metadata["settings"].replace('"implementation": "auto"', '"implementation": "triton"')
+    save_file(dict(written.state_dict()), path, metadata)
+    field, size = load_field(path)
+    assert field.settings.field.implementation == "auto"
+    assert np.array_equal(render_field(field, size, size), render_field(written, size, size))
+
+
 def test_a_field_that_version_0_1_wrote_is_the_same_field() -> None:
     """old_field/ is of `peak inpaint --save-field` on e0bb2e9, the values are what that version rendered of it."""
     field, size = load_field(Path(__file__).parent / "old_field" / "field.safetensors")

@@ -60,6 +60,16 @@ def test_peak_says_that_it_has_the_smaller_size(
     assert NO_CUDA not in capsys.readouterr().out
 
 
+def test_apples_gpus_are_refused_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = tiny_config(tmp_path)
+    config.machine.device_type = "mps"
+    with pytest.raises(SystemExit, match="2"):
+        config.pipeline.setup(device="mps")
+    said = capsys.readouterr().err
+    assert said.startswith("peak_nerf: error: --machine.device-type mps: ")
+    assert said.count("\n") == 1
+
+
 def test_how_threads_wait_is_settled_with_the_pipeline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settled: list[int] = []
     monkeypatch.setattr("peak_nerf.nerf.train.pipeline.sleep_when_busy", lambda: settled.append(1))
