@@ -34,12 +34,10 @@ DIFFERENT = 0.02
 def stand_in() -> list[str]:
     """Put empty modules in place of packages that are missing and only annotate; their names."""
 
-    class Shaped:
-        def __class_getitem__(cls, item: tuple[Any, ...]) -> Any:
-            return item[0]
-
+    # Float[Tensor, "n 3"] is Tensor.
+    shaped = type("Shaped", (), {"__class_getitem__": classmethod(lambda cls, item: item[0])})
     names: dict[str, dict[str, Any]] = {
-        "jaxtyping": dict.fromkeys(("Bool", "Float", "Int"), Shaped),
+        "jaxtyping": dict.fromkeys(("Bool", "Float", "Int"), shaped),
         "pydantic": {"Field": lambda **_: None},
         "tyro": {"conf": types.SimpleNamespace(arg=lambda **_: None)},
     }

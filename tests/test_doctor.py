@@ -137,7 +137,8 @@ def test_tcnn_is_never_missed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "probe", lambda code: GPU if code == doctor.TORCH_PROBE else other)
     hide("tinycudann", monkeypatch)
     assert "tiny-cuda-nn" not in {check.name for check in doctor.run_checks()}
-    monkeypatch.setattr(doctor, "find_spec", lambda module: object())
+    real = doctor.find_spec
+    monkeypatch.setattr(doctor, "find_spec", lambda name: object() if name == "tinycudann" else real(name))
     assert "tiny-cuda-nn" in {check.name for check in doctor.run_checks()}
     assert doctor.check_tcnn(cuda=False).value == "unused without CUDA"
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 HIDDEN = (
     "nerfstudio", "jaxtyping", "beartype", "pydantic", "tyro", "rich", "numba", "scipy", "cv2", "skimage",
-    "torchmetrics", "torchvision", "safetensors", "matplotlib", "ruamel", "tifffile", "threadpoolctl", "pycolmap", "plyfile",
+    "torchmetrics", "torchvision", "safetensors", "matplotlib", "ruamel", "tifffile", "threadpoolctl", "pycolmap",
+    "plyfile",
 )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from peak_nerf.core.field import FieldConfig
+from peak_nerf.core.field import FieldConfig, HashGridConfig
 from peak_nerf.errors import PeakError
 from peak_nerf.tasks.field_file import FORMAT, load_field, render_field, save_field
 from peak_nerf.tasks.image_field import ImageField, ImageFieldSettings, KarSettings
