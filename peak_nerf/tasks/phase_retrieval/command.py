@@ -27,16 +27,11 @@ from peak_nerf.tasks import field_file
 from peak_nerf.tasks.phase_retrieval import problems
 from peak_nerf.tasks.phase_retrieval.align import align
 from peak_nerf.tasks.phase_retrieval.figures import write_comparison_of, write_residuals
-from peak_nerf.tasks.phase_retrieval.measurements import (
-    MIN_SIDE,
-    Measurements,
-    ratio_of,
-    read_measurements,
-    simulate,
-    warnings_for,
-    write_measurements,
-)
+from peak_nerf.tasks.phase_retrieval.magnitudes import MIN_SIDE, Measurements
+from peak_nerf.tasks.phase_retrieval.measured import DataOptions, read_measurements, with_support
+from peak_nerf.tasks.phase_retrieval.measurements import ratio_of, simulate, warnings_for, write_measurements
 from peak_nerf.tasks.phase_retrieval.retrieve import Retrieval, retrieve
+from peak_nerf.tasks.phase_retrieval.said import described, did_not_work, of_data
 from peak_nerf.tasks.phase_retrieval.settings import FIELD_METHODS, check_method, settings_for, with_kar_weight
 
 DEFAULT_RATIO = {"fourier": 1.9, "gaussian": 1.0}
@@ -51,8 +46,8 @@ class MeasurementOptions:
     """The picture whose magnitudes are simulated, and against which the result is scored; square, colours become grey.
     None with --measurements."""
     measurements: Path | None = None
-    """A .npz file of magnitudes instead of a picture: arrays problem (fourier or gaussian), size, magnitudes, and for
-    gaussian the matrix."""
+    """A file of magnitudes instead of a picture: .npy, .npz, .mat, .h5, .cxi, .nxs, .tif or .png; docs/phase.md says
+    what it may hold."""
     problem: str = "fourier"
     """fourier or gaussian; fourier@1.8 is short for --problem fourier --ratio 1.8."""
     ratio: Annotated[float | None, Field(gt=0, le=1000)] = None
@@ -83,7 +78,7 @@ class SolverOptions:
 
 
 @dataclass
-class PhaseOptions(SolverOptions, MeasurementOptions):
+class PhaseOptions(SolverOptions, DataOptions, MeasurementOptions):
     """All options of a phase retrieval."""
 
 
@@ -117,7 +112,8 @@ def run_phase_retrieval(
     _check(options)
     truth = None
     if options.measurements is not None:
-        measurements = read_measurements(options.measurements)
+        known = {f.name: getattr(options, f.name) for f in dataclasses.fields(DataOptions)}
+        measurements = read_measurements(options.measurements, DataOptions(**known))
     else:
         problem, ratio = _problem(options)
         check_method(options.method, problem)
@@ -135,6 +131,8 @@ def run_phase_retrieval(
     elif save_field:
         raise PeakError(f"--save-field: {options.method} fits no field; leave the option out or choose method 'peak'")
     record.check_folder(out)
+    if options.measurements is not None:
+        print(described(options.measurements, measurements), flush=True)
     warnings = warnings_for(measurements)
     for warning in warnings:
         print(f"peak_nerf: warning: {warning}", file=sys.stderr, flush=True)
@@ -159,10 +157,16 @@ def _check(options: PhaseOptions) -> None:
     if (options.image is None) == (options.measurements is None):
         raise PeakError("peak phase: give either a picture or --measurements FILE.npz")
     check_options(options)
+    if options.image is not None:
+        of_data = (f.name for f in dataclasses.fields(DataOptions) if getattr(options, f.name) != f.default)
+        name = next(of_data, None)
+        if name is not None:
+            raise PeakError(f"{flag(name)}: belongs to measured data; give --measurements FILE, or leave it out")
     if options.measurements is not None:
         given = next((name for name in ("ratio", "size", "noise_snr") if getattr(options, name) is not None), None)
         if given is not None:
-            raise PeakError(f"{flag(given)}: belongs to a simulation; with --measurements the file says it all")
+            hint = ", and --object-size what it does not" if given == "size" else ""
+            raise PeakError(f"{flag(given)}: belongs to a simulation; with --measurements the file says it{hint}")
 
 
 def _problem(options: PhaseOptions) -> tuple[Any, float]:
@@ -230,13 +234,16 @@ def _write(
         "data": str(options.image if options.image is not None else options.measurements),
         "problem": measurements.operator.name,
         "ratio": ratio_of(measurements),
-        "size": measurements.operator.size,
-        "n_measurements": math.prod(measurements.operator.shape),
+        "size": reconstruction.shape[0] if reconstruction.shape[0] == reconstruction.shape[1] else [*shown.shape],
+        "n_measurements": math.prod(measurements.operator.shape)
+        if measurements.known is None
+        else int(measurements.known.sum()),
         "seed": options.seed,
         "settings": record.plain({**dataclasses.asdict(options), "fit": result.settings}),
         "partial": result.partial,
         "warnings": warnings,
         **scored,
+        **(of_data(measurements, result) if options.measurements is not None else {}),
         "relative_residual": result.relative_residual,
         "measurement_misfit": result.relative_residual,  # its name of before, for one version
         "seconds": result.seconds,
@@ -251,6 +258,9 @@ def _write(
     # Without metrics.json nobody takes a half-written folder for a result.
     (out / "metrics.json").unlink(missing_ok=True)
     write_png(out / "reconstruction.png", shown)
+    if result.support is not None:
+        write_png(out / "support.png", result.support.astype(np.float32))
+        measurements = with_support(measurements, result.support)
     write_comparison_of(out / "comparison.png", measurements, shown, truth)
     if result.history:
         name = (options.image or options.measurements or Path()).name
@@ -272,10 +282,11 @@ def _write(
 
 def phase_command(
     measurements: tyro.conf.OmitArgPrefixes[Annotated[MeasurementOptions, tyro.conf.arg(name="measurement")]],
+    data: tyro.conf.OmitArgPrefixes[Annotated[DataOptions, tyro.conf.arg(name="measured data")]],
     solver: tyro.conf.OmitArgPrefixes[SolverOptions],
     output: tyro.conf.OmitArgPrefixes[OutputOptions],
 ) -> int:
-    """Retrieve a square picture from Fourier or Gaussian magnitudes, with a field or a classical solver.
+    """Retrieve a picture from Fourier or Gaussian magnitudes, with a field or a classical solver.
 
     Leaves metrics.json, reconstruction.png, comparison.png and relative_residual.png in the folder. Magnitudes cannot
     tell a picture from its negative, from itself turned by 180 degrees, or shifted: the pictures are shown aligned with
@@ -283,7 +294,7 @@ def phase_command(
     """
     from rich.console import Console
 
-    options = PhaseOptions(**vars(measurements), **vars(solver))
+    options = PhaseOptions(**vars(measurements), **vars(data), **vars(solver))
     console = Console()
     with record.progress_bar(console) as show:
 
@@ -296,4 +307,9 @@ def phase_command(
         f"{options.method}: {aligned}relative residual {metrics['relative_residual']:.2g}, {metrics['seconds']:.1f} s,"
         f" {metrics['peak_memory_gib']:.2f} GiB"
     )
-    return record.say_end(console, line, output.out, metrics["partial"])
+    code = record.say_end(console, line, output.out, metrics["partial"])
+    if code == 0 and not metrics.get("worked", True):
+        line = did_not_work(metrics["relative_residual"], options.method, data)
+        print(f"peak_nerf: {line}", file=sys.stderr, flush=True)
+        return 1
+    return code

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from peak_nerf.images.figures import write_comparison, write_figure
-from peak_nerf.tasks.phase_retrieval.measurements import Measurements
+from peak_nerf.tasks.phase_retrieval.magnitudes import Measurements
 from peak_nerf.tasks.phase_retrieval.operators import FourierOperator
 from peak_nerf.tasks.phase_retrieval.solver_loop import Point
 
@@ -20,22 +20,22 @@ STAGES = {
 
 
 def magnitudes_picture(measurements: Measurements) -> np.ndarray:
-    """log(1 + y) of Fourier magnitudes with frequency 0 in the middle, cut to the picture's size: (n, n, 1) in [0, 1].
+    """log(1 + y) of Fourier magnitudes with frequency 0 in the middle, cut to the picture's size: (h, w, 1) in [0, 1];
+    unknown ones black.
 
     Gaussian magnitudes in their order, as many as fit; the rest of n^2 pixels white.
     """
-    operator, n = measurements.operator, measurements.operator.size
+    operator, (h, w) = measurements.operator, measurements.operator.box
     y = measurements.magnitudes.numpy()
     if isinstance(operator, FourierOperator):
-        frequencies = np.arange(n) - n // 2
-        rows, columns = frequencies[:, None], frequencies[None]
+        rows, columns = (np.arange(h) - h // 2)[:, None], (np.arange(w) - w // 2)[None]
         # |X(-k)| = |X(k)|: only the half with columns >= 0 is kept.
-        shown = y[np.where(columns < 0, -rows, rows) % operator.padded, np.minimum(np.abs(columns), y.shape[1] - 1)]
+        shown = y[np.where(columns < 0, -rows, rows) % operator.frame[0], np.minimum(np.abs(columns), y.shape[1] - 1)]
         shown = np.log1p(shown / np.median(y).clip(1e-12))
-        return (shown / shown.max())[..., None]
-    picture = np.ones(n * n, dtype=np.float32)
-    picture[: min(len(y), n * n)] = (y / (3 * np.sqrt(np.mean(y**2))))[: n * n]
-    return picture.reshape(n, n, 1).clip(0, 1)
+        return (shown / max(float(shown.max()), 1e-12))[..., None]
+    picture = np.ones(h * w, dtype=np.float32)
+    picture[: min(len(y), h * w)] = (y / (3 * np.sqrt(np.mean(y**2))))[: h * w]
+    return picture.reshape(h, w, 1).clip(0, 1)
 
 
 def write_comparison_of(path: Path, measurements: Measurements, picture: np.ndarray, truth: np.ndarray | None) -> None:

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from peak_nerf.tasks.phase_retrieval.measurements import Measurements
+from peak_nerf.tasks.phase_retrieval.magnitudes import Measurements
 from peak_nerf.tasks.phase_retrieval.operators import FourierOperator
 from peak_nerf.tasks.phase_retrieval.projections import CLEANING, ROUND, Projections, Search, padded, projections_for
 
@@ -49,19 +49,20 @@ class PhaseAverage:
         self.sum = torch.zeros_like(self.y, dtype=torch.complex64)
         self.total = 0.0
 
-    def add(self, picture: Float[Tensor, "n n"], residual: float) -> None:
+    def add(self, picture: Float[Tensor, "h w"], residual: float) -> None:
         """Count an iterate in, with the weight residual^-2."""
         z = self.measurements.operator.apply(picture)
         weight = max(residual, 1e-7) ** -2
         self.sum += weight * z / z.abs().clamp_min(1e-12)
         self.total += weight
 
-    def picture(self, best: Float[Tensor, "n n"]) -> Float[Tensor, "n n"]:
-        """The averaged phases' picture, in [0, 1]; magnitudes that are not fitted are those of `best`."""
-        n = self.measurements.operator.size
-        y = torch.where(self.fit_mask, self.y, self.measurements.operator.apply(best).abs())
-        side = len(y)
-        return torch.fft.irfft2(y * self.sum / self.total, s=(side, side), norm="ortho")[:n, :n].clamp(0, 1)
+    def picture(self, best: Float[Tensor, "h w"]) -> Float[Tensor, "h w"]:
+        """The averaged phases' picture, within the range; magnitudes that are not fitted are those of `best`."""
+        operator = self.measurements.operator
+        assert isinstance(operator, FourierOperator)
+        y = torch.where(self.fit_mask, self.y, operator.apply(best).abs())
+        picture = operator.adjoint(y * self.sum / self.total).clamp(0, self.measurements.height)
+        return picture if operator.support is None else picture * operator.support
 
 
 class CoarseToFine(Search):
@@ -93,16 +94,19 @@ class CoarseToFine(Search):
             raise ValueError(f"restarts must be at least 1, got {restarts}")
         self.measurements = measurements
         self.full = projections_for(measurements, fit_mask, FULL_BETA)
-        self.fit_mask = torch.ones_like(self.full.y, dtype=torch.bool) if fit_mask is None else fit_mask
-        self.n, m = measurements.operator.size, self.full.side
-        sides = [2 * round(m * fraction / 2) for fraction in LEVELS if self.n * fraction >= LEAST_SIDE]
-        self.levels = [self._coarse(side) for side in sides] + [self.full]
+        everything = torch.ones_like(self.full.y, dtype=torch.bool)
+        self.fit_mask = everything if self.full.fit_mask is None else self.full.fit_mask
+        self.h, self.w = measurements.operator.box
+        fractions = [fraction for fraction in LEVELS if min(self.h, self.w) * fraction >= LEAST_SIDE]
+        frames = [(2 * round(m * f / 2), 2 * round(n * f / 2)) for f in fractions for m, n in [self.full.frame]]
+        self.levels = [self._coarse(frame) for frame in frames] + [self.full]
         # Fractions of the run at which a level ends.
-        self.ends = [*LEVEL_ENDS[len(LEVELS) - len(sides) :], 1.0]
+        self.ends = [*LEVEL_ENDS[len(LEVELS) - len(frames) :], 1.0]
         generator = torch.Generator().manual_seed(seed)
         first = self.levels[0]
         n, self.kept = restarts * COARSE_STARTS, restarts * KEPT
-        self.iterates = [torch.rand(first.side, first.side, generator=generator) * first.ceiling for _ in range(n)]
+        ceiling = first.ceiling / measurements.height
+        self.iterates = [torch.rand(first.frame, generator=generator) * ceiling for _ in range(n)]
         self.residuals = [math.inf] * n
         self.level, self.turn, self.iterations = 0, 0, 0
         self.picture, self.relative_residual = self._as_picture(self.iterates[0], first), math.inf
@@ -117,17 +121,18 @@ class CoarseToFine(Search):
             self._drop_all_but_the_best(self.kept)
         if len(self.iterates) > 1 and fraction >= ALONE:
             self._drop_all_but_the_best(1)
-        n = min(round(ROUND * (self.full.side / level.side) ** 2), 1500)
+        finer = [m / k for m, k in zip(self.full.frame, level.frame, strict=True)]
+        n = min(round(ROUND * finer[0] * finer[1]), 1500)
         v = level.run(self.iterates[self.turn], "hio", n)
         self.iterates[self.turn] = v
         self.iterations += n + CLEANING
         cleaned = level.clean(v)
         self.residuals[self.turn] = _relative_residual(level, cleaned)
         if level is self.full:
-            self._consider(cleaned[: self.n, : self.n])
+            self._consider(cleaned[: self.h, : self.w])
         elif self.residuals[self.turn] <= min(self.residuals) and math.isfinite(self.residuals[self.turn]):
             self.picture = self._as_picture(cleaned, level)
-            self.relative_residual = _relative_residual(self.full, padded(self.picture, self.full.side))
+            self.relative_residual = _relative_residual(self.full, padded(self.picture, self.full.frame))
         self.turn = (self.turn + 1) % len(self.iterates)
 
     def candidates(self) -> list[Tensor]:
@@ -162,30 +167,31 @@ class CoarseToFine(Search):
     def _refined(self, v: Tensor, old: Projections, new: Projections) -> Tensor:
         spectrum = self._unblurred(old.clean(v), old)
         if new is not self.full:
-            spectrum = _low(spectrum, new.side) * _blur(new.side) * (new.side / self.full.side)
-        return torch.fft.irfft2(spectrum, s=(new.side, new.side), norm="ortho")
+            spectrum = _low(spectrum, new.frame) * _blur(new.frame) * _scale(new.frame, self.full.frame)
+        return torch.fft.irfft2(spectrum, s=new.frame, norm="ortho")
 
-    def _coarse(self, side: int) -> Projections:
-        scale = _blur(side) * (side / self.full.side)
-        support = torch.fft.rfft2(self.full.ceiling, norm="ortho")
-        ceiling = torch.fft.irfft2(_low(support, side) * scale, s=(side, side), norm="ortho")
-        ceiling = torch.where(ceiling < LEAST_CEILING, torch.zeros(()), ceiling)
-        fit_mask = _low(self.fit_mask.float(), side) > 0
-        fit_mask[side // 2] = fit_mask[:, side // 2] = True  # their blurred magnitudes are taken for 0
-        return Projections(_low(self.full.y, side) * scale, ceiling, fit_mask)
+    def _coarse(self, frame: tuple[int, int]) -> Projections:
+        scale = _blur(frame) * _scale(frame, self.full.frame)
+        height = self.measurements.height
+        support = torch.fft.rfft2(self.full.ceiling / height, norm="ortho")
+        ceiling = torch.fft.irfft2(_low(support, frame) * scale, s=frame, norm="ortho")
+        ceiling = torch.where(ceiling < LEAST_CEILING, torch.zeros(()), ceiling) * height
+        fit_mask = _low(self.fit_mask.float(), frame) > 0
+        fit_mask[frame[0] // 2] = fit_mask[:, frame[1] // 2] = True  # their blurred magnitudes are taken for 0
+        return Projections(_low(self.full.y, frame) * scale, ceiling, fit_mask)
 
     def _unblurred(self, v: Tensor, level: Projections) -> Tensor:
         """The spectrum of a level's picture in the full frame, without blur, cut where that would divide too far."""
         if level is self.full:
             return torch.fft.rfft2(v, norm="ortho")
-        blur = _blur(level.side)
-        spectrum = torch.fft.rfft2(v, norm="ortho") / blur * (self.full.side / level.side)
-        return _high(torch.where(blur > 20**-0.81, spectrum, torch.zeros(())), self.full.side)
+        blur = _blur(level.frame)
+        spectrum = torch.fft.rfft2(v, norm="ortho") / blur * _scale(self.full.frame, level.frame)
+        return _high(torch.where(blur > 20**-0.81, spectrum, torch.zeros(())), self.full.frame)
 
     def _as_picture(self, v: Tensor, level: Projections) -> Tensor:
-        """A level's picture as an (n, n) one."""
-        spectrum = self._unblurred(v, level)
-        return torch.fft.irfft2(spectrum, s=(self.full.side,) * 2, norm="ortho")[: self.n, : self.n].clamp(0, 1)
+        """A level's picture as an (h, w) one."""
+        picture = torch.fft.irfft2(self._unblurred(v, level), s=self.full.frame, norm="ortho")
+        return self.full.to_allowed(picture)[: self.h, : self.w]
 
     def state(self) -> dict[str, Any]:
         """All that `restore` needs, the averaged phases included."""
@@ -199,33 +205,38 @@ class CoarseToFine(Search):
 
 def _relative_residual(level: Projections, v: Tensor) -> float:
     """|| |FFT v| - y || / ||y|| over the fitted magnitudes of a level."""
-    weights = FourierOperator(1, level.side).weights
+    weights = FourierOperator(1, level.frame).weights
     counts = weights if level.fit_mask is None else weights * level.fit_mask
     error = (torch.fft.rfft2(v, norm="ortho").abs() - level.y).square()
     return math.sqrt(float((error * counts).sum() / (level.y.square() * counts).sum()))
 
 
-def _blur(side: int) -> Float[Tensor, "side half"]:
-    """g on the lowest side x side frequencies: 1 in the middle, 1/20 at |k| = side / 2."""
-    rows, columns = torch.fft.fftfreq(side)[:, None] * 2, torch.fft.rfftfreq(side) * 2
+def _scale(frame: tuple[int, int], other: tuple[int, int]) -> float:
+    """What takes coefficients of the unitary transform of one frame to those of another."""
+    return math.sqrt(math.prod(frame)) / math.sqrt(math.prod(other))
+
+
+def _blur(frame: tuple[int, int]) -> Float[Tensor, "m half"]:
+    """g on the lowest frequencies of a frame: 1 in the middle, 1/20 at |k| = K, where a frame's side is 2 K."""
+    rows, columns = torch.fft.fftfreq(frame[0])[:, None] * 2, torch.fft.rfftfreq(frame[1]) * 2
     return torch.exp(-math.log(20) * (rows.square() + columns.square()))
 
 
-def _low(spectrum: Tensor, side: int) -> Tensor:
-    """The lowest frequencies of a half spectrum (m, m // 2 + 1) as one of an even side; those at side / 2 are 0."""
-    half = side // 2
-    low = torch.zeros(side, half + 1, dtype=spectrum.dtype)
-    low[:half, :half] = spectrum[:half, :half]
-    low[1 - half :, :half] = spectrum[1 - half :, :half]
+def _low(spectrum: Tensor, frame: tuple[int, int]) -> Tensor:
+    """The lowest frequencies of a half spectrum as one of a frame of even sides; those at side / 2 are 0."""
+    k, n = frame[0] // 2, frame[1] // 2
+    low = torch.zeros(frame[0], n + 1, dtype=spectrum.dtype)
+    low[:k, :n] = spectrum[:k, :n]
+    low[1 - k :, :n] = spectrum[1 - k :, :n]
     return low
 
 
-def _high(low: Tensor, side: int) -> Tensor:
+def _high(low: Tensor, frame: tuple[int, int]) -> Tensor:
     """The other way round: frequencies that a smaller spectrum does not have are 0."""
-    half = len(low) // 2
-    spectrum = torch.zeros(side, side // 2 + 1, dtype=low.dtype)
-    spectrum[:half, :half] = low[:half, :half]
-    spectrum[1 - half :, :half] = low[1 - half :, :half]
+    k, n = len(low) // 2, low.shape[1] - 1
+    spectrum = torch.zeros(frame[0], frame[1] // 2 + 1, dtype=low.dtype)
+    spectrum[:k, :n] = low[:k, :n]
+    spectrum[1 - k :, :n] = low[1 - k :, :n]
     return spectrum
 
 
@@ -234,7 +245,7 @@ class Refinement(Search):
 
     Args:
         measurements: Fourier magnitudes.
-        starts: pictures (n, n): the field's, and what the field started from.
+        starts: pictures (h, w): the field's, and what the field started from.
         fit_mask: as in `Projections`; the other magnitudes score all pictures.
     """
 
@@ -243,9 +254,10 @@ class Refinement(Search):
     def __init__(self, measurements: Measurements, starts: list[Tensor], fit_mask: Tensor) -> None:
         self.measurements, self.held_out = measurements, ~fit_mask
         self.projections = projections_for(measurements, fit_mask, FULL_BETA)
-        self.phase_average = PhaseAverage(measurements, self.projections.y, fit_mask)
+        fitted = fit_mask if self.projections.fit_mask is None else self.projections.fit_mask
+        self.phase_average = PhaseAverage(measurements, self.projections.y, fitted)
         start = min(starts, key=lambda picture: measurements.relative_residual(picture, self.held_out))
-        self.v = padded(start, self.projections.side)
+        self.v = padded(start, self.projections.frame)
         self.picture = start
         self.relative_residual = measurements.relative_residual(start, self.held_out)
         self.rounds, self.iterations = 0, 0
@@ -253,13 +265,13 @@ class Refinement(Search):
     def round(self, fraction: float) -> None:
         """`ROUND` iterations of HIO; every `RESTART` rounds from the averaged phases."""
         self.v = self.projections.run(self.v, "hio", ROUND)
-        n = len(self.picture)
-        picture = self.projections.clean(self.v)[:n, :n]
+        h, w = self.picture.shape
+        picture = self.projections.clean(self.v)[:h, :w]
         residual = self.measurements.relative_residual(picture, self.held_out)
         self.iterations += ROUND + CLEANING
         self.keep_if_better(picture, residual)
         self.phase_average.add(picture, residual)
         self.rounds += 1
         if self.rounds % RESTART == 0:
-            self.v = padded(self.phase_average.picture(self.picture), self.projections.side)
+            self.v = padded(self.phase_average.picture(self.picture), self.projections.frame)
             self.phase_average.clear()

@@ -1,10 +1,10 @@
-"""The linear maps behind magnitude measurements y = |A x| of a square picture x, each with its adjoint.
+"""The linear maps behind magnitude measurements y = |A x| of a picture x, each with its adjoint.
 
-Every operator has `apply` (A x), `adjoint` (A^H v), `size`, `n_measurements` and a string `name`; `apply` is
-differentiable by autograd.
+Every operator has `apply` (A x), `adjoint` (A^H v), `box` (the picture's height and width), `size` (the longer
+of them), `support` and a string `name`; `apply` is differentiable by autograd.
 """
 
-# n: side of the picture   m: side of the padded picture (Fourier), rows (Gaussian)   x: (n, n) real   y = |A x|
+# n: side of a square picture, h, w: of any   m: sides of the padded picture (Fourier), rows (Gaussian)   y = |A x|
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -27,47 +27,59 @@ DENSE_FRACTION = 0.5
 
 
 class FourierOperator:
-    r"""A x = FFT2(P x) / m, P zero padding of (n, n) to (m, m) with m = int(ratio n): unitary apart from P.
+    r"""A x = FFT2(P x) / sqrt(m_1 m_2), P zero padding of (h, w) to (m_1, m_2): unitary apart from P.
 
-    x is real, so A x has A x(-k) = conj(A x(k)), and only the half with k_2 >= 0 is kept: (m, m // 2 + 1). `weights`
-    counts each kept frequency once or twice: <u, v> = Re sum weights conj(u) v is the inner product over all m^2.
-    The adjoint is the inverse transform, cropped to n x n.
+    x is real, so A x has A x(-k) = conj(A x(k)), and only the half with k_2 >= 0 is kept: (m_1, m_2 // 2 + 1).
+    `weights` counts each kept frequency once or twice: <u, v> = Re sum weights conj(u) v is the inner product over all
+    m_1 m_2. The adjoint is the inverse transform, cropped to h x w.
 
-    The 1/m only scales: a file of magnitudes |FFT2(P x)| is divided by m when it is read.
+    The root only scales: a file of magnitudes |FFT2(P x)| is divided by it when it is read.
 
-    Raises: ValueError on n below 1 or m below n.
+    Args:
+        size: (h, w) of the picture, or the side of a square one.
+        padded: (m_1, m_2), or the side of a square.
+        support: (h, w), bool, where the picture may differ from 0; None for everywhere. Solvers keep to it, A does not.
+
+    Raises: ValueError on sides below 1, m below h or w, or a support of another shape or without a pixel.
     Source: Li et al., ICML 2025, appendix B.2.
     """
 
     name: Literal["fourier"] = "fourier"
 
-    def __init__(self, size: int, padded: int) -> None:
-        if size < 1 or padded < size:
+    def __init__(
+        self, size: int | tuple[int, int], padded: int | tuple[int, int], support: Bool[Tensor, "h w"] | None = None
+    ) -> None:
+        self.box = (size, size) if isinstance(size, int) else size
+        self.frame = (padded, padded) if isinstance(padded, int) else padded
+        if min(self.box) < 1 or self.frame[0] < self.box[0] or self.frame[1] < self.box[1]:
             raise ValueError(
                 f"the picture's side must be at least 1 and the padded side no smaller, got {size}, {padded}"
             )
-        self.size, self.padded = size, padded
-        self.weights = torch.full((padded // 2 + 1,), 2.0)
+        if support is not None and (tuple(support.shape) != self.box or not bool(support.any())):
+            raise ValueError(f"the support must be {self.box} with a pixel in it, got {tuple(support.shape)}")
+        self.support = support
+        self.size, self.padded = max(self.box), max(self.frame)
+        self.weights = torch.full((self.frame[1] // 2 + 1,), 2.0)
         self.weights[0] = 1.0
-        if padded % 2 == 0:
+        if self.frame[1] % 2 == 0:
             self.weights[-1] = 1.0
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Of y."""
-        return (self.padded, self.padded // 2 + 1)
+        return (self.frame[0], self.frame[1] // 2 + 1)
 
-    def apply(self, x: Float[Tensor, "n n"]) -> Shaped[Tensor, "m half"]:
+    def apply(self, x: Float[Tensor, "h w"]) -> Shaped[Tensor, "m half"]:
         """A x."""
-        return torch.fft.rfft2(x, s=(self.padded, self.padded), norm="ortho")
+        return torch.fft.rfft2(x, s=self.frame, norm="ortho")
 
-    def adjoint(self, v: Shaped[Tensor, "m half"]) -> Float[Tensor, "n n"]:
+    def adjoint(self, v: Shaped[Tensor, "m half"]) -> Float[Tensor, "h w"]:
         """A^H v."""
-        return self.adjoint_padded(v)[: self.size, : self.size]
+        return self.adjoint_padded(v)[: self.box[0], : self.box[1]]
 
-    def adjoint_padded(self, v: Shaped[Tensor, "m half"]) -> Float[Tensor, "m m"]:
+    def adjoint_padded(self, v: Shaped[Tensor, "m half"]) -> Float[Tensor, "m m_2"]:
         """The inverse transform before it is cropped."""
-        return torch.fft.irfft2(v, s=(self.padded, self.padded), norm="ortho")
+        return torch.fft.irfft2(v, s=self.frame, norm="ortho")
 
 
 class GaussianOperator:
@@ -101,6 +113,7 @@ class GaussianOperator:
         if min(size, n_rows) < 1 or seed < 0 or storage not in ("auto", "dense", "chunked"):
             raise ValueError(f"size and rows must be at least 1, the seed not negative, got {size}, {n_rows}, {seed}")
         self.size, self.n_rows, self.seed, self.complex_valued = size, n_rows, seed, complex_valued
+        self.box, self.support = (size, size), None
         self.weights, self.given = torch.ones(1), False
         self.block = max(CHUNK_BYTES // (size * size * (8 if complex_valued else 4)), 1)
         self.storage = storage if storage != "auto" else ("dense" if self._fits() else "chunked")

@@ -8,6 +8,7 @@ Source: Li et al., ICML 2025, appendix B.2.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -17,7 +18,8 @@ from torch import Tensor, nn
 from peak_nerf.metrics import psnr
 from peak_nerf.tasks.image_field import ImageField, pixel_coordinates
 from peak_nerf.tasks.phase_retrieval.data_term import data_error, expected_measurement
-from peak_nerf.tasks.phase_retrieval.measurements import Measurements
+from peak_nerf.tasks.phase_retrieval.magnitudes import Measurements
+from peak_nerf.tasks.phase_retrieval.operators import FourierOperator
 from peak_nerf.tasks.phase_retrieval.settings import PhaseSettings
 
 HELD_OUT = 0.02
@@ -40,6 +42,8 @@ def held_out_mask(measurements: Measurements, generator: torch.Generator) -> Ten
     """
     y = measurements.magnitudes
     draw = torch.rand(y.shape, generator=generator)
+    if measurements.known is not None:
+        draw[~measurements.known] = 1.0  # nothing is held out where nothing was measured
     if y.ndim == 2:
         draw[y >= y.flatten().topk(min(64, y.numel() // 2)).values[-1]] = 1.0
     fit_mask = draw >= HELD_OUT
@@ -48,7 +52,7 @@ def held_out_mask(measurements: Measurements, generator: torch.Generator) -> Ten
 
 
 class Splitting(nn.Module):
-    """What is saved of a fit: the field, Net-ADM's z and u, (n, n), and the steps that were done."""
+    """What is saved of a fit: the field, Net-ADM's z and u, (h, w), and the steps that were done."""
 
     z: Tensor
     u: Tensor
@@ -62,7 +66,7 @@ class Splitting(nn.Module):
         self.register_buffer("steps", torch.zeros((), dtype=torch.long))
 
 
-def distil(field: ImageField, picture: Float[Tensor, "n n"], learning_rate: float, max_steps: int = 400) -> float:
+def distil(field: ImageField, picture: Float[Tensor, "h w"], learning_rate: float, max_steps: int = 400) -> float:
     """Distillation: fit f(X) to a picture found after the field's own fit; returns the PSNR of f(X) against it, in dB.
 
     Adam ends at a mean squared error of `DISTILLED`. g has no part in f(X).
@@ -105,17 +109,19 @@ class NetGD:
     ) -> None:
         self.module, self.settings, self.measurements = module, settings, measurements
         self.start, self.fit_mask = start, fit_mask
-        self.n = measurements.operator.size
+        self.box, self.n_pixels = measurements.operator.box, math.prod(measurements.operator.box)
+        self.support = measurements.operator.support
         self.sigma_end, self.kar_fall = settings.sigma_end, settings.kar_fall
-        self.x = torch.cartesian_prod(*pixel_coordinates((self.n, self.n)))
+        self.x = torch.cartesian_prod(*pixel_coordinates(self.box))
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Those of the field."""
         return self.module.field.parameter_groups()
 
-    def picture(self) -> Float[Tensor, "n n"]:
-        """f(X)."""
-        return self.module.field(self.x).reshape(self.n, self.n)
+    def picture(self) -> Float[Tensor, "h w"]:
+        """f(X), 0 outside of the support."""
+        picture = self.module.field(self.x).reshape(self.box)
+        return picture if self.support is None else picture * self.support
 
     def fits_start(self, progress: float) -> bool:
         """Whether this is a step of the fit to the start: at least `MIN_PREFIT`, however long compilation takes."""
@@ -140,19 +146,17 @@ class NetGD:
         z = self.measurements.operator.apply(picture)
         target = expected_measurement(z, self.measurements.magnitudes, self.sigma(late))
         weights = self.measurements.weights if include_held_out else self.measurements.weights * self.fit_mask
-        return data_error(z, target, weights, self.n**2)
+        return data_error(z, target, weights, self.n_pixels)
 
     def kar_loss(self, picture: Tensor, late: float, generator: torch.Generator) -> Tensor:
         """Weighted KAR of a random window of the picture; its weight falls as `late` goes from 0 to 1."""
         kar = self.settings.kar
         if kar is None or kar.weight == 0:
             return picture.new_zeros(())
-        side = min(kar.window, self.n)
-        rows, columns = (
-            slice(corner, corner + side)
-            for corner in torch.randint(self.n - side + 1, (2,), generator=generator).tolist()
-        )
-        x = self.x.reshape(self.n, self.n, 2)[rows, columns].flatten(0, 1)
+        sides = [min(kar.window, n) for n in self.box]
+        corners = [int(torch.randint(n - k + 1, (), generator=generator)) for n, k in zip(self.box, sides, strict=True)]
+        rows, columns = (slice(corner, corner + k) for corner, k in zip(corners, sides, strict=True))
+        x = self.x.reshape(*self.box, 2)[rows, columns].flatten(0, 1)
         # Nothing of the picture is measured: every value takes part in the residual as it is.
         loss = self.module.field.window_kar(x, picture[rows, columns][..., None])
         return kar.weight * self.kar_fall**late * loss
@@ -185,7 +189,9 @@ class NetADM(NetGD):
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
-        noise = float(self._held_out_error(self.start))
+        operator = self.measurements.operator
+        self.n_padded = math.prod(operator.frame if isinstance(operator, FourierOperator) else operator.shape)
+        noise = max(float(self._held_out_error(self.start)), 2 * self.measurements.sigma)
         self.sigma_end = min(max(self.sigma_end, noise / 2), self.settings.sigma_start)
         self.kar_fall = min(max(self.kar_fall, noise / self.settings.sigma_start), 1.0)
 
@@ -200,16 +206,17 @@ class NetADM(NetGD):
         """u for the theta that the inner steps have reached, then z; the first time it makes up for the fit to z."""
         f = self.picture()
         self.module.u += self.module.z - f
-        self.module.z.copy_((f - self.module.u).clamp(0, 1))
+        z = (f - self.module.u).clamp(0, 1)
+        self.module.z.copy_(z if self.support is None else z * self.support)
 
     def data_loss(self, picture: Tensor, late: float, include_held_out: bool) -> Tensor:
         """The augmented Lagrangian over n^2, as theta sees it."""
         operator = self.measurements.operator
         z = operator.apply(picture)
-        # eps is B.2's, for the transform without 1/m.
+        # eps is B.2's, for the transform without its scale.
         target = expected_measurement(
-            z, self.measurements.magnitudes, self.sigma(late), self.settings.epsilon / operator.shape[0] ** 2
+            z, self.measurements.magnitudes, self.sigma(late), self.settings.epsilon / self.n_padded
         )
         weights = self.measurements.weights if include_held_out else self.measurements.weights * self.fit_mask
         penalty = (self.module.z - picture + self.module.u).square().mean()
-        return data_error(z, target, weights, self.n**2) / 2 + self.settings.rho / 2 * penalty
+        return data_error(z, target, weights, self.n_pixels) / 2 + self.settings.rho / 2 * penalty

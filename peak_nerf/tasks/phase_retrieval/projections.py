@@ -17,8 +17,8 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from peak_nerf.tasks.phase_retrieval.data_term import expected_measurement
-from peak_nerf.tasks.phase_retrieval.measurements import Measurements
+from peak_nerf.tasks.phase_retrieval.data_term import expected_measurement, of_counts
+from peak_nerf.tasks.phase_retrieval.magnitudes import Measurements
 from peak_nerf.tasks.phase_retrieval.operators import FourierOperator
 
 FourierSolver = Literal["error-reduction", "hio", "raar"]
@@ -38,7 +38,7 @@ class Search:
     """Attributes that are saved: tensors, numbers and lists of them."""
     iterations: int
     picture: Tensor
-    """The best so far, (n, n) in [0, 1]."""
+    """The best so far, (h, w) from 0 to the range's end."""
     relative_residual: float
     """Its relative residual."""
 
@@ -66,26 +66,35 @@ class Search:
 
 
 class Projections:
-    """P_M and P_S, and the three iterations made of them, on padded pictures v (m, m).
+    """P_M and P_S, and the three iterations made of them, on padded pictures v (m_1, m_2).
 
     Args:
-        y: magnitudes (m, m // 2 + 1) of the unitary transform of v.
-        ceiling: (m, m); P_S clips v to [0, ceiling]: 1 on the picture and 0 around it.
+        y: magnitudes (m_1, m_2 // 2 + 1) of the unitary transform of v.
+        ceiling: (m_1, m_2); P_S clips v to [0, ceiling]: the range's end on the support and 0 around it.
         fit_mask: of y's shape, bool, which magnitudes are fitted; elsewhere P_M changes nothing. None: all.
         beta: of HIO and RAAR.
+        counts: whether y^2 are counts, see `data_term.of_counts`.
     """
 
-    def __init__(self, y: Tensor, ceiling: Tensor, fit_mask: Tensor | None = None, beta: float = 0.9) -> None:
-        self.y, self.ceiling, self.fit_mask, self.beta = y, ceiling, fit_mask, beta
-        self.side = len(ceiling)
+    def __init__(
+        self,
+        y: Tensor,
+        ceiling: Tensor,
+        fit_mask: Tensor | None = None,
+        beta: float = 0.9,
+        counts: bool = False,
+    ) -> None:
+        self.y, self.ceiling, self.fit_mask, self.beta, self.counts = y, ceiling, fit_mask, beta, counts
+        self.frame = (ceiling.shape[0], ceiling.shape[1])
+        self.side = self.frame[0]
 
     def to_measured(self, v: Tensor) -> Tensor:
         """P_M v."""
         z = torch.fft.rfft2(v, norm="ortho")
-        target = expected_measurement(z, self.y, 0.0)
+        target = of_counts(z, self.y) if self.counts else expected_measurement(z, self.y, 0.0)
         if self.fit_mask is not None:
             target = torch.where(self.fit_mask, target, z)
-        return torch.fft.irfft2(target, s=(self.side, self.side), norm="ortho")
+        return torch.fft.irfft2(target, s=self.frame, norm="ortho")
 
     def to_allowed(self, v: Tensor) -> Tensor:
         """P_S v."""
@@ -112,25 +121,28 @@ class Projections:
         return self.run(v, "error-reduction", n + 1)
 
 
-def padded(x: Tensor, side: int) -> Tensor:
-    """P x: (n, n) in the corner of (side, side) zeros."""
-    v = torch.zeros(side, side)
-    v[: len(x), : len(x)] = x
+def padded(x: Tensor, side: int | tuple[int, int]) -> Tensor:
+    """P x: (h, w) in the corner of zeros, (side, side) or two sides."""
+    v = torch.zeros((side, side) if isinstance(side, int) else side)
+    v[: x.shape[0], : x.shape[1]] = x
     return v
 
 
 def projections_for(measurements: Measurements, fit_mask: Tensor | None = None, beta: float = 0.9) -> Projections:
-    """The projections of Fourier magnitudes. Raises: ValueError on Gaussian ones."""
+    """The projections of Fourier magnitudes; unknown ones are never fitted. Raises: ValueError on Gaussian ones."""
     operator = measurements.operator
     if not isinstance(operator, FourierOperator):
         raise ValueError("projections are for Fourier magnitudes")
-    ceiling = padded(torch.ones(operator.size, operator.size), operator.padded)
-    return Projections(measurements.magnitudes, ceiling, fit_mask, beta)
+    support = torch.ones(operator.box) if operator.support is None else operator.support.float()
+    ceiling = padded(support * measurements.height, operator.frame)
+    if measurements.known is not None:
+        fit_mask = measurements.known if fit_mask is None else fit_mask & measurements.known
+    return Projections(measurements.magnitudes, ceiling, fit_mask, beta, measurements.counts)
 
 
-def random_picture(n: int, generator: torch.Generator) -> Tensor:
-    """(n, n), independent and uniform in [0, 1]."""
-    return torch.rand(n, n, generator=generator)
+def random_picture(box: tuple[int, int], generator: torch.Generator) -> Tensor:
+    """(h, w), independent and uniform in [0, 1]."""
+    return torch.rand(box, generator=generator)
 
 
 class ProjectionSearch(Search):
@@ -146,10 +158,10 @@ class ProjectionSearch(Search):
             raise ValueError(f"restarts must be at least 1, got {restarts}")
         self.measurements, self.solver = measurements, solver
         self.projections = projections_for(measurements)
-        self.n = measurements.operator.size
+        self.h, self.w = measurements.operator.box
         generator = torch.Generator().manual_seed(seed)
-        starts = [random_picture(self.n, generator) for _ in range(restarts)]
-        self.iterates = [padded(start, self.projections.side) for start in starts]
+        starts = [random_picture((self.h, self.w), generator) for _ in range(restarts)]
+        self.iterates = [padded(start, self.projections.frame) for start in starts]
         self.residuals = [math.inf] * restarts
         self.turn, self.iterations = 0, 0
         self.picture, self.relative_residual = starts[0], math.inf
@@ -161,7 +173,7 @@ class ProjectionSearch(Search):
         v = self.projections.run(self.iterates[self.turn], self.solver, ROUND)
         self.iterates[self.turn] = v
         self.iterations += ROUND + CLEANING
-        picture = self.projections.clean(v)[: self.n, : self.n]
+        picture = self.projections.clean(v)[: self.h, : self.w]
         residual = self.measurements.relative_residual(picture)
         self.residuals[self.turn] = min(residual, self.residuals[self.turn])
         self.keep_if_better(picture, residual)

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -16,7 +16,8 @@ from torch import Tensor
 
 from peak_nerf.core.fit import FitResult, FitSettings, Progress, fit
 from peak_nerf.tasks.image_field import ImageField
-from peak_nerf.tasks.phase_retrieval.measurements import Measurements
+from peak_nerf.tasks.phase_retrieval.magnitudes import Measurements
+from peak_nerf.tasks.phase_retrieval.measured import measurements_of, with_support
 from peak_nerf.tasks.phase_retrieval.multiscale_hio import CoarseToFine, Refinement
 from peak_nerf.tasks.phase_retrieval.operators import FourierOperator
 from peak_nerf.tasks.phase_retrieval.problems import EARLIEST, NetADM, NetGD, Splitting, held_out_mask
@@ -31,9 +32,14 @@ from peak_nerf.tasks.phase_retrieval.projections import (
 from peak_nerf.tasks.phase_retrieval.settings import FIELD_METHODS, PhaseSettings, check_method, settings_for
 from peak_nerf.tasks.phase_retrieval.solver_loop import Point, SearchRun, run_search
 from peak_nerf.tasks.phase_retrieval.spectral import AmplitudeFlow, gaussian_start
+from peak_nerf.tasks.phase_retrieval.support import find_support
 
 CLASSICAL_ROUNDS = {"error-reduction": 60, "hio": 120, "raar": 120, "amplitude-flow": 8, "spectral": 1}
 """Without a budget, in rounds of `projections.ROUND` iterations."""
+SUPPORT_PART = 0.3
+"""Fraction of a budget after which the search for a support begins no other start."""
+HEADROOM = 1.05
+"""By how much the range may still grow in a fit and its refinement, where the scale is unknown."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,9 +47,9 @@ class Retrieval:
     """What `retrieve` returns."""
 
     reconstruction: np.ndarray
-    """(n, n) float32 in [0, 1], up to what magnitudes cannot tell (`align`)."""
+    """(h, w) float32 in [0, 1], up to what magnitudes cannot tell (`align`)."""
     relative_residual: float
-    """|| |A x| - y || / ||y|| of the reconstruction."""
+    """|| |A x| - y || / ||y|| of the reconstruction, over the known magnitudes."""
     field: ImageField | None
     """The fitted field; None for a classical method, or when Ctrl-C came before its turn."""
     settings: PhaseSettings | None
@@ -56,6 +62,10 @@ class Retrieval:
     history: list[Point] = dataclasses.field(default_factory=list)
     partial: bool = False
     """Ended by Ctrl-C, with the best so far."""
+    scale: float = 1.0
+    """The data's magnitudes over |fft2| of the reconstruction: 1, or what was estimated."""
+    support: np.ndarray | None = None
+    """(h, w), bool, where the picture may differ from 0, given or found; None for everywhere."""
 
     @property
     def n_parameters(self) -> int:
@@ -64,7 +74,7 @@ class Retrieval:
 
 
 def retrieve(
-    measurements: Measurements,
+    measurements: Measurements | np.ndarray,
     method: str = "peak",
     *,
     settings: PhaseSettings | None = None,
@@ -74,11 +84,13 @@ def retrieve(
     on_progress: Callable[[Progress], None] | None = None,
     folder: Path | None = None,
     resume: bool = False,
+    **data: Any,
 ) -> Retrieval:
     """Reconstruct a picture from its magnitudes. There is no argument for the truth.
 
     Args:
-        measurements: the magnitudes, and the operator that they come from.
+        measurements: the magnitudes, and the operator that they come from; or Fourier magnitudes of any scale as an
+            array, as in `retrieve(magnitudes, support=..., data_mask=...)`.
         method: a field (`settings.FIELD_METHODS`) or a classical solver for the problem.
         settings: of a field, instead of `settings_for(method, problem, n)`.
         restarts: random starts of a Fourier search, of which the relative residual chooses one.
@@ -87,14 +99,28 @@ def retrieve(
         on_progress: called repeatedly; its `psnr_validation` is that of magnitudes, held-out ones where there are any.
         folder: where the state is kept during the run.
         resume: go on from what is there.
+        data: what is known of an array, the arguments of `measured.measurements_of`: size, support (an array or
+            "auto"), data_mask, quantity, centred, half_plane, saturation, noise, scale.
 
-    Raises: PeakError on a method that the problem does not have, a fit that diverges, a state that does not fit;
-        ValueError on a budget or restarts that are not above 0.
+    Raises: PeakError on a method that the problem does not have, a fit that diverges, a state that does not fit, an
+        array that holds no magnitudes; ValueError on a budget or restarts that are not above 0.
     """
+    if isinstance(measurements, np.ndarray):
+        measurements = measurements_of(measurements, **data)
+    elif data:
+        raise ValueError(f"{', '.join(data)}: of an array of magnitudes only, `Measurements` have theirs")
     check_method(method, measurements.operator.name)
     if restarts < 1 or (budget_seconds is not None and not budget_seconds > 0):
         raise ValueError(f"restarts and budget_seconds must be above 0, got {restarts}, {budget_seconds}")
-    run = _Run(measurements, method, restarts, budget_seconds, seed, on_progress, folder, resume)
+    found = 0.0
+    if measurements.find_support:
+        begin = time.perf_counter()
+        limit = None if budget_seconds is None else SUPPORT_PART * budget_seconds
+        measurements = with_support(measurements, find_support(measurements, seed, restarts, limit))
+        found = time.perf_counter() - begin
+        if limit is not None and budget_seconds is not None:
+            budget_seconds = max(budget_seconds - found, limit)
+    run = _Run(measurements, method, restarts, budget_seconds, seed, on_progress, folder, resume, found)
     if method == "multiscale-hio":
         return run.multiscale()
     if method not in FIELD_METHODS:
@@ -112,7 +138,11 @@ class _Run:
     on_progress: Callable[[Progress], None] | None
     folder: Path | None
     resume: bool
+    found: float = 0.0
+    """Seconds that a support took to be found."""
     history: list[Point] = dataclasses.field(default_factory=list)
+    ranged: bool = False
+    """Whether the scale was unknown and is estimated by now."""
 
     def __post_init__(self) -> None:
         measurements = self.measurements
@@ -120,7 +150,7 @@ class _Run:
         self.mean_square = measurements.energy / counts
         self.fingerprint = (
             f"{self.method}, {measurements.operator.name}, side {measurements.operator.size}, {counts:.0f} magnitudes"
-            f" of energy {measurements.energy:.6g}, {self.restarts} restarts, seed {self.seed}"
+            f" of energy {measurements.energy * measurements.unit**2:.6g}, {self.restarts} restarts, seed {self.seed}"
         )
 
     def classical(self) -> Retrieval:
@@ -144,7 +174,8 @@ class _Run:
         run = self._search(search, 1 - settings.refinement, settings.search_rounds)
         if run.partial:
             return self._result(search.picture, FitResult(0, 0.0), run.seconds, search.iterations, True)
-        picture, refined = self._refine(search.candidates(), fit_mask, settings, run.seconds)
+        pictures = self._in_range(search.candidates(), ~fit_mask)
+        picture, refined = self._refine(pictures, fit_mask, settings, run.seconds)
         seconds, iterations = run.seconds + refined.seconds, refined.rounds * (ROUND + CLEANING)
         return self._result(picture, FitResult(0, 0.0), seconds, search.iterations + iterations, refined.partial)
 
@@ -158,7 +189,8 @@ class _Run:
             seconds, iterations = run.seconds, search.iterations
             if run.partial:
                 return self._result(search.picture, FitResult(0, 0.0, partial=True), seconds, iterations, True)
-            start = min(search.candidates(), key=lambda p: self.measurements.relative_residual(p, ~fit_mask))
+            pictures = self._in_range(search.candidates(), ~fit_mask)
+            start = min(pictures, key=lambda p: self.measurements.relative_residual(p, ~fit_mask))
         else:
             begin = time.perf_counter()
             start, iterations = gaussian_start(self.measurements), 0
@@ -189,6 +221,18 @@ class _Run:
             iterations += refined.rounds * (ROUND + CLEANING)
             fitted.partial = refined.partial
         return self._result(picture, fitted, seconds, iterations, fitted.partial, module.field, settings)
+
+    def _in_range(self, pictures: list[Tensor], held_out: Tensor) -> list[Tensor]:
+        """The pictures of a search and the measurements, brought to the range [0, 1] where the scale is unknown: some
+        `HEADROOM` above the largest value of the one that explains the held-out magnitudes best."""
+        measurements = self.measurements
+        if measurements.scale_known:
+            return pictures
+        best = min(pictures, key=lambda p: measurements.relative_residual(p, held_out))
+        c = HEADROOM * max(float(best.max()), 1e-6)
+        self.mean_square /= c**2
+        self.measurements, self.ranged = measurements.in_units_of(c), True
+        return [picture / c for picture in pictures]
 
     def _module(self, settings: PhaseSettings, start: Tensor) -> Splitting:
         with torch.random.fork_rng(devices=[]):
@@ -250,7 +294,24 @@ class _Run:
         field: ImageField | None = None,
         settings: PhaseSettings | None = None,
     ) -> Retrieval:
-        picture = picture.detach().clamp(0, 1)
-        residual = self.measurements.relative_residual(picture)
+        picture, measurements = picture.detach(), self.measurements
+        if self.ranged or not measurements.scale_known:  # its largest value is the range's end
+            c = max(float(picture.max()), 1e-6)
+            picture, measurements = picture / c, measurements.in_units_of(c)
+        picture = picture.clamp(0, 1)
+        residual = measurements.relative_residual(picture)
         values = picture.numpy().astype(np.float32)
-        return Retrieval(values, residual, field, settings, fitted, seconds, iterations, self.history, partial)
+        support = measurements.operator.support
+        return Retrieval(
+            values,
+            residual,
+            field,
+            settings,
+            fitted,
+            seconds + self.found,
+            iterations,
+            self.history,
+            partial,
+            measurements.unit,
+            None if support is None else support.numpy(),
+        )

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from peak_nerf.tasks.phase_retrieval.data_term import expected_measurement
-from peak_nerf.tasks.phase_retrieval.measurements import Measurements
+from peak_nerf.tasks.phase_retrieval.magnitudes import Measurements
 from peak_nerf.tasks.phase_retrieval.operators import FourierOperator, GaussianOperator
 from peak_nerf.tasks.phase_retrieval.projections import ROUND, Search
 

@@ -182,8 +182,22 @@ def test_a_low_ratio_and_a_chunked_matrix_are_said(
         (["{folder}/holes.png"], "transparent or NaN pixels"),
         (["{folder}/black.png"], "is black"),
         (["--measurements", "{folder}/nothing.npz"], "no such file"),
-        (["--measurements", "{folder}/negative.npz"], "magnitudes are negative"),
+        (["--measurements", "{folder}/negative.npz"], "all magnitudes are 0"),
         (["--measurements", "{folder}/negative.npz", "--size", "32"], "--size: belongs to a simulation"),
+        (["{image}", "--quantity", "intensity"], "--quantity: belongs to measured data"),
+        (["--measurements", "x", "--quantity", "intensities"], "one of amplitude, intensity, got intensities; did you"),
+        (["--measurements", "x", "--centred", "maybe"], "--centred: must be one of auto, yes, no"),
+        (
+            ["--measurements", "{folder}/good.npy", "--object-size", "4"],
+            "--object-size 4: sides must be from 16 to 4096",
+        ),
+        (["--measurements", "{folder}/good.npy", "--object-size", "big"], "--object-size big: not a size"),
+        (["--measurements", "{folder}/good.npy", "--object-size", "31"], "must be at least the size 31"),
+        (["--measurements", "{folder}/good.npy", "--support", "{folder}/no.png"], "no.png: no such file"),
+        (
+            ["--measurements", "{folder}/good.npy", "--data-mask", "{image}"],
+            "good.npy: the data mask is 32 x 32, the pattern 30 x 30",
+        ),
     ],
 )
 def test_bad_input_is_one_line_exit_2_and_nothing_written(
@@ -193,6 +207,7 @@ def test_bad_input_is_one_line_exit_2_and_nothing_written(
     Image.new("L", (32, 32), 0).save(tmp_path / "black.png")
     Image.new("LA", (32, 32), (99, 0)).save(tmp_path / "holes.png")
     np.savez(tmp_path / "negative.npz", problem="fourier", size=16, magnitudes=-np.ones((30, 30)))
+    np.save(tmp_path / "good.npy", np.abs(np.fft.fft2(scene(16), s=(30, 30))))
     filled = [argument.format(image=image, folder=tmp_path) for argument in arguments]
     with pytest.raises(SystemExit) as raised:
         main(["phase", *filled, "--out", str(tmp_path / "out")])
