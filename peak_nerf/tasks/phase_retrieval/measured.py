@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 from pydantic import BaseModel, Field, ValidationError
 
 from peak_nerf.errors import PeakError
+from peak_nerf.system.choices import flag
 from peak_nerf.tasks.phase_retrieval.files import Contents, read_contents
 from peak_nerf.tasks.phase_retrieval.magnitudes import MAX_SEED, MAX_SIDE, MIN_SIDE, Measurements
 from peak_nerf.tasks.phase_retrieval.operators import FourierOperator, GaussianOperator
@@ -52,7 +54,8 @@ class DataOptions:
     noise: str | None = field(default=None, metadata={"choices": ("gaussian", "poisson")})
     """gaussian, or poisson for counts (intensities), or their square roots."""
     scale: str | None = field(default=None, metadata={"choices": ("auto", "known")})
-    """auto: unknown, the picture's range is made [0, 1]; known: magnitudes are |fft2| of a picture in [0, 1]."""
+    """auto: unknown, the picture's range is made [0, 1]; known: magnitudes are |fft2|, or |G x|, of a picture in
+    [0, 1]. By default auto (fourier), known (gaussian)."""
 
 
 class Fields(BaseModel):
@@ -90,7 +93,8 @@ def read_measurements(path: Path, options: DataOptions | None = None) -> Measure
     contents = read_contents(path, options.dataset, options.frame)
     fields = _fields(path, contents)
     if fields.problem == "gaussian":
-        return _gaussian(path, contents, fields)
+        _check_gaussian(path, options)
+        return _gaussian(path, contents, fields, options)
     mask = contents.others.get("data_mask") if options.data_mask is None else _mask(options.data_mask)
     support: np.ndarray | Literal["auto"] | None = contents.others.get("support")
     if options.support is not None:
@@ -197,7 +201,7 @@ def _object(
         box = cast("tuple[int, int]", mask.shape)
     if box is None:
         found = autocorrelation_box(pattern.amplitudes, pattern.known)
-        if support == "auto":
+        if isinstance(support, str):
             return found or _usual(frame), None, True
         if found is not None:
             pattern.notes.append("no size of the object is given: its support is found out (shrink-wrap)")
@@ -215,7 +219,7 @@ def _object(
             f"{name}: Fourier magnitudes have shape {frame}; their sides must be at least the size"
             f" {_shown(size or box)}"
         )
-    return box, mask, support == "auto"
+    return box, mask, isinstance(support, str)
 
 
 def _usual(frame: tuple[int, int]) -> tuple[int, int]:
@@ -264,7 +268,14 @@ def _fields(path: Path, contents: Contents) -> Fields:
         raise PeakError(f"{path}: {place} is {given[place]!r}; {reason}") from None
 
 
-def _gaussian(path: Path, contents: Contents, fields: Fields) -> Measurements:
+def _check_gaussian(path: Path, options: DataOptions) -> None:
+    of_both = ("dataset", "frame", "quantity", "scale")
+    for option in dataclasses.fields(DataOptions):
+        if option.name not in of_both and getattr(options, option.name) != option.default:
+            raise PeakError(f"{flag(option.name)}: is for Fourier magnitudes, {path} holds Gaussian ones; leave it out")
+
+
+def _gaussian(path: Path, contents: Contents, fields: Fields, options: DataOptions) -> Measurements:
     y, size = contents.pattern, fields.size
     if not isinstance(size, int):
         raise PeakError(f"{path}: has no whole number 'size'; add the side of the picture")
@@ -288,11 +299,16 @@ def _gaussian(path: Path, contents: Contents, fields: Fields) -> Measurements:
         raise PeakError(f"{path}: magnitudes are up to {y.max():g}; scale them, {MAX_MAGNITUDE:g} is the most")
     if not (y > 0).any():
         raise PeakError(f"{path}: all magnitudes are 0, there is nothing to reconstruct")
-    if fields.quantity == "intensity":
+    if (fields.quantity or options.quantity) == "intensity":
         y = np.sqrt(y)
         notes.append("intensities: their square roots are the amplitudes")
     operator = _gaussian_operator(path, contents.others.get("matrix"), fields, size, len(y))
-    return Measurements(operator, torch.from_numpy(y.astype(np.float32)), notes=tuple(notes))
+    known, unit = (options.scale or fields.scale or "known") == "known", 1.0
+    if not known:  # the mean of |G x|^2 over matrices is ||G||^2 ||x||^2 / n^2
+        power = sum(float(rows.abs().square().sum()) for _, rows in operator.blocks())
+        unit = math.sqrt(float((y**2).sum()) / (USUAL_ENERGY * power))
+    magnitudes = torch.from_numpy((y / unit).astype(np.float32))
+    return Measurements(operator, magnitudes, scale_known=known, unit=unit, notes=tuple(notes))
 
 
 def _gaussian_operator(

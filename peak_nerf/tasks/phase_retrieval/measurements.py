@@ -120,7 +120,8 @@ def write_measurements(path: Path, measurements: Measurements) -> None:
         if operator.support is not None:
             content["support"] = operator.support.numpy()
     else:
-        content["magnitudes"] = measurements.magnitudes.numpy()
+        content["magnitudes"] = measurements.magnitudes.numpy() * measurements.unit
+        content["scale"] = "known" if measurements.scale_known else "auto"
         if operator.given:
             assert operator.matrix is not None  # a given matrix is dense
             content["matrix"] = operator.matrix.numpy()

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from peak_nerf.core.fit import FitResult, FitSettings, Progress, fit
 from peak_nerf.tasks.image_field import ImageField
-from peak_nerf.tasks.phase_retrieval.magnitudes import Measurements
+from peak_nerf.tasks.phase_retrieval.magnitudes import OPEN, Measurements
 from peak_nerf.tasks.phase_retrieval.measured import measurements_of, with_support
 from peak_nerf.tasks.phase_retrieval.multiscale_hio import CoarseToFine, Refinement
 from peak_nerf.tasks.phase_retrieval.operators import FourierOperator
@@ -194,6 +194,8 @@ class _Run:
         else:
             begin = time.perf_counter()
             start, iterations = gaussian_start(self.measurements), 0
+            if not self.measurements.scale_known:
+                (start,) = self._in_range([start], fit_mask)
             seconds = time.perf_counter() - begin
         module = self._module(settings, start)
         problem = (NetADM if fourier else NetGD)(module, settings, self.measurements, start, fit_mask)
@@ -214,7 +216,7 @@ class _Run:
         self.history += [self._fit_point(progress, seconds) for progress in fitted.history]
         seconds += fitted.seconds
         with torch.no_grad():
-            picture = problem.picture().clamp(0, 1)
+            picture = problem.picture().clamp(0, 1 if fourier or not self.ranged else OPEN)
         if fourier and not fitted.partial:
             picture, refined = self._refine([picture, start], fit_mask, settings, seconds)
             seconds += refined.seconds

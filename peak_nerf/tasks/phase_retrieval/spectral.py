@@ -29,7 +29,7 @@ def gaussian_start(measurements: Measurements) -> Float[Tensor, "n n"]:
     2. For each finer grid: a few times, the expected measurements given the present picture (`data_term`, sigma the
        root mean square of its residual), and least squares in c by conjugate gradients.
 
-    One pass over A; then everything happens in the finest grid's k^2 numbers. Result: in [0, 1].
+    One pass over A; then everything happens in the finest grid's k^2 numbers. Result: within the range.
     Source: the grids are ours. Raises: ValueError on Fourier magnitudes.
     """
     operator, y = measurements.operator, measurements.magnitudes
@@ -49,7 +49,7 @@ def gaussian_start(measurements: Measurements) -> Float[Tensor, "n n"]:
         c = _refined(b, up, c, y)
         c = up @ c @ up.T
     assert c is not None  # there is at least one side
-    return (basis @ c @ basis.T).clamp(0, 1)
+    return (basis @ c @ basis.T).clamp(0, measurements.height)
 
 
 def _bilinear(k: int, n: int) -> Float[Tensor, "n k"]:
@@ -112,7 +112,7 @@ def _refined(b: Tensor, up: Float[Tensor, "fine k"], c: Float[Tensor, "k k"], y:
 
 
 class AmplitudeFlow(Search):
-    """x <- x - mu A^H (A x - y A x / |A x|), kept within [0, 1]; mu is steepest descent's for fixed signs.
+    """x <- x - mu A^H (A x - y A x / |A x|), kept within the range; mu is steepest descent's for fixed signs.
 
     Args:
         measurements: magnitudes and operator.
@@ -124,8 +124,8 @@ class AmplitudeFlow(Search):
     def __init__(self, measurements: Measurements, start: Tensor) -> None:
         self.measurements, self.operator = measurements, measurements.operator
         self.picture, self.relative_residual, self.iterations = (
-            start.clamp(0, 1),
-            measurements.relative_residual(start.clamp(0, 1)),
+            start.clamp(0, measurements.height),
+            measurements.relative_residual(start.clamp(0, measurements.height)),
             0,
         )
         self.x = self.picture
@@ -138,7 +138,7 @@ class AmplitudeFlow(Search):
             gradient = operator.adjoint(z - expected_measurement(z, self.measurements.magnitudes, 0.0))
             along = operator.apply(gradient).abs().square().sum()
             step = float(gradient.square().sum() / along.clamp_min(1e-30))
-            self.x = (self.x - step * gradient).clamp(0, 1)
+            self.x = (self.x - step * gradient).clamp(0, self.measurements.height)
         self.iterations += ROUND
         residual = self.measurements.relative_residual(self.x)
         self.keep_if_better(self.x, residual)

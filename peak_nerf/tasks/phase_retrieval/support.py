@@ -19,6 +19,8 @@ AUTOCORRELATION = 0.04
 """Fraction of the autocorrelation's largest value that counts as its support, at first."""
 FAINT = 0.002
 """The same where it is to enclose the object: its corners meet in few pixels."""
+MOST_NOISE = 0.02
+"""A fraction that is no noise: where as much is left at the frame's edge, the autocorrelation fills the frame."""
 COMPACT = 0.9
 """Fraction of the pattern's sides below which an autocorrelation encloses anything."""
 BLURS = (3.0, 1.5)
@@ -55,7 +57,10 @@ def autocorrelation_box(y: np.ndarray, known: np.ndarray) -> tuple[int, int] | N
     if not known[0, 0]:
         return None
     a = np.abs(np.fft.fftshift(autocorrelation(y, known)))
-    inside = a > max(FAINT, 5 * float(np.median(a)))
+    noise = float(np.median(np.concatenate([a[0], a[:, 0]])))  # at the frame's edge, where the object does not reach
+    if 3 * noise > MOST_NOISE:
+        return None
+    inside = a > max(FAINT, 3 * noise)
     sides = []
     for axis, m in enumerate(a.shape):
         places = np.nonzero(inside.any(1 - axis))[0] - m // 2

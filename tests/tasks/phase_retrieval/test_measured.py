@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from peak_nerf.cli import main
+from peak_nerf.errors import PeakError
 from peak_nerf.metrics import psnr
 from peak_nerf.tasks.phase_retrieval import retrieve
 from peak_nerf.tasks.phase_retrieval.align import align
@@ -156,6 +157,20 @@ def test_a_field_takes_measured_data() -> None:
     assert result.field is not None
     assert not result.reconstruction[support == 0].any()
     assert aligned(result.reconstruction, truth) > 25
+
+
+def test_gaussian_magnitudes_of_unknown_scale(tmp_path: Path) -> None:
+    truth = scene(16) / scene(16).max()
+    matrix = np.random.default_rng(1).standard_normal((800, 256))
+    np.savez(
+        tmp_path / "m.npz", problem="gaussian", size=16, matrix=matrix, magnitudes=70 * np.abs(matrix @ truth.ravel())
+    )
+    measurements = read_measurements(tmp_path / "m.npz", DataOptions(scale="auto"))
+    result = retrieve(measurements, "amplitude-flow", budget_seconds=1.5)
+    assert aligned(result.reconstruction, truth) > 35
+    assert result.scale == pytest.approx(70, rel=0.02)
+    with pytest.raises(PeakError, match="--centred: is for Fourier magnitudes"):
+        read_measurements(tmp_path / "m.npz", DataOptions(centred="yes"))
 
 
 def test_data_belong_to_an_array() -> None:
