@@ -148,6 +148,8 @@ def run_phase_retrieval(
         folder=out,
         resume=resume,
     )
+    if measurements.find_support and result.support is not None:
+        measurements = with_support(measurements, result.support)
     if save_measurements:
         write_measurements(out / "measurements.npz", measurements)
     return _write(options, out, measurements, truth, result, warnings, save_field)
@@ -260,7 +262,6 @@ def _write(
     write_png(out / "reconstruction.png", shown)
     if result.support is not None:
         write_png(out / "support.png", result.support.astype(np.float32))
-        measurements = with_support(measurements, result.support)
     write_comparison_of(out / "comparison.png", measurements, shown, truth)
     if result.history:
         name = (options.image or options.measurements or Path()).name

@@ -24,6 +24,9 @@ USUAL_RATIO = 1.9
 """Side of the pattern over the object's where nothing else is known."""
 USUAL_ENERGY = 0.3
 """Mean of x^2 over the object to which magnitudes of unknown scale are brought, for the time being."""
+LARGER = 1.1
+"""(sum x)^2 / sum x^2, the pixels of a flat object, is at most the support's by the Cauchy-Schwarz inequality; noise
+and a pixel or two of the size are forgiven."""
 MAX_MAGNITUDE = 1e30
 """Squares of larger ones overflow."""
 CHOICES = ("auto", "yes", "no")
@@ -154,10 +157,15 @@ def measurements_of(
     operator = FourierOperator(box, frame, None if mask is None else torch.from_numpy(mask))
     m = math.sqrt(math.prod(frame))
     half, known = pattern.amplitudes[:, : operator.shape[1]] / m, pattern.known[:, : operator.shape[1]]
-    unit = 1.0
+    top, weights, unit = float(half.max()), operator.weights.numpy() * known, 1.0
+    pixels = math.prod(box) if mask is None else int(mask.sum())
+    area = float((half[0, 0] / top) ** 2 * math.prod(frame) / (weights * (half / top) ** 2).sum())
+    if area > LARGER * pixels and not find:
+        pattern.notes.append(
+            f"no amplitudes of {pixels} pixels have so much at zero frequency ({area:.0f} pixels would): are these"
+            " intensities, or is the object larger?"
+        )
     if scale == "auto":
-        top, weights = float(half.max()), operator.weights.numpy() * known
-        pixels = math.prod(box) if mask is None else int(mask.sum())
         unit = top * math.sqrt(float((weights * (half / top) ** 2).sum()) / (USUAL_ENERGY * pixels))
     elif float(half.max()) * m > MAX_MAGNITUDE:
         raise PeakError(f"{name}: magnitudes are up to {half.max() * m:g}; scale them, {MAX_MAGNITUDE:g} is the most")
@@ -211,7 +219,7 @@ def _object(
             f"no size of the object is given: {box[0]} x {box[1]} is taken, the pattern's over {USUAL_RATIO};"
             " --object-size says it"
         )
-    if min(box) < MIN_SIDE or max(box) > MAX_SIDE:
+    if (min(box) < MIN_SIDE and mask is None) or max(box) > MAX_SIDE:
         bound = f"at least {MIN_SIDE}" if min(box) < MIN_SIDE else f"at most {MAX_SIDE}"
         raise PeakError(f"{name}: size is {_shown(size or box)}; pictures have a side of {bound}")
     if box[0] > frame[0] or box[1] > frame[1]:

@@ -152,6 +152,8 @@ class _Run:
             f"{self.method}, {measurements.operator.name}, side {measurements.operator.size}, {counts:.0f} magnitudes"
             f" of energy {measurements.energy * measurements.unit**2:.6g}, {self.restarts} restarts, seed {self.seed}"
         )
+        if measurements.operator.support is not None:
+            self.fingerprint += f", a support of {int(measurements.operator.support.sum())} pixels"
 
     def classical(self) -> Retrieval:
         begin = time.perf_counter()

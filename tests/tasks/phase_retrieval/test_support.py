@@ -56,7 +56,7 @@ def test_shrink_wrap_finds_a_blob(seed: int) -> None:
 def test_an_object_of_unknown_size_is_found_out() -> None:
     x, inside = blob(48, 0)
     y = np.abs(np.fft.fft2(x, s=(96, 96)))
-    result = retrieve(y, "hio", restarts=2, budget_seconds=4)
+    result = retrieve(y, "hio", restarts=2)
     assert result.support is not None
     assert result.support.sum() == pytest.approx(inside.sum(), rel=0.05)
     assert result.relative_residual < 0.05
