@@ -36,24 +36,6 @@ def expected_measurement(
     return target * torch.tanh(k)
 
 
-TRUST = 0.25
-"""Weight of the iterate beside the counts in `of_counts`; with equal trust in both it would be 4."""
-
-
-def of_counts(z: Shaped[Tensor, "*m"], y: Float[Tensor, "*m"]) -> Shaped[Tensor, "*m"]:
-    r"""The nearest z to be believed when y^2 are Poisson counts: argmin_a of a^2 - y^2 log a^2 + TRUST (a - |z|)^2,
-
-        a = (TRUST |z| + sqrt(TRUST^2 |z|^2 + 4 (1 + TRUST) y^2)) / (2 (1 + TRUST)),
-
-    with the phase of z. Many counts give a = y; where none came, a falls short of |z| by a factor and no further.
-
-    Source: the proximal map of the Poisson likelihood, Chang et al., SIAM J. Imaging Sci. 2018.
-    """
-    size = z.abs()
-    a = (TRUST * size + (TRUST**2 * size.square() + 4 * (1 + TRUST) * y.square()).sqrt()) / (2 * (1 + TRUST))
-    return z * (a / size.clamp_min(1e-10))
-
-
 def data_error(
     z: Shaped[Tensor, "*m"], target: Shaped[Tensor, "*m"], weights: Float[Tensor, "*w"], n_pixels: int
 ) -> Float[Tensor, ""]:

@@ -79,6 +79,9 @@ def read_contents(path: Path, dataset: str | None = None, frame: int | None = No
         return Contents(load(name, frame), name, others)
     except PeakError:
         raise
+    except ImportError as error:  # HDF5 comes with nerfstudio, compressions of TIFF with nobody
+        name = error.name or "imagecodecs"
+        raise PeakError(f"{path}: its format needs a package; pip install {name}") from error
     except Exception as error:  # of zip files, HDF5, TIFF and MATLAB; MemoryError of a false header
         raise PeakError(f"{path}: cannot be read ({first_line(error)}); save it with numpy.savez") from error
 
@@ -179,7 +182,7 @@ def _npz(path: Path) -> tuple[Shapes, Load]:
 
 
 def _matlab(path: Path) -> tuple[Shapes, Load]:
-    import scipy.io
+    import scipy.io  # type: ignore[import-untyped]
 
     found = {name: (shape, kind) for name, shape, kind in scipy.io.whosmat(path)}
     plain = ("double", "single", "logical", "char")
@@ -208,7 +211,7 @@ def _plain(array: np.ndarray) -> np.ndarray:
 
 
 def _hdf5(path: Path) -> tuple[Shapes, Load]:
-    import h5py
+    import h5py  # type: ignore[import-untyped]
 
     shapes: Shapes = {}
     with h5py.File(path, "r") as file:

@@ -35,8 +35,6 @@ class Measurements:
     """Whether y is |A x| of a picture in [0, 1]; else of one in [0, c], with c unknown."""
     unit: float = 1.0
     """What a magnitude of 1 is in units of the data."""
-    counts: bool = False
-    """Whether y^2 are Poisson counts, but for the unit."""
     sigma: float = 0.0
     """Standard deviation of y where it is known beforehand, as with counts; else 0."""
     find_support: bool = False
@@ -70,13 +68,6 @@ class Measurements:
             error = (self.operator.apply(picture).abs() - self.magnitudes).square()
         counts = self.weights if mask is None else self.weights * mask
         return math.sqrt(float((error * counts).sum() / (self.magnitudes.square() * counts).sum()))
-
-    def best_scale(self, picture: Tensor) -> float:
-        """c that minimises || c |A x| - y || over the known magnitudes; 1 for a picture of zeros."""
-        with torch.no_grad():
-            z = self.operator.apply(picture).abs()
-        power = float((z.square() * self.weights).sum())
-        return float((z * self.magnitudes * self.weights).sum()) / power if power > 0 else 1.0
 
     def in_units_of(self, c: float) -> Measurements:
         """The same measurements of the picture over c, whose range is [0, 1] by that."""

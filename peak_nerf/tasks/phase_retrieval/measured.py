@@ -175,8 +175,8 @@ def measurements_of(
         None if known.all() else torch.from_numpy(np.ascontiguousarray(known)),
         scale_known=scale == "known",
         unit=unit,
-        counts=noise == "poisson",
-        # The square root of a count has a standard deviation of 1/2; y(k) and y(-k) are two of them.
+        # The square root of a count has a standard deviation of 1/2 whatever the count: the solvers' squared errors of
+        # amplitudes are the likelihood. y(k) and y(-k) are two of them.
         sigma=0.5 / math.sqrt(2) / m / unit if noise == "poisson" else 0.0,
         find_support=find,
         notes=tuple(pattern.notes),

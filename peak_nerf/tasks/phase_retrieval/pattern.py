@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
-import scipy.ndimage
+import scipy.ndimage  # type: ignore[import-untyped]
 
 from peak_nerf.errors import PeakError
 from peak_nerf.tasks.phase_retrieval.magnitudes import MAX_SIDE, MIN_SIDE, mirrored

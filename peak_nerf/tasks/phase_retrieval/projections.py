@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from peak_nerf.tasks.phase_retrieval.data_term import expected_measurement, of_counts
+from peak_nerf.tasks.phase_retrieval.data_term import expected_measurement
 from peak_nerf.tasks.phase_retrieval.magnitudes import Measurements
 from peak_nerf.tasks.phase_retrieval.operators import FourierOperator
 
@@ -73,7 +73,6 @@ class Projections:
         ceiling: (m_1, m_2); P_S clips v to [0, ceiling]: the range's end on the support and 0 around it.
         fit_mask: of y's shape, bool, which magnitudes are fitted; elsewhere P_M changes nothing. None: all.
         beta: of HIO and RAAR.
-        counts: whether y^2 are counts, see `data_term.of_counts`.
     """
 
     def __init__(
@@ -82,16 +81,15 @@ class Projections:
         ceiling: Tensor,
         fit_mask: Tensor | None = None,
         beta: float = 0.9,
-        counts: bool = False,
     ) -> None:
-        self.y, self.ceiling, self.fit_mask, self.beta, self.counts = y, ceiling, fit_mask, beta, counts
+        self.y, self.ceiling, self.fit_mask, self.beta = y, ceiling, fit_mask, beta
         self.frame = (ceiling.shape[0], ceiling.shape[1])
         self.side = self.frame[0]
 
     def to_measured(self, v: Tensor) -> Tensor:
         """P_M v."""
         z = torch.fft.rfft2(v, norm="ortho")
-        target = of_counts(z, self.y) if self.counts else expected_measurement(z, self.y, 0.0)
+        target = expected_measurement(z, self.y, 0.0)
         if self.fit_mask is not None:
             target = torch.where(self.fit_mask, target, z)
         return torch.fft.irfft2(target, s=self.frame, norm="ortho")
@@ -137,7 +135,7 @@ def projections_for(measurements: Measurements, fit_mask: Tensor | None = None, 
     ceiling = padded(support * measurements.height, operator.frame)
     if measurements.known is not None:
         fit_mask = measurements.known if fit_mask is None else fit_mask & measurements.known
-    return Projections(measurements.magnitudes, ceiling, fit_mask, beta, measurements.counts)
+    return Projections(measurements.magnitudes, ceiling, fit_mask, beta)
 
 
 def random_picture(box: tuple[int, int], generator: torch.Generator) -> Tensor:

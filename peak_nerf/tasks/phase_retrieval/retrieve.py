@@ -29,6 +29,7 @@ from peak_nerf.tasks.phase_retrieval.projections import (
     ProjectionSearch,
     Search,
 )
+from peak_nerf.tasks.phase_retrieval.scale import range_end
 from peak_nerf.tasks.phase_retrieval.settings import FIELD_METHODS, PhaseSettings, check_method, settings_for
 from peak_nerf.tasks.phase_retrieval.solver_loop import Point, SearchRun, run_search
 from peak_nerf.tasks.phase_retrieval.spectral import AmplitudeFlow, gaussian_start
@@ -38,8 +39,8 @@ CLASSICAL_ROUNDS = {"error-reduction": 60, "hio": 120, "raar": 120, "amplitude-f
 """Without a budget, in rounds of `projections.ROUND` iterations."""
 SUPPORT_PART = 0.3
 """Fraction of a budget after which the search for a support begins no other start."""
-HEADROOM = 1.05
-"""By how much the range may still grow in a fit and its refinement, where the scale is unknown."""
+RANGE_PART = 0.05
+"""Fraction of a budget after which the search for a range's end tries no other."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,7 +93,7 @@ def retrieve(
         measurements: the magnitudes, and the operator that they come from; or Fourier magnitudes of any scale as an
             array, as in `retrieve(magnitudes, support=..., data_mask=...)`.
         method: a field (`settings.FIELD_METHODS`) or a classical solver for the problem.
-        settings: of a field, instead of `settings_for(method, problem, n)`.
+        settings: of a field, instead of `settings_for(method, problem, n)`; of multiscale-hio, for its rounds alone.
         restarts: random starts of a Fourier search, of which the relative residual chooses one.
         budget_seconds: for everything; by default numbers of steps, with which a seed gives the same result every time.
         seed: of the starts, the held-out magnitudes and the field.
@@ -122,7 +123,7 @@ def retrieve(
             budget_seconds = max(budget_seconds - found, limit)
     run = _Run(measurements, method, restarts, budget_seconds, seed, on_progress, folder, resume, found)
     if method == "multiscale-hio":
-        return run.multiscale()
+        return run.multiscale(settings or PhaseSettings())
     if method not in FIELD_METHODS:
         return run.classical()
     return run.field(settings or settings_for(method, measurements.operator.name, measurements.operator.size))
@@ -168,15 +169,14 @@ class _Run:
         run = self._search(search, 1.0, CLASSICAL_ROUNDS[self.method])
         return self._result(search.picture, FitResult(0, 0.0), spent + run.seconds, search.iterations, run.partial)
 
-    def multiscale(self) -> Retrieval:
+    def multiscale(self, settings: PhaseSettings) -> Retrieval:
         """What a field's run is without the field: its search, longer by the time of the fit, and its refinement."""
-        settings = PhaseSettings()
         fit_mask = held_out_mask(self.measurements, torch.Generator().manual_seed(self.seed))
         search = CoarseToFine(self.measurements, self.restarts, self.seed, fit_mask)
         run = self._search(search, 1 - settings.refinement, settings.search_rounds)
         if run.partial:
             return self._result(search.picture, FitResult(0, 0.0), run.seconds, search.iterations, True)
-        pictures = self._in_range(search.candidates(), ~fit_mask)
+        pictures = self._in_range(search.candidates(), fit_mask)
         picture, refined = self._refine(pictures, fit_mask, settings, run.seconds)
         seconds, iterations = run.seconds + refined.seconds, refined.rounds * (ROUND + CLEANING)
         return self._result(picture, FitResult(0, 0.0), seconds, search.iterations + iterations, refined.partial)
@@ -191,7 +191,7 @@ class _Run:
             seconds, iterations = run.seconds, search.iterations
             if run.partial:
                 return self._result(search.picture, FitResult(0, 0.0, partial=True), seconds, iterations, True)
-            pictures = self._in_range(search.candidates(), ~fit_mask)
+            pictures = self._in_range(search.candidates(), fit_mask)
             start = min(pictures, key=lambda p: self.measurements.relative_residual(p, ~fit_mask))
         else:
             begin = time.perf_counter()
@@ -226,17 +226,22 @@ class _Run:
             fitted.partial = refined.partial
         return self._result(picture, fitted, seconds, iterations, fitted.partial, module.field, settings)
 
-    def _in_range(self, pictures: list[Tensor], held_out: Tensor) -> list[Tensor]:
-        """The pictures of a search and the measurements, brought to the range [0, 1] where the scale is unknown: some
-        `HEADROOM` above the largest value of the one that explains the held-out magnitudes best."""
+    def _in_range(self, pictures: list[Tensor], fit_mask: Tensor) -> list[Tensor]:
+        """The pictures of a search, or where the scale is unknown the one that explains the held-out magnitudes best,
+        brought to the range [0, 1] together with the measurements."""
         measurements = self.measurements
         if measurements.scale_known:
             return pictures
-        best = min(pictures, key=lambda p: measurements.relative_residual(p, held_out))
-        c = HEADROOM * max(float(best.max()), 1e-6)
+        best = min(pictures, key=lambda p: measurements.relative_residual(p, ~fit_mask))
+        if isinstance(measurements.operator, FourierOperator):
+            seconds = None if self.budget is None else RANGE_PART * self.budget
+            c, best = range_end(measurements, best, fit_mask, seconds)
+        else:
+            c = max(float(best.max()), 1e-6)
+            best = best / c
         self.mean_square /= c**2
         self.measurements, self.ranged = measurements.in_units_of(c), True
-        return [picture / c for picture in pictures]
+        return [best]
 
     def _module(self, settings: PhaseSettings, start: Tensor) -> Splitting:
         with torch.random.fork_rng(devices=[]):

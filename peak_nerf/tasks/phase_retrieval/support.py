@@ -6,7 +6,7 @@ import math
 import time
 
 import numpy as np
-import scipy.ndimage
+import scipy.ndimage  # type: ignore[import-untyped]
 import torch
 from jaxtyping import Bool
 from torch import Tensor
@@ -119,7 +119,7 @@ def _level(residual: float) -> float:
 
 def _shrink_wrapped(measurements: Measurements, first: np.ndarray, start: Tensor) -> Tensor:
     support = torch.from_numpy(first)
-    projections = Projections(measurements.magnitudes, support * OPEN, measurements.known, 0.9, measurements.counts)
+    projections = Projections(measurements.magnitudes, support * OPEN, measurements.known)
     v = start * support
     for i in range(UPDATES):
         v = projections.run(v, "hio", EVERY)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -112,6 +113,13 @@ def test_pictures_of_8_and_16_bits_are_read(tmp_path: Path) -> None:
         array = (Y * np.iinfo(dtype).max).astype(dtype)
         Image.fromarray(array).save(tmp_path / "a.png")
         np.testing.assert_array_equal(read_contents(tmp_path / "a.png").pattern, array)
+
+
+def test_a_package_that_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_hdf5(tmp_path / "a.h5", data=Y)
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    with pytest.raises(PeakError, match="its format needs a package; pip install h5py"):
+        read_contents(tmp_path / "a.h5")
 
 
 def test_complex_numbers_of_hdf5_are_read(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from peak_nerf.tasks.phase_retrieval.align import align
 from peak_nerf.tasks.phase_retrieval.magnitudes import OPEN
 from peak_nerf.tasks.phase_retrieval.measured import DataOptions, measurements_of, read_measurements
 from peak_nerf.tasks.phase_retrieval.measurements import write_measurements
+from peak_nerf.tasks.phase_retrieval.settings import PhaseSettings, settings_for
 from tests.tasks.phase_retrieval.pictures import scene
 
 N, M = 24, 46
@@ -43,7 +45,6 @@ def test_magnitudes_of_any_scale_are_brought_to_the_same() -> None:
     assert one.energy == pytest.approx(0.3 * N * N, rel=1e-5)
     assert (one.scale_known, one.height) == (False, OPEN)
     x = torch.from_numpy(TRUTH.astype(np.float32))
-    assert one.best_scale(x) == pytest.approx(1 / one.unit, rel=1e-5)
     ranged = one.in_units_of(2 / one.unit)
     assert ranged.unit == pytest.approx(2)
     assert ranged.relative_residual(x / 2) < 1e-5
@@ -60,7 +61,6 @@ def test_the_deviation_of_counts_is_half_a_count_over_a_pair() -> None:
     counts = measurements_of(np.random.default_rng(0).poisson(Y**2 * 5), size=N, quantity="intensity", noise="poisson")
     exact = measurements_of(Y * np.sqrt(5), size=N)
     error = counts.magnitudes * counts.unit - exact.magnitudes * exact.unit
-    assert counts.counts
     assert float(error[:, 1:-1].std()) == pytest.approx(counts.sigma * counts.unit, rel=0.1)
 
 
@@ -102,6 +102,8 @@ def test_what_the_file_says_is_right(tmp_path: Path) -> None:
     np.testing.assert_allclose(read.magnitudes, measurements_of(Y, size=N).magnitudes, rtol=1e-5)
 
 
+SHORT = PhaseSettings(search_rounds=150, refinement_rounds=20)
+
 FORMS: dict[str, tuple[np.ndarray, dict[str, Any], float]] = {
     "exposure": (0.01 * Y, {}, 35),
     "intensity": (Y**2, {"quantity": "intensity"}, 35),
@@ -123,7 +125,7 @@ def test_measured_data_give_the_picture(form: str) -> None:
     """By an array, its scale unknown. Whether a single seed finds a picture hangs on rounding: one of three does."""
     data, known, least = FORMS[form]
     for seed in range(3):
-        result = retrieve(data, "multiscale-hio", restarts=2, seed=seed, size=N, **known)
+        result = retrieve(data, "multiscale-hio", restarts=1, seed=seed, settings=SHORT, size=N, **known)
         if aligned(result.reconstruction) >= least:
             break
     assert aligned(result.reconstruction) >= least
@@ -140,20 +142,17 @@ def test_the_scale_is_that_of_the_data() -> None:
 def test_an_oblong_object_within_a_support() -> None:
     rows, columns = np.mgrid[:20, :30]
     support = ((rows - 9.5) / 10) ** 2 + ((columns - 14.5) / 15) ** 2 < 1
+    support &= rows < 26 - columns / 2  # an object that is its own half turn is the hard case
     truth = np.where(support, scene(30)[:20], 0)
     truth /= truth.max()
     y = np.abs(np.fft.fft2(truth, s=(40, 58)))
-    result = retrieve(y, "multiscale-hio", support=support)
+    result = retrieve(y, "multiscale-hio", settings=SHORT, support=support)
     assert result.reconstruction.shape == (20, 30)
     assert not result.reconstruction[~support].any()
     assert aligned(result.reconstruction, truth) > 35
 
 
 def test_a_field_takes_measured_data() -> None:
-    from dataclasses import replace
-
-    from peak_nerf.tasks.phase_retrieval.settings import settings_for
-
     support = np.ones((N, N))
     support[:3, :3] = 0
     truth = TRUTH * support
