@@ -255,7 +255,8 @@ class _Run:
         that come up, what the held-out magnitudes choose."""
         search = Refinement(self.measurements, pictures, fit_mask)
         run = self._search(search, settings.refinement, settings.refinement_rounds, seconds)
-        return search.picture, run
+        # Where nothing explains the held-out magnitudes, black explains them best.
+        return search.picture if bool(search.picture.any()) else pictures[0], run
 
     def _search(self, search: Search, part: float, rounds: int, seconds: float = 0.0) -> SearchRun:
         """Run for a part of the budget, or for the rounds when there is none; a refinement is the run's last part."""

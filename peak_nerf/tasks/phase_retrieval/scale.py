@@ -35,7 +35,8 @@ def range_end(
     c = ENDS[0] * top
     if measurements.relative_residual(picture) < SETTLED:
         return c, picture / c
-    begin, best = time.perf_counter(), (float("inf"), c, picture / c)
+    # A black picture has a residual of 1, and is nobody's.
+    begin, best = time.perf_counter(), (1.0, c, picture / c)
     for end in ENDS:
         if seconds is not None and time.perf_counter() - begin > seconds:
             break

@@ -133,6 +133,12 @@ def test_measured_data_give_the_picture(form: str) -> None:
     assert result.relative_residual < 0.05
 
 
+def test_what_cannot_be_explained_is_not_black() -> None:
+    result = retrieve(Y**2, "multiscale-hio", restarts=1, settings=SHORT, size=N)
+    assert result.relative_residual > 0.3
+    assert result.reconstruction.max() == 1
+
+
 def test_the_scale_is_that_of_the_data() -> None:
     result = retrieve(250 * Y, "hio", size=N)
     x = np.abs(np.fft.fft2(result.reconstruction, s=(M, M)))
