@@ -303,10 +303,10 @@ def _gaussian(path: Path, contents: Contents, fields: Fields, options: DataOptio
     if (y < 0).any():
         notes.append(f"{int((y < 0).sum())} values below 0 are noise and taken as 0")
         y = y.clip(0)
-    if y.max() > MAX_MAGNITUDE:
-        raise PeakError(f"{path}: magnitudes are up to {y.max():g}; scale them, {MAX_MAGNITUDE:g} is the most")
     if not (y > 0).any():
         raise PeakError(f"{path}: all magnitudes are 0, there is nothing to reconstruct")
+    if y.max() > MAX_MAGNITUDE:
+        raise PeakError(f"{path}: magnitudes are up to {y.max():g}; scale them, {MAX_MAGNITUDE:g} is the most")
     if (fields.quantity or options.quantity) == "intensity":
         y = np.sqrt(y)
         notes.append("intensities: their square roots are the amplitudes")
