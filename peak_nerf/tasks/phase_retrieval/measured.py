@@ -38,7 +38,7 @@ class DataOptions:
 
     dataset: str | None = None
     """The array's name in a file that holds several."""
-    frame: Annotated[int | None, Field(ge=0)] = None
+    frame: Annotated[int | None, Field(ge=0, le=10**7)] = None
     """Which one of a stack of patterns, from 0."""
     quantity: str | None = field(default=None, metadata={"choices": ("amplitude", "intensity")})
     """amplitude or intensity (counts); by default what the file says, else amplitude."""
@@ -52,7 +52,7 @@ class DataOptions:
     """Where the object may differ from 0: a file (white or nonzero), or auto for finding it out (shrink-wrap)."""
     data_mask: Path | None = None
     """A file of the pattern's size; white, or nonzero, is measured, the rest unknown. NaN are unknown anyway."""
-    saturation: Annotated[float | None, Field(gt=0)] = None
+    saturation: Annotated[float | None, Field(gt=0, le=1e30)] = None
     """Values from this one on are saturated, thus unknown; by default a plateau at the largest value is."""
     noise: str | None = field(default=None, metadata={"choices": ("gaussian", "poisson")})
     """gaussian, or poisson for counts (intensities), or their square roots."""
