@@ -27,7 +27,7 @@ from peak_nerf.tasks import field_file
 from peak_nerf.tasks.phase_retrieval import problems
 from peak_nerf.tasks.phase_retrieval.align import align
 from peak_nerf.tasks.phase_retrieval.figures import write_comparison_of, write_residuals
-from peak_nerf.tasks.phase_retrieval.magnitudes import MIN_SIDE, Measurements
+from peak_nerf.tasks.phase_retrieval.magnitudes import MAX_SIDE, MIN_SIDE, Measurements
 from peak_nerf.tasks.phase_retrieval.measured import DataOptions, read_measurements, with_support
 from peak_nerf.tasks.phase_retrieval.measurements import ratio_of, simulate, warnings_for, write_measurements
 from peak_nerf.tasks.phase_retrieval.retrieve import Retrieval, retrieve
@@ -52,7 +52,7 @@ class MeasurementOptions:
     """fourier or gaussian; fourier@1.8 is short for --problem fourier --ratio 1.8."""
     ratio: Annotated[float | None, Field(gt=0, le=1000)] = None
     """Fourier: side of the zero-padded picture over its side (default 1.9). Gaussian: magnitudes over pixels (1.0)."""
-    size: Annotated[int | None, Field(ge=MIN_SIDE, le=2**14)] = None
+    size: Annotated[int | None, Field(ge=MIN_SIDE, le=MAX_SIDE)] = None
     """Side in pixels to which the picture is resized; by default 256 (fourier) or 64 (gaussian)."""
     noise_snr: Annotated[float | None, Field(ge=-100, le=300)] = None
     """Signal-to-noise ratio of the simulated magnitudes in dB; by default no noise."""
@@ -186,6 +186,7 @@ def _problem(options: PhaseOptions) -> tuple[Any, float]:
         raise PeakError(
             f"--problem {options.problem}: give the ratio once, above 0, such as fourier@1.8 or --ratio 1.8"
         )
+    check_options(dataclasses.replace(options, ratio=ratio))
     return problem, ratio
 
 

@@ -11,6 +11,7 @@ import torch
 
 from peak_nerf.errors import PeakError
 from peak_nerf.system.files import write_atomically
+from peak_nerf.system.memory import check_memory
 from peak_nerf.tasks.phase_retrieval.magnitudes import Measurements, full_plane
 from peak_nerf.tasks.phase_retrieval.measured import read_measurements as read_measurements  # beside what writes it
 from peak_nerf.tasks.phase_retrieval.operators import FourierOperator, GaussianOperator, Operator
@@ -18,6 +19,10 @@ from peak_nerf.tasks.phase_retrieval.operators import FourierOperator, GaussianO
 MIN_RATIO = {"fourier": math.sqrt(2), "gaussian": 0.5}
 """Below, there are fewer independent magnitudes than unknowns (Fourier: m^2 / 2 of n^2 pixels), or than half as many
 (Gaussian: where a picture's own regularity has nothing left to work with)."""
+PATTERN_BYTES = 80
+"""For each of the m^2 frequencies, what a search holds at once: some twenty half planes of complex numbers."""
+MAX_ENTRIES = 2**36
+"""Of a Gaussian matrix, which is drawn anew at each use where memory does not hold it: some minutes a use."""
 
 
 def simulate(
@@ -73,9 +78,15 @@ def make_operator(
             raise PeakError(
                 f"--ratio {ratio:g}: the padded picture would be smaller than the picture; give at least 1, better 1.7"
             )
+        check_memory({"pattern (--size, --ratio)": PATTERN_BYTES * int(ratio * size) ** 2}, "peak phase")
         return FourierOperator(size, int(ratio * size))
     if int(ratio * size * size) < 1:
         raise PeakError(f"--ratio {ratio:g}: leaves no measurement; give 0.8 to 1")
+    if (n_entries := int(ratio * size * size) * size * size) > MAX_ENTRIES:
+        raise PeakError(
+            f"peak phase: the Gaussian matrix would have {n_entries:.1e} entries, and {MAX_ENTRIES:.1e} are the most;"
+            " lower --size or --ratio"
+        )
     return GaussianOperator(size, int(ratio * size * size), seed, complex_matrix, storage)
 
 
