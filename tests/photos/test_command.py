@@ -202,8 +202,8 @@ def test_pictures_without_overlap_leave_nothing(
         ("one/P0_000.jpg", (), "P0_000.jpg: is one picture; name the folder that holds all of them"),
         ("scene", (), "scene: has poses already (transforms.json): ns-train peak --data"),
         ("three", ("--masks", "nowhere"), "--masks nowhere: no such folder"),
-        ("three", ("--max-size", "-5"), "--max-size: must be at least 64, got -5"),
-        ("three", ("--video-frames", "0"), "--video-frames: must be at least 3, got 0"),
+        ("three", ("--max-size", "-5"), "--max-size: must be from 64 to 65536, got -5"),
+        ("three", ("--video-frames", "0"), "--video-frames: must be from 3 to 100000, got 0"),
         ("three", ("--train-seconds", "-1"), "--train-seconds: must be above 0"),
     ],
 )
