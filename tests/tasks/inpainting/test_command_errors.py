@@ -28,7 +28,7 @@ from tests.tasks.inpainting.runs import H, W, names, peak, refused, size_of, wri
         (["--steps", "0"], "--steps: must be from 1 to 10000000, got 0"),
         (["--steps", "3", "--budget-seconds", "4"], "give one of them, not both"),
         (["--budget-seconds", "-1"], "--budget-seconds: must be above 0"),
-        (["--budget-seconds", "inf"], "--budget-seconds: must be above 0 and at most 1e+07"),
+        (["--budget-seconds", "inf"], "--budget-seconds: must be above 0 and at most 10000000"),
         (["--learning-rate", "nan"], "--learning-rate: must be above 0"),
         (["--seed", "-1"], "--seed: must be from 0"),
         (["--seed", str(2**70)], "--seed: must be from 0"),

@@ -49,7 +49,7 @@ def test_figure2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["encode", "--target", "exp(c-1)"], "negative coefficients"),
         (["encode", "--target", "c**3"], "not in B"),
         (["encode", "--target", "x"], "'x' is unknown"),
-        (["encode", "--target", "c", "--eps", "0"], "--eps: must be above 0 and at most 1e+06, got 0.0"),
+        (["encode", "--target", "c", "--eps", "0"], "--eps: must be above 0 and at most 1000000, got 0.0"),
         (["encode", "--target", "c", "--n-hidden", "0"], "--n-hidden: must be from 1 to 100, got 0"),
         (["spectrum", "nowhere.safetensors"], "nowhere.safetensors: no such file"),
         (["spectrum", "nowhere.safetensors", "--points", "1"], "--points: must be from 4 to 8192, got 1"),
