@@ -25,6 +25,7 @@ from make_demo_scene import Settings as SceneSettings
 from make_demo_scene import make_scene
 from pydantic import Field
 
+from peak_nerf.errors import PeakError
 from peak_nerf.images.figures import save_gif, save_grid
 from peak_nerf.system.choices import check_options
 from peak_nerf.system.programs import exit_as_command, run_program

@@ -46,7 +46,7 @@ from tests.tasks.inpainting.runs import H, W, names, peak, refused, size_of, wri
         (["--method", "siren", "--kar-weight", "1"], "kar-weight: this method has no KAR"),
         (["--method", "hash", "--polynomial-degree", "1"], "this method has no polynomial encoding"),
         (["--method", "linear", "--save-field"], "--save-field: linear fits no field"),
-        (["--learning-rate", "1e30", "--steps", "50"], "the loss is"),
+        (["--learning-rate", "1e30"], "--learning-rate: must be above 0 and at most 10, got 1e+30"),
     ],
 )
 def test_bad_options_end_in_one_line_and_write_nothing(
