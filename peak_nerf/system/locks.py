@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
@@ -32,4 +35,30 @@ def lock_folder(folder: Path, option: str, who: str) -> TextIO:
     except OSError as error:
         file.close()
         raise PeakError(f"{folder}: cannot be locked ({error.strerror}); give {option} on another disk") from error
+    if not _is_there(folder / ".lock", file):  # who held it before has left nothing behind
+        file.close()
+        return lock_folder(folder, option, who)
     return file
+
+
+@contextmanager
+def locked_folder(folder: Path, option: str, who: str) -> Iterator[None]:
+    """Hold a folder as `lock_folder` does, for a while; where nothing came about in it, nothing of it stays."""
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    with lock_folder(folder, option, who):
+        try:
+            yield
+        finally:
+            if [path.name for path in folder.iterdir()] == [".lock"]:
+                (folder / ".lock").unlink()
+                for path in made:
+                    if any(path.iterdir()):
+                        break
+                    path.rmdir()
+
+
+def _is_there(path: Path, file: TextIO) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return False

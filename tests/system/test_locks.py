@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from peak_nerf.errors import PeakError
-from peak_nerf.system.locks import lock_folder
+from peak_nerf.system.locks import lock_folder, locked_folder
 
 HOLD = """
 import sys, time
@@ -36,3 +36,37 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(PeakError, match=r"file: cannot be written .*; give another --out"):
         lock_folder(tmp_path / "file", "--out", "test")
+
+
+def test_nothing_stays_of_a_folder_in_which_nothing_came_about(tmp_path: Path) -> None:
+    there = tmp_path / "there"
+    there.mkdir()
+    for folder in (there / "new" / "folder", there):
+        with locked_folder(folder, "--out", "test"):
+            assert (folder / ".lock").is_file()
+    assert list(tmp_path.rglob("*")) == [there]
+    with pytest.raises(PeakError, match="nothing to do"), locked_folder(there / "new", "--out", "test"):
+        raise PeakError("nothing to do")
+    assert list(tmp_path.rglob("*")) == [there]
+    with locked_folder(there / "new", "--out", "test"):
+        (there / "new" / "file").write_text("")
+    assert {path.name for path in (there / "new").iterdir()} == {".lock", "file"}
+
+
+def test_a_lock_that_its_holder_has_removed_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who has opened the file before it was removed must not hold what nobody else sees."""
+    import fcntl
+
+    lock, calls = fcntl.flock, []
+
+    def after_removal(file: object, how: int) -> None:
+        if not calls:
+            (tmp_path / ".lock").unlink()
+        calls.append(how)
+        lock(file, how)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("fcntl.flock", after_removal)
+    with lock_folder(tmp_path, "--out", "test"):
+        assert len(calls) == 2
+        with pytest.raises(PeakError, match="at work"):
+            lock_folder(tmp_path, "--out", "test")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -19,7 +19,7 @@ from peak_nerf.bench.suite.file import write_suite
 from peak_nerf.bench.suite.grid import Cell, Suite
 from peak_nerf.bench.suite.registry import TASKS, option_types
 from peak_nerf.errors import PeakError
-from peak_nerf.system.locks import lock_folder
+from peak_nerf.system.locks import locked_folder
 
 SUITE_FILE = "suite.yaml"
 
@@ -120,8 +120,6 @@ def run(suite: Suite, todo: Plan, folder: Path, engine: Engine, display: Display
     return results
 
 
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> AbstractContextManager[None]:
     """Hold a suite's folder. Raises: PeakError when another `peak bench` holds it, or it cannot be written."""
-    with lock_folder(folder, "--out", "`peak bench`"):
-        yield
+    return locked_folder(folder, "--out", "`peak bench`")

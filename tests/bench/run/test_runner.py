@@ -192,6 +192,9 @@ def test_absent_images_are_listed_and_are_no_failure(
     with pytest.raises(PeakError, match=r"nothing to run, for there is no .*house\.png, .*lena\.png"):
         bench(write(("[1, 2]", "[1]")), runs, data_root)
     assert sorted(statuses(runs / "mine").values()) == ["absent", "absent", "finished", "finished"]
+    with pytest.raises(PeakError, match="nothing to run"):
+        bench(write(("[1, 2]", "[1]")), tmp_path / "other", data_root)
+    assert not (tmp_path / "other").exists()
 
 
 def test_textural_mask_is_the_roots_file_or_else_drawn(write: Write, data_root: Path, tmp_path: Path) -> None:
