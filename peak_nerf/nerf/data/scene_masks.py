@@ -189,6 +189,11 @@ def check_masks_of_others(masks: Sequence[MaskFile | None], pictures: Sequence[S
             )
 
 
+def mask_as_stored(path: Path) -> MaskFile:
+    """The mask that another data parser names, not turned, as its pictures are not. Raises: PeakError when broken."""
+    return replace(_look_at(path), turn=False)
+
+
 def _turned(mask: MaskFile, picture: ScenePicture) -> MaskFile:
     """Turned as its picture is, or else as it fits."""
     w, h = picture.size

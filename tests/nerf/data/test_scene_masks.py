@@ -206,3 +206,17 @@ def test_training_draws_no_pixel_that_is_hidden(tmp_path: Path) -> None:
     config.data = config.pipeline.datamanager.data = data
     table = start(config).pipeline.datamanager.full_size
     assert len(table) == 3 * int((DISC > 0).sum()) + 4 * 64 * 64
+
+
+def test_masks_of_another_data_parser_are_read_as_ours(capture: Path) -> None:
+    """nerfstudio's own rule, everything but 0, would use what JPEG leaves around the edges."""
+    from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
+
+    from peak_nerf.nerf.data.dataset import PeakDataset
+
+    mask_all(capture, lambda path: Image.fromarray(np.maximum(DISC, 100)).convert("RGB").save(path))
+    config = NerfstudioDataParserConfig(data=capture, eval_mode="all", downscale_factor=1)
+    outputs = config.setup().get_dataparser_outputs("train")
+    item = PeakDataset(outputs).get_data(0, "uint8")
+    np.testing.assert_array_equal(item["mask"][..., 0].numpy(), DISC > 0)
+    assert item["image"].shape == (64, 64, 3)
