@@ -194,7 +194,7 @@ def test_a_picture_of_another_size_is_refused(posed: Posed, tmp_path: Path, caps
 
 
 @pytest.mark.parametrize("cut", [1, 20, 70, 10_000_000])
-@pytest.mark.parametrize("file", ["cameras.bin", "images.bin", "points3D.bin"])
+@pytest.mark.parametrize("file", ["cameras.bin", "images.bin", "points3D.bin", "frames.bin", "rigs.bin"])
 def test_a_damaged_model_is_refused(
     posed: Posed, tmp_path: Path, capsys: pytest.CaptureFixture[str], file: str, cut: int
 ) -> None:
@@ -212,6 +212,10 @@ def test_a_model_that_contradicts_itself_is_refused(
     content = bytearray(path.read_bytes())
     content[8] += 1  # the camera has another number than in images.bin
     path.write_bytes(content)
+    assert "sparse/0: not a COLMAP model that can be read (" in refused(capsys, source, tmp_path / "scene")
+    content[8] -= 1
+    path.write_bytes(content)
+    (path.parent / "images.bin").write_bytes(bytes(8))  # of frames.bin's images there is none
     assert "sparse/0: not a COLMAP model that can be read (" in refused(capsys, source, tmp_path / "scene")
 
 

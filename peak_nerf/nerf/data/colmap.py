@@ -88,7 +88,12 @@ def read_model(folder: Path, who: str = "peak photos") -> Any:
     if file := cut_short(folder):
         raise PeakError(f"{file}: is cut short; copy it again")
     try:
-        return colmap.Reconstruction(folder)
+        model = colmap.Reconstruction(folder)
+        for i in model.reg_image_ids():  # ids that are nowhere are found out only when somebody asks
+            image = model.image(i)
+            if not np.isfinite(image.cam_from_world().matrix()).all() or image.camera_id not in model.cameras:
+                raise ValueError(f"image {i} has no pose or no camera")
+        return model
     except Exception as error:  # whatever it raises on a damaged file
         reason = first_line(error)
         raise PeakError(f"{folder}: not a COLMAP model that can be read ({reason}); export it again") from error
@@ -106,7 +111,9 @@ def pose_of(image: Any) -> np.ndarray:
 
 def cut_short(folder: Path) -> Path | None:
     """The first of a model's binary files in `folder` that ends too early; None for a whole model, or one of text."""
-    for name, skip in (("cameras", _skip_camera), ("images", _skip_image), ("points3D", _skip_point)):
+    parts = {"rigs": _skip_rig, "cameras": _skip_camera, "frames": _skip_frame}
+    parts |= {"images": _skip_image, "points3D": _skip_point}
+    for name, skip in parts.items():
         path = folder / f"{name}.bin"
         if path.is_file() and not _is_whole(path.read_bytes(), skip):
             return path
@@ -124,6 +131,20 @@ def _is_whole(content: bytes, skip: Callable[[bytes, int], int]) -> bool:
     except (struct.error, ValueError):  # no such field; no end of a name, no such camera model
         return False
     return True
+
+
+def _skip_rig(content: bytes, at: int) -> int:
+    (n_sensors,) = struct.unpack_from("<I", content, at + 4)
+    at += 8 + 8 * min(1, int(n_sensors))
+    for _ in range(1, n_sensors):
+        (has_pose,) = struct.unpack_from("<B", content, at + 8)
+        at += 9 + 56 * bool(has_pose)
+    return at
+
+
+def _skip_frame(content: bytes, at: int) -> int:
+    (n_data,) = struct.unpack_from("<I", content, at + 64)
+    return at + 68 + 16 * int(n_data)
 
 
 def _skip_camera(content: bytes, at: int) -> int:

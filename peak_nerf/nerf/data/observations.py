@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
 
-from peak_nerf.errors import PeakError
+from peak_nerf.errors import PeakError, first_line
 from peak_nerf.system.files import write_atomically
 
 FORMAT_VERSION = 1
+LARGEST = 1 << 29
+"""Bytes of all arrays; ten million observations have 280 MiB."""
 
 
 @dataclass(frozen=True)
@@ -69,9 +69,12 @@ def read_observations(path: Path, again: str = "run `peak photos` again") -> Obs
     try:
         # Opened here: np.load leaves a broken file open.
         with path.open("rb") as opened, np.lib.npyio.NpzFile(opened, allow_pickle=False) as file:  # type: ignore[arg-type]
+            unpacked = sum(member.file_size for member in file.zip.infolist())
+            if unpacked > LARGEST:
+                raise ValueError(f"it would unpack to {unpacked / 2**30:.1f} GiB")
             arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
-        raise PeakError(f"{path}: cannot be read ({error}); {again}") from error
+    except Exception as error:  # of zip files, their compressions and numpy's headers; MemoryError of a false header
+        raise PeakError(f"{path}: cannot be read ({first_line(error)}); {again}") from error
     version = arrays.pop("format_version", None)
     if version is None or version.shape != () or version.dtype.kind != "i" or version != FORMAT_VERSION:
         raise PeakError(f"{path}: format_version is not {FORMAT_VERSION}; update peak_nerf, or {again}")

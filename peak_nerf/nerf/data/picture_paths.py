@@ -48,9 +48,10 @@ def image_path(scene: Scene, name: str, downscale: int, folder_name: str = "imag
 
 def _with_extension(path: Path) -> Path:
     """The file of that name, or of that name and an extension."""
-    candidates = [path.with_name(path.name + extension) for extension in EXTENSIONS]
-    fallback = path if path.suffix.lower() in SUFFIXES else candidates[1]
-    return next((candidate for candidate in candidates if candidate.is_file()), fallback)
+    found = next((end for end in EXTENSIONS if os.path.isfile(f"{path}{end}")), None)
+    if found is None:
+        found = "" if path.suffix.lower() in SUFFIXES else EXTENSIONS[1]
+    return path.with_name(path.name + found)
 
 
 def picture_paths(

@@ -6,6 +6,7 @@ They come from `observations.npz` of `peak photos` beside the transforms file, o
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -19,10 +20,12 @@ from peak_nerf.errors import PeakError, first_line
 from peak_nerf.nerf.data.observations import Observations, read_observations
 from peak_nerf.nerf.data.placement import Placement
 from peak_nerf.nerf.data.scene_box import Views
-from peak_nerf.nerf.data.transforms_file import SceneFile
+from peak_nerf.nerf.data.transforms_file import SceneFile, can_be_path
 
 OBSERVATIONS = "observations.npz"
 PHOTOS_AGAIN = "run `peak photos` again, or remove it"
+HEADER = 1 << 16
+"""Bytes of a PLY file that its header is in."""
 SEEN_BY = 2
 """Training views that saw a point, at least: one alone does not say how far away it is."""
 DEPTH_TOLERANCE = 0.01
@@ -137,7 +140,7 @@ def read_cloud(
     name = scene_file.values.get("ply_file_path")
     if not name:
         return None
-    if not isinstance(name, str):
+    if not isinstance(name, str) or not can_be_path(name):
         raise PeakError(f"{scene_file.path}: ply_file_path is {name!r}; give the name of a .ply file, or remove it")
     if not all_views:
         say(f"{name} does not say which views saw its points, so a choice of views does without; {OBSERVATIONS} would")
@@ -159,8 +162,9 @@ def read_ply(path: Path, source: Path) -> tuple[Tensor, Tensor]:
     if not path.is_file():
         raise PeakError(f"{path}: no such file, but {source} names it in ply_file_path; restore it, or remove the name")
     try:
+        _check_counts(path)
         vertices = PlyData.read(str(path), mmap=False)["vertex"].data
-    except (PlyParseError, OSError, KeyError, ValueError, UnicodeDecodeError, MemoryError) as error:
+    except (PlyParseError, OSError, KeyError, ValueError, TypeError, OverflowError, MemoryError) as error:
         reason = first_line(error)
         raise PeakError(f"{path}: cannot be read ({reason}); {remedy}") from error
     missing = [key for key in ("x", "y", "z", "red", "green", "blue") if key not in (vertices.dtype.names or ())]
@@ -173,6 +177,17 @@ def read_ply(path: Path, source: Path) -> tuple[Tensor, Tensor]:
         raise PeakError(f"{path}: has positions that are not finite; {remedy}")
     rgb = np.stack([vertices[key] for key in ("red", "green", "blue")], axis=1)
     return torch.from_numpy(xyz), torch.from_numpy(rgb)
+
+
+def _check_counts(path: Path) -> None:
+    """Raises: ValueError when the header asks for more elements than the file has bytes: readers make room for them."""
+    with path.open("rb") as file:
+        header, end, _ = file.read(HEADER).partition(b"end_header")
+    if not end and len(header) == HEADER:
+        raise ValueError(f"its header has no end within {HEADER} bytes")
+    counts = [int(count) for count in re.findall(rb"^element\s+\S+\s+(\d{1,4000})", header, re.MULTILINE)]
+    if sum(counts) > path.stat().st_size:
+        raise ValueError(f"its header asks for {sum(counts):.3g} elements, and it has {path.stat().st_size} bytes")
 
 
 def _observed(

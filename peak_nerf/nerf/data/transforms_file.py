@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -14,13 +16,16 @@ from typing import Any, Literal
 
 import numpy as np
 
-from peak_nerf.errors import PeakError
+from peak_nerf.errors import PeakError, first_line
 from peak_nerf.nerf.data.observations import Observations
 
 FARTHEST = 1e12
 """Of a position from the origin: map coordinates in micrometres are nearer."""
 OUTLIER = 1e4
 """Times the usual distance from the middle of the cameras: a frame without a pose of its own stands there."""
+LARGEST_FILE = 128 << 20
+"""Bytes of a transforms file: a frame has about a thousand."""
+MOST_FRAMES = 20_000
 ROUNDED = 1e-3
 """By which an axis of a rotation may be longer or shorter than 1, as in files of few digits."""
 SKEWED = 1.2
@@ -67,6 +72,8 @@ def read_scene_file(path: Path, sort: bool = False, say: Say = print, prefix: st
     `prefix` goes before their names: the folder of the file within that of the scene.
     """
     try:
+        if path.stat().st_size > LARGEST_FILE:
+            raise PeakError(f"{path}: has more than {LARGEST_FILE >> 20} MiB; leave frames out, or export it again")
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise PeakError(f"{path}: cannot be read ({error}); check its permissions and that it is UTF-8 text") from error
@@ -78,9 +85,13 @@ def read_scene_file(path: Path, sort: bool = False, say: Say = print, prefix: st
         raise PeakError(
             f"{path}: line {error.lineno} is not valid JSON ({error.msg}); mend it or export again"
         ) from error
+    except (RecursionError, ValueError) as error:  # nested a thousand deep; a number of five thousand digits
+        raise PeakError(f"{path}: is not valid JSON ({first_line(error)}); mend it or export again") from error
     entries = values.get("frames") if isinstance(values, dict) else None
     if not isinstance(entries, list) or not entries:
         raise PeakError(f"{path}: has no frames; it needs a list 'frames' of file_path and transform_matrix")
+    if len(entries) > MOST_FRAMES:
+        raise PeakError(f"{path}: has {len(entries)} frames, more than {MOST_FRAMES}; leave some out")
     return scene_file_of(path, values, entries, sort, say, prefix)
 
 
@@ -170,6 +181,9 @@ def _read_frame(path: Path, index: int, entry: Any, prefix: str) -> Frame:
     name = entry.get("file_path") if isinstance(entry, dict) else None
     if not isinstance(name, str) or not PurePosixPath(name).name:
         raise PeakError(f"{path}: frame {index} has no file_path; add the path of its image")
+    for key in ("file_path", "mask_path"):
+        if isinstance(entry.get(key), str) and not can_be_path(entry[key]):
+            raise PeakError(f"{path}: {key} of frame {index} ({name[:60]}...) is no name of a file; correct it")
     if "transform_matrix" not in entry:
         raise PeakError(f"{path}: frame {index} ({name}) has no transform_matrix; add its 4x4 camera-to-world matrix")
     pose = number_array(entry["transform_matrix"])
@@ -200,16 +214,32 @@ def number(
     value = scene_file.values.get(key) if frame is None else frame.values.get(key, scene_file.values.get(key))
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low < value < high:
+    finite = isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+    if not finite or not low < value < high:
         allowed = f"between {low:g} and {high:g}" if math.isfinite(high) else ("above 0" if low == 0 else "finite")
         where = "" if frame is None else f" of {frame.name}"
-        raise PeakError(f"{scene_file.path}: {key}{where} is {value!r}; give a number {allowed}")
+        raise PeakError(f"{scene_file.path}: {key}{where} is {_shown(value)}; give a number {allowed}")
     return float(value)
+
+
+def can_be_path(name: str) -> bool:
+    """Whether a file may be called so: it and its parts are short enough, of characters that names may have."""
+    try:
+        parts = [os.fsencode(part) for part in name.replace("\\", "/").split("/")]
+    except UnicodeEncodeError:
+        return False
+    return "\0" not in name and sum(map(len, parts)) < 3000 and max(map(len, parts)) <= 255
+
+
+def _shown(value: Any) -> str:
+    """As the file has it, or its beginning."""
+    text = repr(value) if not isinstance(value, int) or value.bit_length() < 1024 else "a number of hundreds of digits"
+    return text if len(text) <= 60 else f"{text[:60]}..."
 
 
 def number_array(value: Any) -> np.ndarray | None:
     """`value` as a float64 array, or None when it is ragged or not made of numbers."""
     try:
         return np.array(value, dtype=np.float64)
-    except (TypeError, ValueError, OverflowError):
+    except (TypeError, ValueError, OverflowError, RecursionError):
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -97,4 +98,19 @@ def test_other_versions_and_missing_arrays_are_refused(tmp_path: Path) -> None:
     del some["depths"]
     np.savez(path, format_version=FORMAT_VERSION, **some)
     with pytest.raises(PeakError, match="has no array depths"):
+        read_observations(path)
+
+
+def test_files_that_would_fill_memory(tmp_path: Path) -> None:
+    """A megabyte of zeros that are 720 MB, and a header that asks for 24 TB."""
+    path = tmp_path / "observations.npz"
+    many = {**arrays(), "points": np.zeros((3 * 10**7, 3))}
+    np.savez_compressed(path, format_version=np.int32(FORMAT_VERSION), **many)
+    assert path.stat().st_size < 10**6
+    with pytest.raises(PeakError, match=r"cannot be read \(it would unpack to 0.7 GiB\); run `peak photos` again"):
+        read_observations(path)
+    header = repr({"descr": "<f8", "fortran_order": False, "shape": (10**12, 3)}).ljust(117).encode() + b"\n"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("points.npy", b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + bytes(72))
+    with pytest.raises(PeakError, match=r"cannot be read \(.*\); run `peak photos` again"):
         read_observations(path)

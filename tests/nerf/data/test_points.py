@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -289,6 +290,10 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "truncated": (lambda d: _bytes(d, lambda b: b[:-5]), r"sparse_pc.ply: cannot be read \(.*\); write it again, or"),
     "empty": (lambda d: _bytes(d, lambda b: b""), r"sparse_pc.ply: cannot be read"),
+    "a trillion points": (
+        lambda d: _bytes(d, lambda b: re.sub(rb"vertex \d+", b"vertex 1000000000000", b)),
+        r"sparse_pc.ply: cannot be read \(its header asks for 1e\+12 elements, and it has \d+ bytes\); write it again",
+    ),
     "no header": (lambda d: _bytes(d, lambda b: b"\x00\xff" * 50), r"sparse_pc.ply: cannot be read"),
     "no vertices": (lambda d: _bytes(d, lambda b: b.replace(b"element vertex", b"element points")), r"cannot be read"),
     "no z": (lambda d: _bytes(d, lambda b: b.replace(b"double z", b"double w")), r"its vertices have no z; write"),

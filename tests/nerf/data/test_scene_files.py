@@ -36,6 +36,19 @@ BLENDER_FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "empty json": (lambda d: (d / "transforms_train.json").write_text(" \n"), r"train.json: the file is empty; copy"),
     "bad json": (lambda d: (d / "transforms_train.json").write_text('{\n"a": 1,\n}'), r"line 3 is not valid JSON"),
     "not text": (lambda d: (d / "transforms_train.json").write_bytes(b"\xff\xfe\x00"), r"cannot be read .*UTF-8"),
+    "a deep nest": (lambda d: (d / "transforms_train.json").write_text("[" * 10**5), r"not valid JSON .*mend it"),
+    "many digits": (
+        lambda d: (d / "transforms_train.json").write_text('{"a": ' + "9" * 5000 + "}"),
+        r"not valid JSON .*digits.*mend it",
+    ),
+    "a million frames": (
+        lambda d: edit_json(d / "transforms_train.json", frames=[1] * 10**6),
+        r"has 1000000 frames, more than 20000; leave some out",
+    ),
+    "hundreds of digits": (
+        lambda d: edit_json(d / "transforms_train.json", camera_angle_x=10**400),
+        r"camera_angle_x of .* is a number of hundreds of digits; give a number",
+    ),
     "list": (lambda d: (d / "transforms_train.json").write_text("[1]"), r"train.json: has no frames"),
     "no frames": (lambda d: edit_json(d / "transforms_train.json", frames=None), r"train.json: has no frames"),
     "empty frames": (lambda d: edit_json(d / "transforms_train.json", frames=[]), r"train.json: has no frames"),
@@ -47,6 +60,10 @@ BLENDER_FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "dot file_path": (
         lambda d: edit_frame(d / "transforms_train.json", 2, file_path="./"),
         r"frame 2 has no file_path",
+    ),
+    "long file_path": (
+        lambda d: edit_frame(d / "transforms_train.json", 2, file_path="a" * 5000),
+        r"file_path of frame 2 \(a+\.\.\.\) is no name of a file; correct it",
     ),
     "no matrix": (
         lambda d: edit_frame(d / "transforms_train.json", 2, transform_matrix=None),
