@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from peak_nerf.errors import PeakError
-from peak_nerf.nerf.data.colmap import FISHEYE, PERSPECTIVE, Z_UP, pose_of
+from peak_nerf.nerf.data.colmap import FISHEYE, OURS, PERSPECTIVE, Z_UP, pose_of
 from peak_nerf.photos.model import Intrinsics, SparseModel
 
 BEHIND = 1e3
@@ -20,9 +20,12 @@ def intrinsics_of(camera: Any, source: Path) -> Intrinsics:
     """What transforms.json says of a COLMAP camera. Raises: PeakError on a lens that nerfstudio does not have."""
     names = {**PERSPECTIVE, **FISHEYE}.get(camera.model_name)
     if names is None:
+        instead = f"or use one of {', '.join((*PERSPECTIVE, *FISHEYE))}"
+        if camera.model_name in OURS:
+            instead = "or train on the model as it is: ns-train peak --data its folder"
         raise PeakError(
             f"{source}: camera model {camera.model_name} is not one that nerfstudio has; undistort the model first "
-            f"(colmap image_undistorter), or use one of {', '.join((*PERSPECTIVE, *FISHEYE))}"
+            f"(colmap image_undistorter), {instead}"
         )
     given = dict(zip(names.split(), (float(value) for value in camera.params), strict=True))
     f = given.pop("f", None)

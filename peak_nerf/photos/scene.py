@@ -18,6 +18,8 @@ from peak_nerf.system.files import write_atomically
 from peak_nerf.system.record import write_json
 
 POINT_CLOUD = "sparse_pc.ply"
+ROUNDED = 1e-5
+"""Of the extent of the points: by more they are not to be rounded."""
 
 
 def write_scene(folder: Path, model: SparseModel, photos: list[Photo], applied_transform: np.ndarray) -> None:
@@ -112,13 +114,17 @@ def _intrinsic_values(intrinsics: Intrinsics) -> dict[str, float]:
 
 
 def _write_point_cloud(path: Path, model: SparseModel) -> None:
-    """As binary little-endian PLY, which Open3D reads; transforms.json's coordinates in float32."""
+    """As binary little-endian PLY, which Open3D reads; transforms.json's coordinates in float32, or in float64 where
+    the former has too few digits, as for map coordinates."""
+    extent = np.ptp(model.points, axis=0).max(initial=0.0) if len(model.points) else 0.0
+    few = len(model.points) and np.spacing(np.float32(np.abs(model.points).max())) > ROUNDED * extent
+    kind, number = ("double", "<f8") if few else ("float", "<f4")
     header = (
         f"ply\nformat binary_little_endian 1.0\nelement vertex {len(model.points)}\n"
-        "property float x\nproperty float y\nproperty float z\n"
+        f"property {kind} x\nproperty {kind} y\nproperty {kind} z\n"
         "property uchar red\nproperty uchar green\nproperty uchar blue\nend_header\n"
     )
-    rows = np.zeros(len(model.points), dtype=[("xyz", "<f4", 3), ("rgb", "u1", 3)])
+    rows = np.zeros(len(model.points), dtype=[("xyz", number, 3), ("rgb", "u1", 3)])
     rows["xyz"], rows["rgb"] = model.points, model.colors
     write_atomically(path, lambda file: file.write(header.encode() + rows.tobytes()))
 

@@ -215,3 +215,17 @@ def test_a_model_without_points_is_a_scene_too(tmp_path: Path) -> None:
     assert len(read_observations(tmp_path / "observations.npz").points) == 0
     config = NerfstudioDataParserConfig(data=tmp_path, load_3D_points=True)
     assert "points3D_xyz" not in config.setup().get_dataparser_outputs("train").metadata
+
+
+@pytest.mark.parametrize(("offset", "kind"), [(0.0, "<f4"), (5e6, "<f8")])
+def test_points_on_a_map_keep_their_digits(tmp_path: Path, offset: float, kind: str) -> None:
+    """float32 has steps of 0.5 at five million."""
+    from plyfile import PlyData
+
+    poses = models.model().poses
+    poses[:, 0, 3] += offset
+    model = models.model(poses=poses, points=models.POINTS + np.array([offset, 0, 0]))
+    write_scene(tmp_path, model, models.photos(tmp_path), APPLIED)
+    vertices = PlyData.read(tmp_path / "sparse_pc.ply")["vertex"]
+    assert vertices["x"].dtype == kind
+    np.testing.assert_allclose(vertices["x"], model.points[:, 0], rtol=0, atol=1e-6)

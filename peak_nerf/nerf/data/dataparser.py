@@ -21,13 +21,13 @@ from peak_nerf.errors import PeakError
 from peak_nerf.nerf.data import scene_files
 from peak_nerf.nerf.data.camera_checks import check_cameras, check_views
 from peak_nerf.nerf.data.intrinsics import cameras_of, full_size, half_angle
-from peak_nerf.nerf.data.placement import Placement, applied_transform, depth_bounds, in_own_frame, oriented, own_space
+from peak_nerf.nerf.data.placement import Placement, depth_bounds, in_own_frame, oriented, own_space
 from peak_nerf.nerf.data.points import Cloud, has_points, read_cloud
 from peak_nerf.nerf.data.scene_box import SceneSpace, Space, choose_space
 from peak_nerf.nerf.data.scene_masks import MaskFile
 from peak_nerf.nerf.data.scene_pictures import ScenePicture
 from peak_nerf.nerf.data.split_pictures import pictures_of_split, usable_frames
-from peak_nerf.nerf.data.transforms_file import Scene, SceneFile, number
+from peak_nerf.nerf.data.transforms_file import Scene, SceneFile
 
 _said: set[str] = set()
 
@@ -217,6 +217,7 @@ class PeakDataParser(DataParser):
         ratios = np.divide(sizes, full)
         if split == "train" and cloud is not None:
             metadata |= {**cloud.metadata(ratios), "camera_positions": poses[:, :, 3]}
+        of_capture = placement.of_capture(scene_file)
         cameras = cameras_of(scene_file, frames, split_pictures.paths, sizes, full, of_file, poses, say_once)
         if split == "train" and not space.unbounded:
             check_views(cameras, space.centre.float(), space.half, frames, scene_file)
@@ -230,8 +231,8 @@ class PeakDataParser(DataParser):
             pictures=split_pictures.pictures,
             masks=split_pictures.masks,
             metadata=metadata,
-            dataparser_transform=placement.transform @ applied_transform(scene_file),
-            dataparser_scale=placement.scale * (number(scene_file, None, "applied_scale", low=0.0) or 1.0),
+            dataparser_transform=of_capture.transform,
+            dataparser_scale=of_capture.scale,
             source=Source([frame.name for frame in frames], ratios, placement),
         )
 

@@ -51,6 +51,16 @@ class Placement:
         """(n, 3) float64, x of y."""
         return (y / self.scale - self.transform[:, 3]) @ self.transform[:, :3]
 
+    def of_capture(self, scene_file: SceneFile) -> Placement:
+        """Of the coordinates of the capture, of which the file's are x = applied_scale * applied_transform(x'), by its
+        keys of these names, which `ns-process-data` writes.
+
+        Here R may be any matrix, as `applied_transform` is.
+        """
+        scale = number(scene_file, None, "applied_scale", low=0.0) or 1.0
+        shrunk = torch.cat([self.transform[:, :3], self.transform[:, 3:] / scale], dim=1)
+        return Placement(shrunk @ applied_transform(scene_file), self.scale * scale)
+
     def poses(self, poses: Tensor) -> Tensor:
         """Camera-to-world matrices (n, 4, 4) float64 to (n, 3, 4) float64."""
         placed = self.transform @ poses

@@ -1,6 +1,7 @@
 """`peak-data` agrees with nerfstudio's own parsers where both can read a scene, and picks views as it says."""
 
 import ast
+import json
 import math
 import subprocess
 import sys
@@ -88,8 +89,37 @@ def test_capture_as_nerfstudio_reads_it(tmp_path: Path, split: str, options: dic
     # Their box is that of scaled cameras, also where they are not scaled: ours is the cameras' cube either way.
     unit = 1.0 if "auto_scale_poses" not in options else math.sqrt(15)  # camera 0, 1 above the ground, 4 away
     torch.testing.assert_close(ours.scene_box.aabb, unit * theirs.scene_box.aabb, rtol=1e-4, atol=0)
-    torch.testing.assert_close(ours.dataparser_transform.float(), theirs.dataparser_transform)
     assert ours.dataparser_scale == pytest.approx(theirs.dataparser_scale)
+    # Theirs moves by what it should have divided by `applied_scale`: see `test_from_the_capture_to_the_field`.
+    theirs.dataparser_transform[:, 3] = (
+        ours.dataparser_transform[:, 3] if "applied_scale" in values else (theirs.dataparser_transform[:, 3])
+    )
+    torch.testing.assert_close(ours.dataparser_transform.float(), theirs.dataparser_transform)
+
+
+@pytest.mark.parametrize("offset", [0.0, 5e6])
+def test_from_the_capture_to_the_field(tmp_path: Path, offset: float):
+    """dataparser_transforms.json: y = scale (R x + t), x the capture's own coordinates, also far from their origin and
+    where ns-process-data has turned and scaled them."""
+    data = write_nerfstudio_scene(tmp_path / "scene")
+    turned = [[0, 1, 0, 0.5], [1, 0, 0, -offset], [0, 0, -1, 2.0]]
+    capture = {}
+    scene = json.loads((data / "transforms.json").read_text())
+    for frame in scene["frames"]:
+        pose = np.array(frame["transform_matrix"])
+        capture[Path(frame["file_path"]).name] = pose[:3, 3] + [offset, 0, 0]
+        pose[:3, :3] = np.array(turned)[:, :3] @ pose[:3, :3]
+        pose[:3, 3] = 2.0 * (np.array(turned) @ [*capture[Path(frame["file_path"]).name], 1])
+        frame["transform_matrix"] = pose.tolist()
+    (data / "transforms.json").write_text(json.dumps({**scene, "applied_transform": turned, "applied_scale": 2.0}))
+    outputs = parse(data)
+    outputs.save_dataparser_transform(tmp_path / "out" / "dataparser_transforms.json")
+    saved = json.loads((tmp_path / "out" / "dataparser_transforms.json").read_text())
+    for path, pose in zip(outputs.image_filenames, outputs.cameras.camera_to_worlds.numpy(), strict=True):
+        x = np.array([*capture[path.name], 1])
+        np.testing.assert_allclose(saved["scale"] * np.array(saved["transform"]) @ x, pose[:, 3], atol=2e-6)
+    back = outputs.transform_poses_to_original_space(outputs.cameras.camera_to_worlds, "opengl").numpy()[:, :, 3]
+    np.testing.assert_allclose(back, [capture[path.name] for path in outputs.image_filenames], rtol=0, atol=2e-5)
 
 
 def test_instant_ngp_box_as_nerfstudio_reads_it(tmp_path: Path):
