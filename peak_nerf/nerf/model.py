@@ -212,8 +212,8 @@ class PeakModel(Model):
     @torch.no_grad()
     def get_outputs_for_camera(self, camera: Cameras, obb_box: OrientedBox | None = None) -> dict[str, Tensor]:
         """Images of a camera; its rays as training's: nerfstudio undoes a lens for every pixel, in seconds."""
-        rays = rays_of_picture(camera)
-        return self.get_outputs_for_camera_ray_bundle(rays if obb_box is None else cropped(rays, obb_box))
+        rays, near = rays_of_picture(camera), self.config.near_plane
+        return self.get_outputs_for_camera_ray_bundle(rays if obb_box is None else cropped(rays, obb_box, near))
 
     @torch.no_grad()
     def get_outputs_for_camera_ray_bundle(self, camera_ray_bundle: RayBundle) -> dict[str, Tensor]:

@@ -66,6 +66,13 @@ class PeakNerfactoModel(PeakModelMixin, NerfactoModel):
         if bounded:
             self.collider = AABBBoxCollider(self.scene_box, near_plane=self.config.near_plane)
 
+    def forward(self, ray_bundle: RayBundle) -> dict[str, Any]:
+        """As nerfacto's; rays of a crop or a texture say where they begin and end, in units of the world."""
+        if ray_bundle.nears is not None and ray_bundle.fars is not None:
+            near, far = ray_bundle.nears / self.half_extent, ray_bundle.fars / self.half_extent
+            ray_bundle = dataclasses.replace(ray_bundle, nears=near, fars=far)
+        return super().forward(ray_bundle)
+
     def get_outputs(self, ray_bundle: RayBundle) -> dict[str, Any]:
         """As nerfacto's, of rays in units of the scene box; depths are those of the world."""
         origins = (ray_bundle.origins - self.centre.to(ray_bundle.origins)) / self.half_extent

@@ -15,7 +15,7 @@ from torch import nn
 from peak_nerf.nerf import mixin, registration
 from peak_nerf.nerf.mixin import FastHashEncoding, MissingMetric, add_polynomial, replace_hash_encodings
 from peak_nerf.nerf.nerfacto import PeakNerfactoModelConfig
-from peak_nerf.nerf.train.trainer import latest_checkpoint
+from peak_nerf.nerf.train.checkpoint_file import latest_checkpoint
 from tests.nerf.runs import nerfacto_config, start, train
 from tests.nerf.scene_factory import write_blender_scene, write_nerfstudio_scene
 
@@ -120,6 +120,8 @@ def test_a_capture_is_rendered_in_units_of_its_box(tmp_path) -> None:
         rays = model.collider(pipeline.datamanager.eval_dataset.cameras.generate_rays(0).flatten())
         moved = dataclasses.replace(rays, origins=(rays.origins - model.centre) / 2.5)
         ours, theirs = model.get_outputs(rays), NerfactoModel.get_outputs(model, moved)
+        cropped = model(dataclasses.replace(rays, nears=2.5 * rays.nears, fars=2.5 * rays.fars))
+    assert torch.equal(ours["rgb"], cropped["rgb"])
     assert torch.equal(ours["rgb"], theirs["rgb"])
     for name in ("depth", "expected_depth", "prop_depth_0", "prop_depth_1"):
         torch.testing.assert_close(ours[name], 2.5 * theirs[name])

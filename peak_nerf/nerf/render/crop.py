@@ -11,12 +11,13 @@ from nerfstudio.utils.math import intersect_obb
 from peak_nerf.nerf.render.renderer import Crop
 
 
-def cropped(rays: RayBundle, box: OrientedBox) -> RayBundle:
-    """The rays with the distances at which they enter and leave the box; nothing lies between, where they miss it."""
+def cropped(rays: RayBundle, box: OrientedBox, near_plane: float = 0.0) -> RayBundle:
+    """The rays with the distances at which they enter and leave the box, beyond `near_plane`; nothing lies between,
+    where they miss it."""
     origins, directions = rays.origins.reshape(-1, 3), rays.directions.reshape(-1, 3)
     box = OrientedBox(*(part.to(origins) for part in (box.R, box.T, box.S)))
     near, far = intersect_obb(origins, directions, box)
-    near = near.clamp(min=0)
+    near = near.clamp(min=near_plane)
     far = torch.where(near < far, far, near)
     rays.nears, rays.fars = (t.reshape(*rays.shape, 1) for t in (near, far))
     return rays

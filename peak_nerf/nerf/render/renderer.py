@@ -33,6 +33,8 @@ EVERY = 2**31 - 1
 """The budget of a ray that gets all of its candidates."""
 SKY_LEVELS = 2
 """Of the hash grid, that colour at infinity depends on: in `peak-lite` as fine as 3 degrees."""
+FEWEST_STEPS = 16
+"""Of the longest of rays that begin and end somewhere."""
 FAINT = 1e-4
 """A sample of a smaller weight has no colour in rendering."""
 
@@ -185,7 +187,11 @@ class VolumeRenderer:
             steps = replace(self.steps.longer(1 / self.substeps), budget=EVERY)
         if crop is None:
             return sample_rays(origins, directions, self.occupancy, steps, self.near)
-        samples = sample_rays(origins, directions, self.occupancy, steps, crop.near.clamp(min=self.near))
+        # Rays that texture a mesh are short, and begin at their surface.
+        length = float((crop.far - crop.near).max()) if len(origins) else 0.0
+        if length > 0:
+            steps = steps.longer(min(1.0, length / (FEWEST_STEPS * steps.dt)))
+        samples = sample_rays(origins, directions, self.occupancy, steps, crop.near)
         return samples.select((samples.t < crop.far[samples.ray]).nonzero()[:, 0])
 
     def training_rays(self, origins: Tensor, directions: Tensor) -> RenderedRays:
@@ -281,4 +287,4 @@ class VolumeRenderer:
         (slope,) = torch.autograd.grad(density.sum(), x)
         weights, _ = packed_weights(density.detach() * samples.dt, samples.ray, len(origins))
         normal = accumulate(weights, -F.normalize(slope, dim=-1), samples.ray, len(origins))
-        return (F.normalize(normal, dim=-1) + 1) / 2
+        return ((F.normalize(normal, dim=-1) + 1) / 2).clamp(0, 1)

@@ -91,3 +91,17 @@ def test_a_cropped_photo_has_no_sky(tmp_path) -> None:
         camera, obb_box=OrientedBox.from_params((50.0, 0.0, 0.0), LEVEL, (1.0, 1.0, 1.0))
     )
     assert torch.equal(outputs["rgb"], torch.full_like(outputs["rgb"], model.background_colour))
+
+
+def test_rays_shorter_than_a_step_see_the_surface_that_they_cross(trained) -> None:
+    """As those that texture a mesh do: from 0.01 in front of the unit ball to 0.01 within it."""
+    model = trained.model
+    normals = torch.nn.functional.normalize(torch.randn(400, 3, generator=torch.Generator().manual_seed(0)), dim=-1)
+    bundle = rays((1.01 * normals).tolist(), (-normals).tolist())
+    bundle.nears, bundle.fars = torch.zeros(400, 1), torch.full((400, 1), 0.02)
+    assert float(bundle.fars.max()) < model.config.near_plane
+    outputs = model.get_outputs_for_camera_ray_bundle(bundle.reshape((20, 20)))
+    seen = model.get_rgba_image(outputs)[..., :3].reshape(-1, 3)
+    shown = outputs["accumulation"].reshape(-1) > 0.02
+    assert shown.float().mean() > 0.3  # none, where rays begin at the near plane
+    assert (seen - (0.5 + 0.5 * normals))[shown].abs().mean() < 0.15
