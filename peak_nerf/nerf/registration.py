@@ -9,6 +9,7 @@ from functools import partial
 from types import ModuleType
 from typing import Any
 
+from peak_nerf.nerf.config_file import read_configs_with_care
 from peak_nerf.system.quiet import silence_other_packages
 
 _SPECIFICATIONS = {
@@ -76,3 +77,4 @@ def __getattr__(name: str) -> Any:
 silence_other_packages()
 _trust_older_checkpoints()
 _know_moved_modules()
+read_configs_with_care()

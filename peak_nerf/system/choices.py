@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from types import NoneType, UnionType
-from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from peak_nerf.errors import PeakError
 
@@ -80,6 +81,61 @@ def check_numbers(options: Any, path: str = "", ranges: Mapping[str, Any] | None
         if get_origin(hint) is not Annotated and ranges is not None:
             hint = ranges.get(name, ranges.get(name.split(".")[1], hint))
         _check(place, hint, value)
+
+
+def check_types(options: Any, path: str = "", skip: Sequence[str] = ()) -> None:
+    """Hold the fields of a dataclass, however deep, to their types: of words, numbers, paths and tuples of these.
+
+    For what was read from a file; the command line sees to it by itself. What is the type's own default passes.
+
+    Args:
+        options: a dataclass, such as a configuration of nerfstudio.
+        path: of the dataclass, in front of its options' names.
+        skip: fields of it that may be anything.
+
+    Raises: PeakError on the first that is missing or of another type.
+    """
+    hints = get_type_hints(type(options), include_extras=True)
+    for field in dataclasses.fields(options):
+        if field.name in skip:
+            continue
+        name, hint = f"{path}{field.name}", hints[field.name]
+        if not hasattr(options, field.name):
+            raise PeakError(f"{flag(name)}: is missing")
+        value = getattr(options, field.name)
+        if _is_simple(hint):
+            if value is not field.default and not _fits(hint, value):
+                raise PeakError(f"{flag(name)}: is {str(value)[:50]!r}")
+        elif type in (hint, get_origin(hint)):
+            if not isinstance(value, type):
+                raise PeakError(f"{flag(name)}: is {str(value)[:50]!r}")
+        elif field.default_factory is not dataclasses.MISSING and dataclasses.is_dataclass(field.default_factory()):
+            if not dataclasses.is_dataclass(value):
+                raise PeakError(f"{flag(name)}: is {str(value)[:50]!r}")
+            check_types(value, f"{name}.")
+        elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+            check_types(value, f"{name}.")
+
+
+def _is_simple(hint: Any) -> bool:
+    """Whether a type is of words, numbers and paths, or tuples and lists of these."""
+    if hint is Ellipsis or hint in (int, float, bool, str, NoneType, Path) or get_origin(hint) is Literal:
+        return True
+    if get_origin(hint) is Annotated:
+        return _is_simple(get_args(hint)[0])
+    return get_origin(hint) in (Union, UnionType, tuple, list) and all(map(_is_simple, get_args(hint)))
+
+
+def _fits(hint: Any, value: Any) -> bool:
+    from pydantic import TypeAdapter, ValidationError
+
+    plain = get_args(hint)[0] if get_origin(hint) is Annotated else hint  # ranges are for `check_numbers`
+    adapter = _adapters.setdefault(f"type {plain!r}", TypeAdapter(plain))
+    try:
+        adapter.validate_python(value, strict=True)
+    except ValidationError:
+        return False
+    return True
 
 
 _adapters: dict[str, Any] = {}

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pytest
 from pydantic import Field
 
 from peak_nerf.errors import PeakError
-from peak_nerf.system.choices import check_options, did_you_mean, nearest
+from peak_nerf.system.choices import check_options, check_types, did_you_mean, nearest
 
 
 @dataclass
@@ -65,3 +66,50 @@ def test_the_nearest_name_or_all_of_them() -> None:
     assert nearest("zzz", names) is None
     assert did_you_mean("camraman", names) == "did you mean 'cameraman'?"
     assert did_you_mean("zzz", names) == "there are House, cameraman"
+
+
+@dataclass
+class Inner:
+    n: Annotated[int, Field(ge=1)] = 1
+
+
+@dataclass
+class Saved:
+    word: Literal["a", "b"] = "a"
+    path: Path | None = None
+    sides: tuple[int, int] = (1, 2)
+    rate: float = 1.0
+    on: bool = True
+    inner: Inner = field(default_factory=Inner)
+    table: dict = field(default_factory=dict)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, None),
+        ({"word": "b", "path": Path("x"), "sides": (3, 4), "rate": 2, "table": {"x": Inner()}}, None),
+        ({"word": "c"}, "--word: is 'c'"),
+        ({"path": "x"}, "--path: is 'x'"),
+        ({"sides": [1, 2]}, r"--sides: is '\[1, 2\]'"),
+        ({"sides": (1, 2, 3)}, "--sides"),
+        ({"rate": "2"}, "--rate: is '2'"),
+        ({"on": 1}, "--on: is '1'"),
+        ({"inner": None}, "--inner: is 'None'"),
+        ({"inner": Inner("1")}, "--inner.n: is '1'"),  # type: ignore[arg-type]
+    ],
+)
+def test_what_was_read_has_its_types(changes: dict[str, Any], said: str | None) -> None:
+    saved = Saved(**changes)
+    if said is None:
+        check_types(saved)
+        return
+    with pytest.raises(PeakError, match=said):
+        check_types(saved)
+
+
+def test_a_field_that_is_missing() -> None:
+    saved = Saved()
+    del saved.__dict__["inner"]
+    with pytest.raises(PeakError, match="--inner: is missing"):
+        check_types(saved)

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
 from peak_nerf.errors import PeakError
-from peak_nerf.nerf.train.callers import local_of
+from peak_nerf.nerf.callers import local_of
 
 Three = Annotated[list[FiniteFloat], Field(min_length=3, max_length=3)]
 

@@ -22,6 +22,8 @@ from peak_nerf.nerf.model import PeakModel, PeakModelConfig
 from peak_nerf.nerf.progress import progress_callback
 from peak_nerf.nerf.render.visual_hull import carve_occupancy
 from peak_nerf.nerf.train.camera_path_file import check_camera_path
+from peak_nerf.nerf.train.checkpoint_file import check_command_checkpoint, load_weights
+from peak_nerf.nerf.train.exports import check_export, mend_export
 from peak_nerf.nerf.train.outcome import line_of, look
 from peak_nerf.nerf.train.viewer import FirstView
 from peak_nerf.system.waiting import sleep_when_busy
@@ -64,7 +66,10 @@ class PeakPipeline(VanillaPipeline):
                     " --machine.device-type cpu, for which there are compiled kernels"
                 )
             check_camera_path()
+            check_export(config.model)
+            check_command_checkpoint()
             super().__init__(config, device, *args, **kwargs)
+            mend_export(self)
         datamanager: Any = self.datamanager
         if not isinstance(datamanager.dataparser, PeakDataParser):
             say_once(OTHER_PARSER.format(type(datamanager.dataparser).__name__))
@@ -78,7 +83,7 @@ class PeakPipeline(VanillaPipeline):
                     "the checkpoint has a background field of its own, as unbounded scenes had before version 0.3;"
                     " train the scene again, or look at it with version 0.2"
                 )
-            super().load_pipeline(loaded_state, step)
+            load_weights(self, super().load_pipeline, loaded_state, step)
 
     def get_training_callbacks(
         self, training_callback_attributes: TrainingCallbackAttributes

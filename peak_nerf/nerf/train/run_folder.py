@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from peak_nerf.errors import PeakError
+from peak_nerf.nerf.callers import local_of
 from peak_nerf.nerf.data.dataparser import PeakDataParserConfig, say_once
 from peak_nerf.nerf.data.points import OBSERVATIONS
 from peak_nerf.nerf.data.scene_files import find_scene
-from peak_nerf.nerf.train.callers import local_of
+from peak_nerf.nerf.train.checkpoint_file import UNFINISHED
 from peak_nerf.system.locks import lock_folder
 
 _held: dict[Path, TextIO] = {}
@@ -30,6 +31,8 @@ def hold(run: Path) -> None:
     """
     if run.resolve() not in _held:
         _held[run.resolve()] = lock_folder(run, "--timestamp", "training")
+        for half in run.glob(f"{UNFINISHED}*"):  # of a training that was killed while it wrote one
+            half.unlink()
 
 
 def release(run: Path) -> None:

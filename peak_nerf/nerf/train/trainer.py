@@ -2,8 +2,6 @@
 
 import copy
 import math
-import os
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,9 +24,11 @@ from peak_nerf.nerf.data.found_points import find_points
 from peak_nerf.nerf.data.observations import read_observations, write_observations
 from peak_nerf.nerf.data.points import OBSERVATIONS
 from peak_nerf.nerf.data.space_figure import write_space_figure
+from peak_nerf.nerf.train.checkpoint_file import latest_checkpoint, read_checkpoint, write_checkpoint
 from peak_nerf.nerf.train.optimizers import ExponentialScheduleConfig, multiplier
 from peak_nerf.nerf.train.ranges import check_config
 from peak_nerf.nerf.train.run_folder import check_inside, config_file, given_data, hold, reattach, release
+from peak_nerf.system.choices import check_types
 from peak_nerf.system.interrupts import interrupts_ignored, termination_interrupts
 
 NO_END = 10**9
@@ -54,6 +54,17 @@ class PeakTrainerConfig(TrainerConfig):
         if path is not None:
             with exit_on_peak_error():
                 reattach(self, path.parent, given_data())
+
+    def problem_of_saved(self) -> str:
+        """What keeps a configuration that was read from its config.yml from being of use, or nothing."""
+        try:
+            check_types(self, skip=("vis",))  # whoever reads it does not train
+            check_config(self)
+        except PeakError as error:
+            return str(error)
+        groups = self.optimizers.values() if isinstance(self.optimizers, dict) else [None]
+        whole = all(isinstance(group, dict) and {"optimizer", "scheduler"} <= group.keys() for group in groups)
+        return "" if whole else "its optimizers are not a table"
 
     def get_base_dir(self) -> Path:
         """The run's folder."""
@@ -172,17 +183,19 @@ class PeakTrainer(Trainer):
             self.config.load_dir = None
         checkpoint = self.config.load_checkpoint
         if checkpoint is not None:
+            state = read_checkpoint(checkpoint)
             try:
                 super()._load_checkpoint()
-            except (RuntimeError, EOFError, KeyError, AssertionError) as error:
-                reason = str(error).strip().split("\n")[0]
+                self._check_optimizers()
+            except (RuntimeError, KeyError, ValueError, TypeError, AttributeError, IndexError) as error:
+                reason = first_line(error)
                 if isinstance(error, KeyError) and error.args[0] in self.config.optimizers:
                     reason = f"it has also trained {reason}, which these settings leave out"
                 raise PeakError(
                     f"{checkpoint}: cannot be loaded ({reason}); is it of this method and these settings?"
                 ) from None
             if self.config.max_seconds is not None:
-                self._resume_clock(checkpoint, self.config.max_seconds)
+                self._resume_clock(checkpoint, state.get("seconds", 0.0), self.config.max_seconds)
                 return
             total = self.config.max_num_iterations
             if self._start_step >= total:
@@ -194,8 +207,17 @@ class PeakTrainer(Trainer):
         else:
             super()._load_checkpoint()
 
-    def _resume_clock(self, checkpoint: Path, limit: float) -> None:
-        self.seconds = float(torch.load(checkpoint, map_location="cpu", mmap=True).get("seconds", 0.0))
+    def _check_optimizers(self) -> None:
+        """Raises: ValueError when what they remember is not of these parameters, or not finite."""
+        for name, optimizer in self.optimizers.optimizers.items():
+            for parameter, remembered in optimizer.state.items():
+                for what, value in remembered.items():
+                    whole = isinstance(value, torch.Tensor) and value.ndim > 0
+                    if whole and (value.shape != parameter.shape or not bool(torch.isfinite(value).all())):
+                        raise ValueError(f"{what} of the optimizer of {name} is not finite, or of another shape")
+
+    def _resume_clock(self, checkpoint: Path, seconds: float, limit: float) -> None:
+        self.seconds = seconds
         if self.seconds >= limit:
             raise PeakError(
                 f"{checkpoint}: has had all of its {limit:g} seconds; ask for more with --max-seconds {2 * limit:g}"
@@ -280,7 +302,7 @@ class PeakTrainer(Trainer):
             "scalers": self.grad_scaler.state_dict(),
         }
         try:
-            write_atomically(state, path)
+            write_checkpoint(state, path)
         except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
             reason = str(error).strip().split("\n")[0]
             raise PeakError(
@@ -291,34 +313,3 @@ class PeakTrainer(Trainer):
             for older in self.checkpoint_dir.glob("*.ckpt"):
                 if older != path:
                     older.unlink()
-
-
-def write_atomically(state: Any, path: Path) -> None:
-    """torch.save to a temporary file outside the folder's listing, then rename: a reader sees all of it or nothing.
-
-    nerfstudio lists the checkpoint folder and takes every name for a step, so the temporary file is next to the folder.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=".checkpoint-", dir=path.parent.parent)
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def latest_checkpoint(folder: Path, step: int | None = None) -> Path:
-    """The checkpoint of `step`, or the newest one. Raises: PeakError when there is none."""
-    if not folder.is_dir():
-        raise PeakError(f"{folder}: no such checkpoint folder; --load-dir wants the nerfstudio_models folder of a run")
-    checkpoints = sorted(folder.glob("step-*.ckpt"))
-    if step is not None:
-        checkpoints = [c for c in checkpoints if c.name == f"step-{step:09d}.ckpt"]
-    if not checkpoints:
-        wanted = "step-*.ckpt" if step is None else f"step-{step:09d}.ckpt"
-        raise PeakError(f"{folder}: holds no {wanted}; --load-dir wants the nerfstudio_models folder of a run")
-    return checkpoints[-1]

@@ -131,7 +131,9 @@ def test_the_second_training_in_a_folder_is_refused(tmp_path, capsys) -> None:
     assert ended.value.code == 2
     assert "another training is at work here; wait for it or give another --timestamp" in capsys.readouterr().err
     assert not (run / "config.yml").exists()
+    (run / ".checkpoint-abc").write_text("half of one")  # of a training that was killed
     train(config)  # and lets go of it in the end
+    assert not (run / ".checkpoint-abc").exists()
     with subprocess.Popen([sys.executable, "-c", HOLD, str(run)], stdout=subprocess.PIPE) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == b"held\n"

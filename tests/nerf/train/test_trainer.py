@@ -16,7 +16,8 @@ from nerfstudio.utils.eval_utils import eval_setup
 
 from peak_nerf.errors import PeakError
 from peak_nerf.nerf.train import trainer as trainer_module
-from peak_nerf.nerf.train.trainer import NO_CUDA, latest_checkpoint, write_atomically
+from peak_nerf.nerf.train.checkpoint_file import latest_checkpoint, write_checkpoint
+from peak_nerf.nerf.train.trainer import NO_CUDA
 from tests.nerf.runs import start, tiny_config, train
 
 
@@ -196,13 +197,13 @@ def test_sigterm_saves_too_and_nothing_disturbs_that(tmp_path, monkeypatch) -> N
 def test_kill_in_the_middle_of_a_checkpoint(tmp_path) -> None:
     """kill -9 between writing and renaming: the old file is whole, and nothing that looks like a step is left."""
     target = tmp_path / "models" / "step-000000001.ckpt"
-    write_atomically({"step": 1}, target)
+    write_checkpoint({"step": 1}, target)
     program = f"""
         import os, signal, torch
         from pathlib import Path
-        from peak_nerf.nerf.train import trainer
+        from peak_nerf.nerf.train import checkpoint_file
         os.fsync = lambda descriptor: os.kill(os.getpid(), signal.SIGKILL)
-        trainer.write_atomically({{"step": 2, "data": torch.rand(1000)}}, Path({str(target)!r}))
+        checkpoint_file.write_checkpoint({{"step": 2, "data": torch.rand(1000)}}, Path({str(target)!r}))
     """
     killed = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, check=False)
     assert killed.returncode == -9, killed.stderr
@@ -244,7 +245,7 @@ def test_broken_and_foreign_checkpoints(tmp_path, capsys) -> None:
     other.load_checkpoint = foreign
     with pytest.raises(SystemExit):
         start(other)
-    assert "cannot be loaded ('pipeline')" in capsys.readouterr().err
+    assert "cannot be loaded (it has no pipeline)" in capsys.readouterr().err
     path.write_bytes(path.read_bytes()[:1000])
     cut = tiny_config(tmp_path, steps=9)
     cut.load_checkpoint = path
