@@ -22,6 +22,12 @@ LINEAR = (b"v/1\x01", b"#?RADIANCE", b"#?RGBE")
 """How OpenEXR and Radiance files begin: floats, proportional to light."""
 _DATA_WINDOW = b"dataWindow\0box2i\0\x10\0\0\0"
 ORIENTATION = 274  # TIFF and EXIF tag
+_JPEG_XL = (b"\xff\x0a", b"\x00\x00\x00\x0cJXL \r\n\x87\n")
+_HEIF = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1")
+
+
+class MissingPackage(PeakError):
+    """A format that needs a package: no picture of it can be read."""
 
 
 def read_bytes(path: Path) -> bytes:
@@ -37,6 +43,25 @@ def read_bytes(path: Path) -> bytes:
     if not data:
         raise PeakError(f"{path}: is empty (0 bytes); copy it again")
     return data
+
+
+def register_openers(path: Path, data: bytes) -> None:
+    """Teach Pillow the format of this file where a package of its own reads it: HEIC or JPEG XL.
+
+    Raises: MissingPackage when the package is not installed.
+    """
+    brands = data[8 : min(int.from_bytes(data[:4], "big"), 256)] if data[4:8] == b"ftyp" else b""
+    if any(brand in brands for brand in _HEIF) and not any(brand in brands for brand in (b"avif", b"avis")):
+        try:
+            import pillow_heif
+        except ImportError:
+            raise MissingPackage(f"{path}: HEIC needs a package; pip install pillow-heif") from None
+        pillow_heif.register_heif_opener()
+    if data.startswith(_JPEG_XL):
+        try:
+            import pillow_jxl  # noqa: F401  # registers itself
+        except ImportError:
+            raise MissingPackage(f"{path}: JPEG XL needs a package; pip install pillow-jxl-plugin") from None
 
 
 def is_deep_colour(image: Image.Image) -> bool:

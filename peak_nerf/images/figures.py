@@ -42,6 +42,18 @@ def write_comparison(path: Path, panels: Sequence[np.ndarray]) -> None:
     write_png(path, np.concatenate(row, axis=1))
 
 
+def at_most(picture: np.ndarray, side: int) -> np.ndarray:
+    """A picture (h, w, c) with its longer side at most so long, each pixel the mean over its area."""
+    h, w = picture.shape[:2]
+    if max(h, w) <= side:
+        return picture
+    import cv2
+
+    size = tuple(max(1, round(n * side / max(h, w))) for n in (w, h))
+    small = np.asarray(cv2.resize(np.ascontiguousarray(picture), size, interpolation=cv2.INTER_AREA))
+    return small.reshape(size[1], size[0], picture.shape[2])
+
+
 def write_residual(path: Path, reconstruction: np.ndarray, truth: np.ndarray, has_truth: np.ndarray) -> None:
     """|reconstruction - truth|, mean over channels, 4 times; black where there is no truth."""
     error = np.abs(reconstruction - truth).mean(axis=2)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from peak_nerf.errors import PeakError
-from peak_nerf.images.read import read_picture
+from peak_nerf.images.mask_files import read_mask
 from peak_nerf.images.strokes import textural_strokes
 from peak_nerf.system.choices import did_you_mean
 
@@ -49,18 +49,25 @@ def textural_mask(size: tuple[int, int], seed: int = 88) -> np.ndarray:
 
 
 def mask_from_file(path: str | Path, size: tuple[int, int]) -> np.ndarray:
-    """White (brighter than half) is observed; so black, and what is transparent in the file, is missing.
+    """The mask in a file for a picture of `size` (h, w), as `mask_files.read_mask` reads it without the picture.
 
-    Raises: PeakError when the file cannot be read or is not of the picture's `size` (h, w).
+    Raises: PeakError when the file cannot be read, has another aspect, or leaves unclear what is the hole.
     """
-    picture = read_picture(path)
-    if picture.size != tuple(size):
-        (h, w), (h_mask, w_mask) = size, picture.size
-        raise PeakError(
-            f"{path}: the mask is {w_mask} x {h_mask} pixels and the picture {w} x {h};"
-            f" resize the mask to {w} x {h}, or the picture with --size {w_mask}x{h_mask}"
-        )
-    return picture.values.mean(axis=2) > 0.5
+    return read_mask(path, np.zeros((*size, 1), dtype=np.float32)).observed
+
+
+def is_mask_file(name: str) -> bool:
+    """Whether one part of `--mask` names a file. Raises: PeakError when it is neither a file nor one of `MASKS`."""
+    if name in MASKS:
+        return False
+    if not os.path.lexists(name):
+        raise PeakError(f"--mask {name}: no such mask, and no such file; {did_you_mean(name, MASKS)}")
+    return True
+
+
+def mask_parts(name: str | Path) -> list[str]:
+    """What `--mask` joins by +; a file may have a + in its name."""
+    return [str(name)] if os.path.exists(name) else str(name).split("+")
 
 
 def make_mask(name: str | Path, size: tuple[int, int], missing: float = 0.5, seed: int = 88) -> np.ndarray:
@@ -69,16 +76,15 @@ def make_mask(name: str | Path, size: tuple[int, int], missing: float = 0.5, see
     Args: missing: for "random". seed: for "random" and "textural".
     Raises: PeakError when it is neither, and what the mask itself raises.
     """
-    if "+" in str(name) and not os.path.exists(name):
-        return np.logical_and.reduce([make_mask(part, size, missing, seed) for part in str(name).split("+")])
+    if len(parts := mask_parts(name)) > 1:
+        return np.logical_and.reduce([make_mask(part, size, missing, seed) for part in parts])
     if name == "random":
         return random_mask(size, missing, seed)
     if name == "patch":
         return patch_mask(size)
     if name == "textural":
         return textural_mask(size, seed)
-    if not os.path.lexists(name):
-        raise PeakError(f"--mask {name}: no such mask, and no such file; {did_you_mean(str(name), MASKS)}")
+    is_mask_file(str(name))
     return mask_from_file(name, size)
 
 

@@ -25,11 +25,13 @@ from peak_nerf.images.decode import (
     LINEAR,
     ORIENTATION,
     TIFF,
+    MissingPackage,
     decode_linear,
     decode_tiff,
     decode_with_opencv,
     is_deep_colour,
     read_bytes,
+    register_openers,
     upright,
 )
 
@@ -42,8 +44,6 @@ MAX_PIXELS = 300_000_000
 _EXIF, _MAKE, _MODEL, _LENS = 0x8769, 0x10F, 0x110, 0xA434
 _FOCAL_LENGTHS = (0x920A, 0xA405)  # in millimetres: FocalLength, FocalLengthIn35mmFilm
 _INVERSE = {6: 8, 8: 6}  # of orientations; the others undo themselves
-_JPEG_XL = (b"\xff\x0a", b"\x00\x00\x00\x0cJXL \r\n\x87\n")
-_HEIF = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1")
 _SKIPPED_FOLDERS = ("__macosx", "@eadir")  # of macOS' zip files; thumbnails of Synology's disks
 
 
@@ -105,10 +105,6 @@ def read_photo(path: str | Path, at_least: int | None = None, as_stored: bool = 
         raise PhotoError(path, problem, remedy) from error
     except Exception as error:  # decoders raise anything on a damaged file
         raise PhotoError(path, f"broken or truncated ({first_line(error)})", "copy it again") from error
-
-
-class MissingPackage(PeakError):
-    """A format that needs a package: no picture of it can be read."""
 
 
 def list_pictures(folder: Path, skip: Collection[Path] = ()) -> list[Path]:
@@ -219,18 +215,7 @@ def _open(path: Path, data: bytes) -> Image.Image:
     if data.startswith(b"\xff\xd8\xff"):
         # Not by `Image.open`, which refuses above 179 megapixels, nor as MPO, whose further pictures are previews.
         return JpegImageFile(io.BytesIO(data))
-    brands = data[8 : min(int.from_bytes(data[:4], "big"), 256)] if data[4:8] == b"ftyp" else b""
-    if any(brand in brands for brand in _HEIF) and not any(brand in brands for brand in (b"avif", b"avis")):
-        try:
-            import pillow_heif
-        except ImportError:
-            raise MissingPackage(f"{path}: HEIC needs a package; pip install pillow-heif") from None
-        pillow_heif.register_heif_opener()
-    if data.startswith(_JPEG_XL):
-        try:
-            import pillow_jxl  # noqa: F401  # registers itself
-        except ImportError:
-            raise MissingPackage(f"{path}: JPEG XL needs a package; pip install pillow-jxl-plugin") from None
+    register_openers(path, data)
     try:
         return Image.open(io.BytesIO(data))
     except Image.DecompressionBombError:

@@ -43,12 +43,17 @@ def resize_picture(picture: Picture, size: tuple[int, int]) -> Picture:
     return Picture((np.clip(values, 0, 1) * observed[..., None]).astype(np.float32), observed)
 
 
-def parse_size(text: str, size: tuple[int, int]) -> tuple[int, int]:
+def parse_size(text: str, size: tuple[int, int], most: int | None = MAX_PIXELS) -> tuple[int, int]:
     """(h, w) that `--size` means for a picture that has `size`.
 
     "original" keeps the size; "256" makes the longer side 256 and keeps the aspect; "640x480" is width x height.
 
-    Raises: PeakError on anything else, a side below `MIN_SIDE`, or more than `MAX_PIXELS`.
+    Args:
+        text: the option.
+        size: (h, w) of the picture.
+        most: pixels that it may have; None for as many as the picture, or `MAX_PIXELS` where it has less.
+
+    Raises: PeakError on anything else, a side below `MIN_SIDE`, or more than `most`.
     """
     given = text.strip().lower()
     h, w = size
@@ -64,10 +69,10 @@ def parse_size(text: str, size: tuple[int, int]) -> tuple[int, int]:
         h_new, w_new = (_rounded(side * longer, max(h, w)) for side in size)
     if min(h_new, w_new) < MIN_SIDE:
         raise PeakError(f"--size {text}: gives {w_new} x {h_new} pixels, and {MIN_SIDE} a side is the least; give more")
-    if h_new * w_new > MAX_PIXELS:
+    most = max(MAX_PIXELS, h * w) if most is None else most
+    if h_new * w_new > most:
         raise PeakError(
-            f"--size {text}: gives {w_new} x {h_new} pixels, and {MAX_PIXELS // 10**6} megapixels is the most;"
-            " give less"
+            f"--size {text}: gives {w_new} x {h_new} pixels, and {most // 10**6} megapixels is the most; give less"
         )
     return h_new, w_new
 
