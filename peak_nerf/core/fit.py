@@ -94,6 +94,8 @@ class FitSettings:
     """Steps to do; a fixed seed then gives the same result. Exactly one of steps and budget_seconds."""
     budget_seconds: float | None = None
     """Training time instead of steps, in seconds."""
+    most_seconds: float | None = None
+    """Beside steps: the run ends by then, its schedule going by whichever is ahead."""
     warmup: float = 0.02
     """Fraction of the run in which the learning rates rise from 0."""
     final_rate: float = 0.02
@@ -258,8 +260,8 @@ class _Run:
         self.optimizer.step()
         self.steps += 1
         self.seconds = clock.seconds()
-        total = self.settings.steps
-        done = self.steps / total if total is not None else self.seconds / float(self.settings.budget_seconds or 1)
+        steps, budget = self.settings.steps, self.settings.budget_seconds or self.settings.most_seconds
+        done = max(self.steps / steps if steps else 0.0, self.seconds / budget if budget else 0.0)
         self.fraction = min(done + self.skipped, 1.0)
         if self.settings.average > 0:
             # Steps in the horizon; no longer than a tenth of those done, so that early weights drop out soon.
@@ -320,7 +322,7 @@ class _Run:
     def load(self, path: Path) -> None:
         try:
             state = torch.load(path, weights_only=True)
-            if state["settings"] != asdict(self.settings):
+            if {"most_seconds": None, **state["settings"]} != asdict(self.settings):
                 raise PeakError(
                     f"{path}: was written with other settings ({state['settings']}); resume with the same, or start"
                     " anew without --resume"

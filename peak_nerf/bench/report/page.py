@@ -138,8 +138,9 @@ def _text_of(aggregate: Aggregate | None, bold: bool) -> Text:
 
 
 def _thumbnail(aggregate: Aggregate) -> bytes | None:
-    """The first finished run's reconstruction, small; None without one."""
-    path = next((result.folder / "reconstruction.png" for _, result in aggregate.finished()), Path())
+    """The first finished run's reconstruction, small, the field's own where there is one; None without one."""
+    folder = next((result.folder for _, result in aggregate.finished()), Path("none"))
+    path = folder / "field.png" if (folder / "field.png").is_file() else folder / "reconstruction.png"
     if not path.is_file():
         return None
     from PIL import Image

@@ -6,7 +6,6 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
@@ -14,6 +13,7 @@ from multiprocessing.context import SpawnProcess
 
 from peak_nerf.bench.run.worker import Event, work
 from peak_nerf.bench.suite.data_root import Job
+from peak_nerf.system.interrupts import interrupts_blocked
 
 STOP_SECONDS = 5.0
 """How long a worker may take to end when asked to."""
@@ -76,7 +76,7 @@ class Pool:
         ours, theirs = context.Pipe()
         process = context.Process(target=work, args=(theirs, self.threads), daemon=True)
         resource_tracker.ensure_running()  # or process.start() would, and that unblocks interrupts
-        with _interrupts_blocked():
+        with interrupts_blocked():
             process.start()
         theirs.close()  # so that the worker's death reads as the end of the connection
         worker = _Worker(process, ours)
@@ -106,14 +106,3 @@ class Pool:
                 worker.process.join()
             worker.pipe.close()
         self.workers.clear()
-
-
-@contextmanager
-def _interrupts_blocked() -> Iterator[None]:
-    """A process started inside never sees Ctrl-C, which reaches the whole group: its parent decides. Ours waits until
-    the end of the block."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -90,7 +90,7 @@ class OptionTypes:
         if choices is not None and value is not None and value not in choices:
             raise ValueError(f"{value!r} is not known; {did_you_mean(str(value), choices)}")
         leaves = _leaves(self.types[name])
-        if Path in leaves:
+        if Path in leaves and value is not None:
             return Path(str(value))
         adapter = self._adapter(name)
         try:

@@ -3,127 +3,39 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any
 
 import numpy as np
 import tyro
-from pydantic import Field
 
-from peak_nerf.core.encodings import MAX_POLYNOMIAL_FEATURES
 from peak_nerf.core.fit import Progress
 from peak_nerf.errors import PeakError
-from peak_nerf.images import figures, masks
-from peak_nerf.images.read import read_picture, write_png
-from peak_nerf.images.resize import parse_size, resize_picture
-from peak_nerf.metrics import scores
+from peak_nerf.images.read import MAX_PIXELS, write_png
+from peak_nerf.images.resize import parse_size
 from peak_nerf.system import record
 from peak_nerf.system.choices import check_options
-from peak_nerf.system.ranges import Features, Layers, LearningRate, Seconds, Seed, Steps, Weight
 from peak_nerf.tasks import field_file
 from peak_nerf.tasks.inpainting import classical
-from peak_nerf.tasks.inpainting.figures import write_history, write_similarity
-from peak_nerf.tasks.inpainting.inpaint import Inpainting, inpaint
-from peak_nerf.tasks.inpainting.settings import Method, settings_for, with_overrides
+from peak_nerf.tasks.inpainting.batch import run_batch
+from peak_nerf.tasks.inpainting.crops import Crop, plan_crops, whole_picture
+from peak_nerf.tasks.inpainting.options import (
+    OVERRIDES,
+    FitOptions,
+    InpaintOptions,
+    KarOptions,
+    NetworkOptions,
+    OutputOptions,
+    PictureOptions,
+)
+from peak_nerf.tasks.inpainting.repair import N_ENSEMBLE, REPAIR_SECONDS, Length, fit_crops
+from peak_nerf.tasks.inpainting.results import CHECKPOINT, FITS, check_folder, write_results
+from peak_nerf.tasks.inpainting.settings import InpaintSettings, settings_for, with_overrides
+from peak_nerf.tasks.inpainting.sources import Source, read_source
 
-# What a run leaves in its folder.
-PICTURES = ("input.png", "reconstruction.png", "comparison.png", "residual.png", "psnr.png", "similarity.png")
-METRICS, CHECKPOINT, FIELD = "metrics.json", "checkpoint.pt", "field.safetensors"
-
-METHODS: tuple[str, ...] = get_args(Method)
-SIMILARITIES = ("cosine", "dot")
-"""`softmax`, what `dot` was called before version 0.2, is understood for one version."""
-
-
-@dataclass
-class PictureOptions:
-    """What is reconstructed from which of its pixels."""
-
-    image: Annotated[Path, tyro.conf.Positional]
-    """The picture: grey or RGB(A), 8 or 16 bit. Transparent and NaN pixels count as missing."""
-    mask: str = "random"
-    """random, patch, textural, none (only what the picture itself lacks), or a file whose white pixels are observed;
-    several joined by +, such as random+patch, for what is missing in any."""
-    missing: Annotated[float, Field(gt=0, lt=1)] = 0.5
-    """Fraction of pixels missing in the random mask."""
-    size: str = "256"
-    """Longer side in pixels, WIDTHxHEIGHT, or original."""
-
-
-@dataclass
-class FitOptions:
-    """The method and how long it is fitted."""
-
-    method: str = field(default="peak", metadata={"choices": METHODS})
-    """peak, peak-siren, or a baseline: mlp, fourier, siren, hash; biharmonic, telea, navier-stokes, linear."""
-    seed: Seed = 88
-    """Of the mask and of the fit."""
-    steps: Steps | None = None
-    """Steps, instead of the method's own number; a seed then gives the same result every time."""
-    budget_seconds: Seconds | None = None
-    """Training time, instead of steps."""
-    learning_rate: LearningRate | None = None
-    """Adam's rate for the field."""
-
-
-@dataclass
-class KarOptions:
-    """The Kernel Alignment Regularizer of peak and peak-siren; by default the method's own."""
-
-    kar_weight: Weight | None = None
-    """Weight lambda of KAR; 0 for none."""
-    kar_n_features: Annotated[Features | None, tyro.conf.arg(aliases=["--kar-features"])] = field(
-        default=None, metadata={"aliases": ("kar_features",)}
-    )
-    """Features r of g."""
-    kar_similarity: Annotated[str | None, tyro.conf.arg(aliases=["--kar-activation"])] = field(
-        default=None,
-        metadata={"choices": SIMILARITIES, "aliases": ("kar_activation",), "value_aliases": {"softmax": "dot"}},
-    )
-    """How features are compared: cosine (unit length, learned temperature) or dot (the paper's: of softmax outputs)."""
-
-    def __post_init__(self) -> None:
-        self.kar_similarity = "dot" if self.kar_similarity == "softmax" else self.kar_similarity
-
-
-@dataclass
-class NetworkOptions:
-    """Encodings and backbone; by default the method's own."""
-
-    polynomial_degree: Annotated[int | None, Field(ge=0, le=MAX_POLYNOMIAL_FEATURES)] = None
-    """Degree of the polynomial encoding."""
-    polynomial_cross_terms: bool | None = None
-    """All monomials up to that degree, of which there are C(4 + degree, degree), or with False only powers of single
-    variables, 1 + 4 degree, as in the authors' code; the same at degree 1."""
-    grid_resolution: Annotated[int | None, Field(ge=1, le=2**16)] = None
-    """Cells per side of the grid's finest level; most of the parameters are there."""
-    hidden_dim: Features | None = None
-    """Width of the backbone."""
-    n_hidden: Layers | None = None
-    """Hidden layers of the backbone."""
-
-
-@dataclass
-class InpaintOptions(NetworkOptions, KarOptions, FitOptions, PictureOptions):
-    """All options of a reconstruction."""
-
-
-@dataclass
-class OutputOptions:
-    """What is kept and where."""
-
-    out: Path = Path("outputs/inpaint")
-    """The folder for the results."""
-    save_field: bool = False
-    """Also write field.safetensors, which `peak render-image` renders at any size."""
-    resume: bool = False
-    """Go on from a run that was interrupted in this folder."""
-
-
-OVERRIDES = (*(option.name for group in (KarOptions, NetworkOptions) for option in fields(group)), "learning_rate")
+CLASSICAL_CROPS = (2**22, (256, 1024))
+"""Pixels of a crop, and sides of tiles, for classical methods, which are quick."""
 
 
 def run_inpainting(
@@ -132,8 +44,20 @@ def run_inpainting(
     on_progress: Callable[[Progress], None] | None = None,
     save_field: bool = False,
     resume: bool = False,
+    say: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
     """Do what the options say and leave everything in `out`, metrics.json last; returns the metrics.
+
+    With a mask's file, or the picture's own holes, holes alone are filled, from fits of their surroundings; with a mask
+    of experiments one field is fitted to all that is observed, and scored.
+
+    Args:
+        options: of the picture, the method and its fit.
+        out: the folder.
+        on_progress: called now and then.
+        save_field: also write field.safetensors, of one field of the whole picture.
+        resume: go on from what an interrupted run has left in `out`.
+        say: called with each line about picture and mask, before the fit.
 
     Raises: PeakError on bad input, before anything is written.
     """
@@ -141,103 +65,55 @@ def run_inpainting(
     check_options(options)
     if options.steps is not None and options.budget_seconds is not None:
         raise PeakError("--steps and --budget-seconds: give one of them, not both")
-    picture = read_picture(options.image)
-    picture = resize_picture(picture, parse_size(options.size, picture.size))
-    if options.mask == "none":
-        observed = picture.observed
-        masks.check_mask(observed, str(options.image))
-    else:
-        observed = picture.observed & masks.make_mask(options.mask, picture.size, options.missing, options.seed)
-        masks.check_mask(observed, f"{options.image} with --mask {options.mask}")
-    if float(np.ptp(picture.values[observed], axis=0).max()) == 0:
-        raise PeakError(
-            f"{options.image}: all observed pixels have the same value, so there is nothing to fit; choose another"
-            " picture or mask"
-        )
-    settings = None
-    if options.method not in classical.CLASSICAL:
-        changes = {name: getattr(options, name) for name in OVERRIDES}
-        settings = with_overrides(settings_for(options.method, picture.size), **changes)
-    elif save_field:
+    is_classical = options.method in classical.CLASSICAL
+    if is_classical and save_field:
         raise PeakError(f"--save-field: {options.method} fits no field; leave the option out or choose method 'peak'")
-    _check_folder(out, options)
+    if is_classical and options.uncertainty:
+        raise PeakError(f"--uncertainty: {options.method} gives the same every time; choose method 'peak'")
+    source = read_source(options, options.seed)
+    options = dataclasses.replace(options, size=source.size_option)
+    crops = _crops(source, is_classical, save_field)
 
-    # Scored where the file says something; the fit is handed the observed pixels alone.
-    has_truth = picture.observed
-    truth = np.where(has_truth[..., None], picture.values, np.nan) if (has_truth & ~observed).any() else None
-    result = inpaint(
-        np.where(observed[..., None], picture.values, np.nan),
-        observed,
+    def settings_for_size(size: tuple[int, int]) -> InpaintSettings | None:
+        changes = {name: getattr(options, name) for name in OVERRIDES}
+        return None if is_classical else with_overrides(settings_for(options.method, size), **changes)
+
+    settings_for_size(crops[0].fitted_size)  # refuses what does not go together
+    check_folder(out, options)
+    for note in source.notes if say is not None else ():
+        say(note)  # type: ignore[misc]
+    n_fits = N_ENSEMBLE if options.uncertainty else 1
+    # Scored where somebody knows; the fit is handed the observed pixels alone.
+    knows = source.has_truth & source.fill
+    result = fit_crops(
+        source.values,
+        source.observed,
+        crops,
         options.method,
-        settings=settings,
-        steps=options.steps,
-        budget_seconds=options.budget_seconds,
-        seed=options.seed,
-        truth=truth,
+        settings_for_size,
+        Length(options.steps, options.budget_seconds, REPAIR_SECONDS if source.is_repair else None),
+        tuple(options.seed + i for i in range(n_fits)),
+        fill=source.fill if source.is_repair and not save_field else None,
+        truth=np.where(source.has_truth[..., None], source.truth, np.nan) if knows.any() else None,
         on_progress=on_progress,
         checkpoint=out / CHECKPOINT,
+        keep=out / FITS,
         resume=resume,
     )
-    return _write(options, out, picture.values, observed, has_truth, result, save_field)
+    return write_results(options, out, source, result, save_field)
 
 
-def _check_folder(out: Path, options: InpaintOptions) -> None:
-    """Find out now, not after the fit, whether results can be written, and that they replace no input."""
-    ours = {(out / name).resolve() for name in (*PICTURES, METRICS, CHECKPOINT, FIELD)}
-    for given in (options.image, *map(Path, options.mask.split("+"))):
-        if os.path.exists(given) and given.resolve() in ours:
-            raise PeakError(f"--out {out}: a result there would replace {given}; choose another folder")
-    record.check_folder(out)
-
-
-def _write(
-    options: InpaintOptions,
-    out: Path,
-    values: np.ndarray,
-    observed: np.ndarray,
-    has_truth: np.ndarray,
-    result: Inpainting,
-    save_field: bool,
-) -> dict[str, Any]:
-    reconstruction = result.reconstruction
-    metrics: dict[str, Any] = {
-        "task": "inpaint",
-        "method": options.method,
-        "data": str(options.image),
-        "seed": options.seed,
-        "settings": record.plain({**dataclasses.asdict(options), "fit": result.settings}),
-        "partial": result.fit.partial,
-        "missing_fraction": float(1 - observed.mean()),
-        **scores(reconstruction, values, observed, has_truth),
-        "seconds": result.fit.seconds,
-        "steps": result.fit.steps,
-        "stopping_step": result.fit.best_step,
-        "n_parameters": result.n_parameters,
-        "history": [
-            {k: v for k, v in dataclasses.asdict(p).items() if v is not None and k != "n_steps"}
-            for p in result.fit.history
-        ],
-        "versions": record.versions("scikit-image"),
-    }
-    # What stood here belongs to another run; without metrics.json nobody takes a half-written folder for a result.
-    for name in (METRICS, *PICTURES):
-        (out / name).unlink(missing_ok=True)
-    shown = figures.input_picture(values, observed)
-    write_png(out / "input.png", shown)
-    write_png(out / "reconstruction.png", reconstruction)
-    figures.write_comparison(out / "comparison.png", [shown, reconstruction, *([values] if has_truth.all() else [])])
-    figures.write_residual(out / "residual.png", reconstruction, values, has_truth)
-    if result.fit.history:
-        write_history(out / "psnr.png", result.fit.history, f"{options.method} on {options.image.name}")
-    if result.field is not None and result.field.kar is not None:
-        write_similarity(out / "similarity.png", result.field, reconstruction)
-    if save_field and result.field is not None:
-        field_file.save_field(out / FIELD, result.field)
-    metrics["peak_memory_gib"] = record.peak_memory_gib()
-    record.write_json(out / METRICS, metrics)
-    if not result.fit.partial:
-        (out / CHECKPOINT).unlink(missing_ok=True)
-    return metrics
+def _crops(source: Source, is_classical: bool, save_field: bool) -> list[Crop]:
+    """What is fitted."""
+    whole = whole_picture(source.size)
+    if source.is_repair and not save_field:
+        return plan_crops(source.fill, source.observed, *(CLASSICAL_CROPS if is_classical else ()))
+    if whole.area > MAX_PIXELS:
+        raise PeakError(
+            f"--save-field: one field takes at most {MAX_PIXELS // 10**6} megapixels, and the picture has"
+            f" {whole.area / 10**6:.0f}; give a smaller --size"
+        )
+    return [whole]
 
 
 def inpaint_command(
@@ -247,27 +123,46 @@ def inpaint_command(
     network: tyro.conf.OmitArgPrefixes[NetworkOptions],
     output: tyro.conf.OmitArgPrefixes[OutputOptions],
 ) -> int:
-    """Reconstruct a picture from part of its pixels, with an implicit neural representation or a classical tool.
+    """Repair the holes of a picture, with an implicit neural representation or a classical tool.
 
-    Leaves metrics.json, reconstruction.png, comparison.png, residual.png, psnr.png (PSNR over time) and, with KAR,
-    similarity.png in the folder. Ctrl-C ends a fit early: what it has is written and marked partial.
+    With --mask FILE only the holes change: reconstruction.png has every other pixel as it was, at the picture's size
+    and depth, with its alpha, colour profile and EXIF; TIFF gives reconstruction.tif, JPEG a PNG. comparison.png shows
+    before, mask, after; field.png what was fitted. With a random, patch or textural mask it is an experiment: one field
+    is fitted to all observed pixels and scored. Leaves metrics.json too. Ctrl-C ends a fit early: what it has is
+    written and marked partial.
     """
     from rich.console import Console
 
     options = InpaintOptions(**vars(picture), **vars(fit), **vars(kar), **vars(network))
     console = Console()
-    with record.progress_bar(console) as set_bar:
 
-        def show(p: Progress) -> None:
-            set_bar(p.fraction, f"{options.method}: held-out pixels {p.psnr_validation:.2f} dB")
+    def say(line: str) -> None:
+        console.print(line, soft_wrap=True, markup=False, highlight=False)
 
-        metrics = run_inpainting(options, on_progress=show, **vars(output))
-    missing = f", {metrics['psnr_missing']:.2f} dB over the missing pixels" if "psnr_missing" in metrics else ""
-    line = (
-        f"{options.method}: PSNR {metrics['psnr']:.2f} dB{missing}, {metrics['seconds']:.1f} s,"
-        f" {metrics['peak_memory_gib']:.2f} GiB"
-    )
-    return record.say_end(console, line, output.out, metrics["partial"])
+    def run(options: InpaintOptions, out: Path) -> dict[str, Any]:
+        with record.progress_bar(console) as set_bar:
+
+            def show(p: Progress) -> None:
+                set_bar(p.fraction, f"{options.method}: held-out pixels {p.psnr_validation:.2f} dB")
+
+            return run_inpainting(options, out, show, output.save_field, output.resume, say)
+
+    if output.batch is not None:
+        return run_batch(output.batch, options, output.out, run, output.resume, say)
+    metrics = run(options, output.out)
+    return record.say_end(console, f"{options.method}: {summary_line(metrics)}", output.out, metrics["partial"])
+
+
+def summary_line(metrics: dict[str, Any]) -> str:
+    """What a run's line says of it: PSNR where there is a truth, else that on held-out pixels."""
+    parts = [f"PSNR {metrics['psnr']:.2f} dB"] if "psnr" in metrics else []
+    if "psnr_missing" in metrics:
+        parts.append(f"{metrics['psnr_missing']:.2f} dB over the missing pixels")
+    elif "psnr_validation" in metrics:
+        parts.append(f"{metrics['psnr_validation']:.2f} dB on held-out pixels around the holes")
+    if "uncertainty" in metrics:
+        parts.append(f"three fits differ by {255 * metrics['uncertainty']:.1f} of 255 levels in the holes")
+    return ", ".join([*parts, f"{metrics['seconds']:.1f} s", f"{metrics['peak_memory_gib']:.2f} GiB"])
 
 
 def render_image(field: tyro.conf.Positional[Path], size: str = "original", out: Path = Path("render.png")) -> int:

@@ -58,6 +58,7 @@ def inpaint(
     on_progress: Callable[[Progress], None] | None = None,
     checkpoint: Path | None = None,
     resume: bool = False,
+    most_seconds: float | None = None,
 ) -> Inpainting:
     """Reconstruct a picture from its observed pixels.
 
@@ -75,6 +76,7 @@ def inpaint(
         on_progress: called at each check with the progress.
         checkpoint: where the fit's state is kept.
         resume: go on from it, see `core.fit.fit`.
+        most_seconds: training time by which a fit of so many steps ends even so.
 
     Ctrl-C during the fit gives the best field so far, marked `fit.partial`.
 
@@ -115,9 +117,8 @@ def inpaint(
         steps = settings.steps
     _warm_up(field)
     fingerprint = "" if checkpoint is None else _fingerprint(settings, image, seen, seed)
-    result = fit(
-        field, problem, FitSettings(steps, budget_seconds), generator, on_progress, checkpoint, resume, fingerprint
-    )
+    length = FitSettings(steps, budget_seconds, None if budget_seconds else most_seconds)
+    result = fit(field, problem, length, generator, on_progress, checkpoint, resume, fingerprint)
     rows, columns = pixel_coordinates(size)
     return Inpainting(render(field, rows, columns).reshape(np.shape(values)), field, settings, result)
 

@@ -18,6 +18,17 @@ SCORED_PIXELS = 2**18
 """PSNR over time is taken over at most this many pixels, chosen at random; up to 512 x 512 that is all of them."""
 
 
+def within(reach: int | None, observed: np.ndarray) -> np.ndarray:
+    """(h, w) bool, pixels no further than `reach` from one that is not observed; all where it is None."""
+    if reach is None:
+        return np.ones_like(observed)
+    import cv2
+
+    far = np.pad(observed, reach + 1, constant_values=True).astype(np.uint8)
+    distance = np.asarray(cv2.distanceTransform(far, cv2.DIST_L2, 3))
+    return distance[reach + 1 : -reach - 1, reach + 1 : -reach - 1] <= reach
+
+
 class InpaintProblem:
     """`core.fit.Problem`: mean squared error on observed pixels, plus KAR on a window around a missing one.
 
@@ -36,13 +47,13 @@ class InpaintProblem:
         self.field, self.settings = field, settings
         self.rows, self.columns = pixel_coordinates((image.shape[0], image.shape[1]))
         self.values = torch.from_numpy(image.reshape(-1, image.shape[2]))
-        pixels = torch.from_numpy(np.flatnonzero(observed))
+        pixels = torch.from_numpy(np.flatnonzero(observed & within(settings.reach, observed)))
         n_held_out = max(min(int(len(pixels) * HELD_OUT_FRACTION), MAX_HELD_OUT), 1)
         order = torch.randperm(len(pixels), generator=generator)
         self.held_out, self.train = pixels[order[:n_held_out]], pixels[order[n_held_out:]].sort().values
         self.observed_pixels = pixels
         self.measured = torch.zeros(len(self.values), dtype=torch.bool)
-        self.measured[self.train] = True
+        self.measured[torch.from_numpy(np.flatnonzero(observed))] = True
         missing = torch.from_numpy(np.flatnonzero(~observed))
         self.centres = missing if len(missing) > 0 else pixels
         self.scored, self.truth = None, None

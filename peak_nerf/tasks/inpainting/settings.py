@@ -23,6 +23,8 @@ class InpaintSettings(ImageFieldSettings):
 
     pixels_per_step: int = 2**17
     """Observed pixels a step, drawn at random; all of them where there are no more."""
+    reach: int | None = None
+    """Observed pixels further than this from any missing one teach KAR alone, and are not fitted; None for none."""
     steps: int = 900
     """Steps when no budget is given."""
 

@@ -69,7 +69,7 @@ def test_bad_pictures_and_masks_end_in_one_line_and_write_nothing(
     infinite = write_image(tmp_path / "infinite.npy", np.where(np.arange(W)[:, None] < 0, values, np.inf))
     loud = write_image(tmp_path / "loud.npy", values * 300)
     masks = {
-        "small": np.ones((H, W - 1, 1)),
+        "small": np.ones((H, W - 3, 1)),
         "white": np.ones((H, W, 1)),
         "black": np.zeros((H, W, 1)),
     }
@@ -85,7 +85,7 @@ def test_bad_pictures_and_masks_end_in_one_line_and_write_nothing(
         (nothing.name, "none", "nothing.npy: no pixels observed"),
         (infinite.name, "none", "infinite.npy: no pixels observed"),
         (loud.name, "random", "loud.npy: values from"),
-        (image.name, "small.png", f"small.png: the mask is {W - 1} x {H} pixels and the picture {W} x {H}"),
+        (image.name, "small.png", f"small.png: the mask is {W - 3} x {H} pixels and the picture {W} x {H}, of another"),
         (image.name, "white.png", "white.png: no pixel is missing"),
         (image.name, "black.png", "black.png: no pixels observed"),
         (image.name, "text.png", "text.png: not a picture"),
@@ -102,7 +102,7 @@ def test_a_folder_that_cannot_be_written_is_said_before_the_fit(
     image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").write_text("kept")
-    monkeypatch.setattr(inpaint_command, "inpaint", None)  # never reached
+    monkeypatch.setattr(inpaint_command, "fit_crops", None)  # never reached
     for out in (tmp_path / "file", tmp_path / "file" / "below", Path("/proc/nothing")):
         assert f"{out}" in refused(capsys, "inpaint", image, "--out", out)
     assert (tmp_path / "file").read_text() == "kept"
@@ -126,7 +126,7 @@ def test_a_field_renders_at_any_size(image: Path, tmp_path: Path, capsys: pytest
     out, field = tmp_path / "out", tmp_path / "out" / "field.safetensors"
     assert peak("inpaint", image, "--size", "original", "--steps", 4, "--save-field", "--out", out) == 0
     assert peak("render-image", field, "--out", tmp_path / "same.png") == 0
-    assert (tmp_path / "same.png").read_bytes() == (out / "reconstruction.png").read_bytes()
+    assert (tmp_path / "same.png").read_bytes() == (out / "field.png").read_bytes()
     for size, expected in (("64", (64, 48)), ("50x9", (50, 9)), ("8x120", (8, 120))):
         assert peak("render-image", field, "--size", size, "--out", tmp_path / "r.png") == 0
         assert size_of(tmp_path / "r.png") == expected
