@@ -1,7 +1,7 @@
 """A picture as its file has it, to be written again as it was: depth, channels, alpha, colour profile, EXIF.
 
     original = read_original(path)
-    write_original(folder / "copy", replace(original, pixels=changed))
+    write_original(folder / "copy", replace(original, pixels=changed))  # of `write`
 
 Pixels that nobody changes come back bit-identical. What a file says beyond numbers is either kept or named in `notes`.
 """
@@ -10,13 +10,11 @@ from __future__ import annotations
 
 import io
 import warnings
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 
 from peak_nerf.errors import PeakError, first_line
@@ -32,7 +30,6 @@ from peak_nerf.images.decode import (
     register_openers,
     upright,
 )
-from peak_nerf.system.files import write_atomically
 from peak_nerf.system.record import memory_total
 
 MIN_SIDE = 8
@@ -43,10 +40,8 @@ _NPY = b"\x93NUMPY"
 _XCF = b"gimp xcf"
 _EXIF_IFD, _GPS_IFD = 0x8769, 0x8825
 # Of a TIFF: description, make, model, software, date, artist, copyright. The rest says how its pixels are stored.
-_TIFF_TEXTS = (270, 271, 272, 305, 306, 315, 33432)
+TIFF_TEXTS = (270, 271, 272, 305, 306, 315, 33432)
 _LEFT_OUT = "EXIF beyond make, model, date and names left out of a TIFF of this depth"
-_PNG_START = 33
-"""Bytes of a PNG's signature and header, after which its profile and EXIF stand."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,17 +115,6 @@ def read_original(path: str | Path, convert: bool = False, first: bool = False) 
         raise PeakError(
             f"{path}: cannot be read ({first_line(error)}); the file is damaged or cut short, copy it again"
         ) from error
-
-
-def write_original(stem: Path, original: Original) -> Path:
-    """Write it as `stem` with its kind's suffix, whole or not at all, without loss; returns the path.
-
-    Raises: PeakError when it cannot be written.
-    """
-    path = stem.with_name(f"{stem.name}.{original.kind}")
-    write = {"npy": _save_npy, "png": _save_png}.get(original.kind, _save_tiff)
-    write_atomically(path, lambda file: write(file, original))
-    return path
 
 
 # -------------------------------------------------------------------------------------------------------- decoding
@@ -241,7 +225,7 @@ def _kept_exif(image: Image.Image, texts_only: bool, notes: list[str]) -> bytes:
     """
     exif, kept = image.getexif(), Image.Exif()
     for tag, value in exif.items():
-        if tag not in (_EXIF_IFD, _GPS_IFD) and (image.format != "TIFF" or tag in _TIFF_TEXTS):
+        if tag not in (_EXIF_IFD, _GPS_IFD) and (image.format != "TIFF" or tag in TIFF_TEXTS):
             kept[tag] = value
     for pointer in (_EXIF_IFD, _GPS_IFD):
         if part := exif.get_ifd(pointer):
@@ -279,73 +263,3 @@ def _pillow_array(image: Image.Image) -> tuple[np.ndarray, str]:
     return np.asarray(
         image.convert({"La": "LA", "LA": "LA", "RGBA": "RGBA", "RGBa": "RGBA"}.get(image.mode, "RGB"))
     ), ""
-
-
-# --------------------------------------------------------------------------------------------------------- writing
-
-
-def _save_npy(file: BinaryIO, original: Original) -> None:
-    np.save(file, original.pixels[..., 0] if original.flat else original.pixels)
-
-
-def _save_png(file: BinaryIO, original: Original) -> None:
-    pixels = original.pixels if original.pixels.dtype.kind == "u" else _as_uint16(original.pixels)
-    if pixels.dtype == np.uint8 or pixels.shape[2] == 1:
-        _to_pillow(pixels).save(file, format="PNG", compress_level=4, **_extras(original))
-        return
-    import cv2
-
-    if pixels.shape[2] == 2:  # neither library writes 16-bit grey with alpha
-        pixels = pixels[..., [0, 0, 0, 1]]
-    done, encoded = cv2.imencode(".png", pixels[..., [2, 1, 0, 3][: pixels.shape[2]]])
-    if not done:
-        raise OSError("OpenCV cannot encode it")
-    data = encoded.tobytes()
-    file.write(data[:_PNG_START])
-    if original.icc_profile:
-        PngImagePlugin.putchunk(file, b"iCCP", b"ICC Profile\0\0" + zlib.compress(original.icc_profile))
-    if original.exif:
-        PngImagePlugin.putchunk(file, b"eXIf", original.exif.removeprefix(b"Exif\0\0"))
-    file.write(data[_PNG_START:])
-
-
-def _save_tiff(file: BinaryIO, original: Original) -> None:
-    pixels = original.pixels
-    if pixels.dtype == np.uint8 or (pixels.shape[2] == 1 and pixels.dtype in (np.uint16, np.float32)):
-        how = None if original.exif else "tiff_adobe_deflate"  # libtiff, which compresses, writes no EXIF
-        _to_pillow(pixels).save(file, format="TIFF", compression=how, **_extras(original))
-        return
-    import tifffile
-
-    exif = Image.Exif()
-    exif.load(original.exif)
-    texts = [(tag, 2, 0, str(exif[tag]), True) for tag in _TIFF_TEXTS if tag in exif and tag not in (270, 305)]
-    options: dict[str, Any] = {"resolution": original.dpi, "resolutionunit": "INCH"} if original.dpi else {}
-    buffer = io.BytesIO()  # tifffile takes no file without a name
-    tifffile.imwrite(
-        buffer,
-        pixels[..., 0] if pixels.shape[2] == 1 else pixels,
-        photometric="rgb" if pixels.shape[2] > 2 else "minisblack",
-        planarconfig="contig" if pixels.shape[2] > 1 else None,
-        extrasamples=["unassalpha"] if original.alpha is not None else None,
-        iccprofile=original.icc_profile,
-        description=exif.get(270),
-        software=exif.get(305, False),
-        extratags=texts,
-        metadata=None,
-        **options,
-    )
-    file.write(buffer.getbuffer())
-
-
-def _to_pillow(pixels: np.ndarray) -> Image.Image:
-    return Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
-
-
-def _as_uint16(floats: np.ndarray) -> np.ndarray:
-    return np.rint(np.clip(np.nan_to_num(floats), 0, 1) * 65535).astype(np.uint16)
-
-
-def _extras(original: Original) -> dict[str, Any]:
-    given = {"icc_profile": original.icc_profile, "exif": original.exif, "dpi": original.dpi}
-    return {name: value for name, value in given.items() if value}

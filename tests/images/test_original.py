@@ -12,7 +12,8 @@ import tifffile
 from PIL import Image, ImageCms
 
 from peak_nerf.errors import PeakError
-from peak_nerf.images.original import Original, read_original, write_original
+from peak_nerf.images.original import Original, read_original
+from peak_nerf.images.write import write_original
 
 random = np.random.default_rng(0)
 PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()

@@ -12,8 +12,8 @@ import numpy as np
 
 from peak_nerf.errors import PeakError
 from peak_nerf.images import figures
-from peak_nerf.images.original import write_original
 from peak_nerf.images.read import write_png
+from peak_nerf.images.write import write_original
 from peak_nerf.metrics import psnr, scores
 from peak_nerf.system import record
 from peak_nerf.tasks import field_file

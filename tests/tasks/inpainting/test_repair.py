@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from peak_nerf.images.original import Original, read_original, write_original
+from peak_nerf.images.original import Original, read_original
+from peak_nerf.images.write import write_original
 from peak_nerf.metrics import psnr
 from peak_nerf.tasks.inpainting import fits, repair
 from peak_nerf.tasks.inpainting.command import InpaintOptions, run_inpainting
