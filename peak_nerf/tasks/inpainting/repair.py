@@ -22,7 +22,7 @@ from peak_nerf.tasks.inpainting.settings import InpaintSettings
 
 REPAIR_SECONDS = 75.0
 """In which all fits of a repair end by default: with reading, starting and writing two minutes."""
-LEAST_SECONDS = 2.0
+LEAST_SECONDS = 5.0
 """For one crop, however many there are."""
 QUICK_PIXELS = 2**21
 """Below which a classical method is done before a process has started."""
