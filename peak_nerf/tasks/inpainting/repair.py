@@ -32,6 +32,8 @@ REACH = 12
 """Pixels around a hole that are fitted, or as many as it is thick."""
 PER_STEP = 4000
 """Pixels that take as long as what a step costs beside pixels."""
+WITH_BIHARMONIC = ("peak", "peak-siren")
+"""Methods whose fill in a repair is its mean with biharmonic's; baselines stand for themselves."""
 N_ENSEMBLE = 3
 """Fits whose spread is the uncertainty."""
 
@@ -42,6 +44,8 @@ class Repair:
 
     picture: np.ndarray
     """(h, w, c) float32, the method's own where a crop is, else the picture as it was."""
+    fill: np.ndarray
+    """(h, w, c) float32, what holes get from it: the same, or its mean with biharmonic's."""
     fits: list[tuple[Crop, Fit]]
     spread: np.ndarray | None = None
     """(h, w) float32, standard deviation of several fits, mean over channels; 0 outside crops."""
@@ -135,9 +139,11 @@ def fit_crops(
         whole = crop.size == values.shape[:2] and crop.scale == 1
         result = run_order(orders[0], on_progress, truth if whole else None, checkpoint, resume)
         fit = summary(orders[0], result)
-        picture = result.reconstruction if whole else compose([(crop, _full_scale(crop, fit.picture))], values)[0]
+        picture, filled = (
+            part if whole else compose([(crop, _full_scale(crop, part))], values)[0] for part in (fit.picture, fit.fill)
+        )
         return Repair(
-            picture, [(crop, fit)], None, result, result.settings, fit.seconds, fit.partial, result.fit.history
+            picture, filled, [(crop, fit)], None, result, result.settings, fit.seconds, fit.partial, result.fit.history
         )
     done: dict[int, Fit] = {}
     for i, fit in carry_out_all(orders, on_progress, keep, n_workers, resume):
@@ -146,14 +152,20 @@ def fit_crops(
     partial = len(done) < len(orders) or any(fit.partial for _, fit in fits)
     seconds = sum(fit.seconds for _, fit in fits) / max(n_workers, 1)
     by_crop: dict[int, list[np.ndarray]] = {}
+    fills: dict[int, list[np.ndarray]] = {}
     for i in sorted(done):
-        by_crop.setdefault(i // len(seeds), []).append(_full_scale(crops[i // len(seeds)], done[i].picture))
-    picture, _ = compose([(crops[k], np.mean(found, axis=0)) for k, found in by_crop.items()], values)
+        k = i // len(seeds)
+        by_crop.setdefault(k, []).append(_full_scale(crops[k], done[i].picture))
+        fills.setdefault(k, []).append(_full_scale(crops[k], done[i].fill))
+    picture, filled = (
+        compose([(crops[k], np.mean(found, axis=0)) for k, found in parts.items()], values)[0]
+        for parts in (by_crop, fills)
+    )
     spread = None
     if len(seeds) > 1:
-        parts = [(crops[k], np.std(found, axis=0)) for k, found in by_crop.items()]
-        spread = compose(parts, np.zeros_like(values))[0].mean(axis=2)
-    return Repair(_near(picture, values, fill), fits, spread, None, orders[0].settings, seconds, partial)
+        spreads = [(crops[k], np.std(found, axis=0)) for k, found in by_crop.items()]
+        spread = compose(spreads, np.zeros_like(values))[0].mean(axis=2)
+    return Repair(_near(picture, values, fill), filled, fits, spread, None, orders[0].settings, seconds, partial)
 
 
 def _orders(
@@ -181,11 +193,14 @@ def _orders(
         settings = [adapted(one, part.observed) for one, part in zip(settings, parts, strict=True)]
     costs = np.repeat([_pixels_per_step(one, part) for one, part in zip(settings, parts, strict=True)], len(seeds))
     shares = length.share(costs / costs.sum(), n_workers)
+    beside = fill is not None and method in WITH_BIHARMONIC
     orders = []
     for i, part in enumerate(parts):
         for j, seed in enumerate(seeds):
             budget, most = shares[i * len(seeds) + j]
-            orders.append(Order(part.values, part.observed, method, settings[i], length.steps, budget, most, seed))
+            orders.append(
+                Order(part.values, part.observed, method, settings[i], length.steps, budget, most, seed, beside)
+            )
     return orders, n_workers
 
 

@@ -51,7 +51,7 @@ def write_results(
     options: InpaintOptions, out: Path, source: Source, repair: Repair, save_field: bool = False
 ) -> dict[str, Any]:
     """Write everything and return the metrics."""
-    written, values = source.finished(repair.picture)
+    written, values = source.finished(repair.fill)
     metrics = _metrics(options, source, repair, values)
     # What stood here belongs to another run; without metrics.json nobody takes a half-written folder for a result.
     for name in (METRICS, *PICTURES):
@@ -112,7 +112,8 @@ def _metrics(options: InpaintOptions, source: Source, repair: Repair, values: np
             result["psnr_validation"] = repair.psnr_validation
         result["crops"] = [
             {"rows": [c.top, c.top + c.height], "columns": [c.left, c.left + c.width], "scale": c.scale,
-             "steps": f.steps, "seconds": f.seconds, "psnr_validation": f.psnr_validation}
+             "steps": f.steps, "seconds": f.seconds, "psnr_validation": f.psnr_validation,
+             "fraction_of_method": f.fraction}
             for c, f in repair.fits
         ]  # fmt: skip
     if repair.spread is not None:
