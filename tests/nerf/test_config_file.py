@@ -76,6 +76,8 @@ def test_a_file_that_is_cut_short_anywhere(run: Path, capsys: pytest.CaptureFixt
         "!<tag:yaml.org,2002:python/object/apply:os.system>",
         "!!python/object/new:subprocess.Popen",
         "!!python/module:antigravity",
+        "!!python/object/apply:nerfstudio.utils.scripts.run_command",
+        "!!python/object/new:nerfstudio.utils.scripts.run_command",
     ],
 )
 def test_nothing_is_called(run: Path, capsys: pytest.CaptureFixture, tag: str) -> None:
