@@ -44,7 +44,7 @@ def lock_folder(folder: Path, option: str, who: str) -> TextIO:
 @contextmanager
 def locked_folder(folder: Path, option: str, who: str) -> Iterator[None]:
     """Hold a folder as `lock_folder` does, for a while; where nothing came about in it, nothing of it stays."""
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    made = [path for path in (folder, *folder.parents) if not os.path.exists(path)]
     with lock_folder(folder, option, who):
         try:
             yield

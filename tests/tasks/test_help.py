@@ -11,7 +11,7 @@ from peak_nerf import cli
 
 GROUPS = {
     ("inpaint",): ["positional arguments", "options", "picture", "fit", "KAR", "network", "output"],
-    ("phase",): ["positional arguments", "options", "measurement", "solver", "output"],
+    ("phase",): ["positional arguments", "options", "measurement", "measured data", "solver", "output"],
     ("kernel", "figure2"): ["options"],
     ("kernel", "spectrum"): ["positional arguments", "options"],
     ("kernel", "encode"): ["options"],

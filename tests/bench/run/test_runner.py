@@ -229,7 +229,7 @@ def test_a_wrong_only_is_refused(only: str, message: str, write: Write, data_roo
 
 
 def test_wrong_options_are_refused(write: Write, data_root: Path, tmp_path: Path) -> None:
-    with pytest.raises(PeakError, match="--jobs 0"):
+    with pytest.raises(PeakError, match="--jobs: must be from 1 to 100000, got 0"):
         bench(write(), tmp_path / "runs", data_root, jobs=0)
     with pytest.raises(PeakError, match="no such folder"):
         bench(write(), tmp_path / "runs", tmp_path / "nowhere")
