@@ -160,6 +160,9 @@ def summary_line(metrics: dict[str, Any]) -> str:
         parts.append(f"{metrics['psnr_missing']:.2f} dB over the missing pixels")
     elif "psnr_validation" in metrics:
         parts.append(f"{metrics['psnr_validation']:.2f} dB on held-out pixels around the holes")
+    crops = metrics.get("crops", [])
+    if without := sum(crop["fraction_of_method"] == 0 for crop in crops):
+        parts.append(f"{without} of {len(crops)} crops by biharmonic alone for want of time (--budget-seconds)")
     if "uncertainty" in metrics:
         parts.append(f"three fits differ by {255 * metrics['uncertainty']:.1f} of 255 levels in the holes")
     return ", ".join([*parts, f"{metrics['seconds']:.1f} s", f"{metrics['peak_memory_gib']:.2f} GiB"])

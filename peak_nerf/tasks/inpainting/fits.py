@@ -44,7 +44,8 @@ class Order:
     most_seconds: float | None
     seed: int
     with_biharmonic: bool = False
-    """Whether what fills the holes is a mean with biharmonic's fill: see `together`."""
+    """Whether what fills the holes is a mean with biharmonic's fill: see `together`; of method biharmonic, whether it
+    stands in for a fit that there is no time for."""
 
     @property
     def fingerprint(self) -> str:
@@ -80,10 +81,12 @@ def summary(order: Order, result: Inpainting) -> Fit:
     """What is kept of a result."""
     held_out = [p.psnr_validation for p in result.fit.history if p.step == result.fit.best_step]
     score = held_out[-1] if held_out else None
-    if order.method in classical.CLASSICAL:
-        score = _classical_score(order)
     fit, own = result.fit, result.reconstruction
-    fill, fraction = together(order, own, score) if order.with_biharmonic else (own, 1.0)
+    fill, fraction = own, 1.0
+    if order.method in classical.CLASSICAL:
+        score, fraction = _classical_score(order), float(not order.with_biharmonic)
+    elif order.with_biharmonic:
+        fill, fraction = together(order, own, score)
     return Fit(own, fill, score, fit.steps, fit.best_step, fit.seconds, result.n_parameters, fraction, fit.partial)
 
 

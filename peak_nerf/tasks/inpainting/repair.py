@@ -22,8 +22,8 @@ from peak_nerf.tasks.inpainting.settings import InpaintSettings
 
 REPAIR_SECONDS = 75.0
 """In which all fits of a repair end by default: with reading, starting and writing two minutes."""
-LEAST_SECONDS = 5.0
-"""For one crop, however many there are."""
+LEAST_SECONDS = 4.0
+"""For one crop: where there are more than the time allows, those with the smallest holes are biharmonic's alone."""
 QUICK_PIXELS = 2**21
 """Below which a classical method is done before a process has started."""
 WINDOWS = (32, 80)
@@ -52,7 +52,7 @@ class Repair:
     whole: Inpainting | None = None
     """The one fit of a picture that is one crop."""
     settings: InpaintSettings | None = None
-    """Of the first crop; None for a classical method."""
+    """Of the first crop that is fitted; None for a classical method."""
     seconds: float = 0.0
     partial: bool = False
     history: list[Progress] = field(default_factory=list)
@@ -93,9 +93,14 @@ class Length:
         total = self.budget_seconds or (None if self.steps else self.most_seconds)
         if total is None:
             return [(None, None)] * len(fractions)
-        least = 0.0 if self.budget_seconds else LEAST_SECONDS
-        shares = [min(max(total * n_workers * float(f), least), total) for f in fractions]
+        shares = [min(total * n_workers * float(f), total) for f in fractions]
         return [(share, None) if self.budget_seconds else (None, share) for share in shares]
+
+    def affords(self, n_workers: int) -> float:
+        """Fits that end within `most_seconds`, where nothing else is said."""
+        if self.most_seconds is None or self.steps or self.budget_seconds:
+            return math.inf
+        return self.most_seconds * n_workers / LEAST_SECONDS
 
 
 def fit_crops(
@@ -165,7 +170,8 @@ def fit_crops(
     if len(seeds) > 1:
         spreads = [(crops[k], np.std(found, axis=0)) for k, found in by_crop.items()]
         spread = compose(spreads, np.zeros_like(values))[0].mean(axis=2)
-    return Repair(_near(picture, values, fill), filled, fits, spread, None, orders[0].settings, seconds, partial)
+    settings = next((order.settings for order in orders if order.settings is not None), None)
+    return Repair(_near(picture, values, fill), filled, fits, spread, None, settings, seconds, partial)
 
 
 def _orders(
@@ -191,16 +197,21 @@ def _orders(
     settings = [settings_for_size(part.size) for part in parts]
     if fill is not None:
         settings = [adapted(one, part.observed) for one, part in zip(settings, parts, strict=True)]
-    costs = np.repeat([_pixels_per_step(one, part) for one, part in zip(settings, parts, strict=True)], len(seeds))
-    shares = length.share(costs / costs.sum(), n_workers)
     beside = fill is not None and method in WITH_BIHARMONIC
+    costs = np.array([_pixels_per_step(one, part) for one, part in zip(settings, parts, strict=True)])
+    if beside and n_orders > (most_fits := length.affords(n_workers)):
+        by_hole = np.argsort([np.count_nonzero(part.observed) - part.observed.size for part in parts], kind="stable")
+        costs[by_hole[max(int(most_fits) // len(seeds), 1) :]] = 0
+    shares = length.share(np.repeat(costs / (costs.sum() * len(seeds)), len(seeds)), n_workers)
     orders = []
     for i, part in enumerate(parts):
         for j, seed in enumerate(seeds):
-            budget, most = shares[i * len(seeds) + j]
-            orders.append(
-                Order(part.values, part.observed, method, settings[i], length.steps, budget, most, seed, beside)
-            )
+            if costs[i] == 0:
+                order = Order(part.values, part.observed, "biharmonic", None, None, None, None, seed, beside)
+            else:
+                budget, most = shares[i * len(seeds) + j]
+                order = Order(part.values, part.observed, method, settings[i], length.steps, budget, most, seed, beside)
+            orders.append(order)
     return orders, n_workers
 
 
