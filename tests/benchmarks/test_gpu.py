@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import gpu
+from benchmarks import gpu, gpu_kernels
 from tests.interpreted import needs_triton, run
 from tests.nerf.scene_factory import write_blender_scene
 
@@ -43,9 +43,9 @@ def test_an_error_above_its_bound_is_exit_code_1(
 
 def test_errors_are_relative_to_the_largest_value() -> None:
     truth = torch.tensor([0.0, -4.0], dtype=torch.float64)
-    assert gpu.relative(torch.tensor([0.1, -4.0]), truth) == pytest.approx(0.025)
-    assert gpu.error("x", torch.tensor([0.1, -4.0]), truth).good is False
-    assert gpu.error("x", torch.tensor([1e-4, -4.0]), truth).good is True
+    assert gpu_kernels.relative(torch.tensor([0.1, -4.0]), truth) == pytest.approx(0.025)
+    assert gpu_kernels.error("x", torch.tensor([0.1, -4.0]), truth).good is False
+    assert gpu_kernels.error("x", torch.tensor([1e-4, -4.0]), truth).good is True
 
 
 def test_without_a_gpu_it_says_what_to_do(
