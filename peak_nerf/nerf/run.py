@@ -86,6 +86,7 @@ def trainer_config(options: NerfOptions, out: Path, scratch: Path) -> Any:
         dataparser.view_indices = tuple(map(int, options.view_indices.split()))
     dataparser.downscale_factor = options.downscale_factor
     dataparser.use_alpha = options.use_alpha
+    dataparser.plain_background = options.plain_background
     dataparser.triangulate = options.triangulate
     dataparser.background = options.background or dataparser.background
     config.output_dir = scratch if options.run_folder is None else options.run_folder

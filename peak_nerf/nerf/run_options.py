@@ -38,6 +38,8 @@ class NerfSettings:
     """Train and evaluate on the images of `images_N`; None as `peak-data` does."""
     use_alpha: bool = True
     """Off, images with an alpha channel are put before the background as they are read."""
+    plain_background: bool = True
+    """Off, pictures before plain white are taken as they are."""
     triangulate: Literal["auto", "always", "never"] = field(
         default="auto", metadata={"choices": ("auto", "always", "never")}
     )

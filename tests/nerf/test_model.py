@@ -177,7 +177,7 @@ def test_rays_that_miss_the_box_see_the_background(trained) -> None:
 def test_behind_training_rays_is_what_the_images_show(tmp_path, use_alpha: bool, background: str) -> None:
     config = tiny_config(tmp_path)
     dataparser = config.pipeline.datamanager.dataparser
-    dataparser.use_alpha, dataparser.background = use_alpha, background
+    dataparser.use_alpha, dataparser.background, dataparser.plain_background = use_alpha, background, False
     pipeline = start(config).pipeline
     rays, batch = pipeline.datamanager.next_train(0)
     outputs = pipeline.model(rays)

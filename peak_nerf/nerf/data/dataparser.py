@@ -22,11 +22,12 @@ from peak_nerf.nerf.data import scene_files
 from peak_nerf.nerf.data.camera_checks import check_cameras, check_views
 from peak_nerf.nerf.data.intrinsics import cameras_of, full_size, half_angle
 from peak_nerf.nerf.data.placement import Placement, depth_bounds, in_own_frame, oriented, own_space
+from peak_nerf.nerf.data.plain_background import all_before_white
 from peak_nerf.nerf.data.points import Cloud, has_points, read_cloud
 from peak_nerf.nerf.data.scene_box import SceneSpace, Space, choose_space
 from peak_nerf.nerf.data.scene_masks import MaskFile
 from peak_nerf.nerf.data.scene_pictures import ScenePicture
-from peak_nerf.nerf.data.split_pictures import pictures_of_split, usable_frames
+from peak_nerf.nerf.data.split_pictures import SplitPictures, pictures_of_split, usable_frames
 from peak_nerf.nerf.data.transforms_file import Scene, SceneFile
 
 _said: set[str] = set()
@@ -60,7 +61,7 @@ class PeakDataParserConfig(DataParserConfig):
     """What the model puts behind images that have an alpha channel."""
     use_alpha: bool = True
     """Off, images with an alpha channel are put before `background`, white or black, as they are read: nothing tells
-    the training what is empty but colours. The space stays that of images with alpha."""
+    the training what is empty but colours, white by `plain_background`. The space stays that of images with alpha."""
     downscale_factor: Annotated[int | None, Field(ge=1, le=1024)] = None
     """Read the images shrunk by this factor, from images_2/, images_4/, ...; None reads the full size, and of an LLFF
     scene the images whose longer side is nearest to 500 to 1000 pixels, and says which."""
@@ -90,13 +91,16 @@ class PeakDataParserConfig(DataParserConfig):
     for_others: tyro.conf.Suppress[bool] = False
     """Refuse pictures and masks that nerfstudio's own data sets would read otherwise than `PeakDataset`: set where
     `peak-data` is registered for all methods, taken back by our data managers."""
+    plain_background: bool = True
+    """Pictures without alpha before plain white (PNG, TIFF or BMP, their borders exactly white) are of an object: what
+    is white from the border on is transparent in training. False: they are photos, of a white wall maybe."""
     opaque_is_photo: tyro.conf.Suppress[bool] = True
     """Pictures whose alpha is 255 everywhere are photos; runs of before took them for those of an object."""
     chosen_views: tyro.conf.Suppress[tuple[int, ...]] = ()
     """The train views in use: filled in by `resolve_views` and by the parser, never read."""
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update({"opaque_is_photo": False} | state)
+        self.__dict__.update({"opaque_is_photo": False, "plain_background": False} | state)
 
     def resolve_views(self, data: Path | None = None) -> tuple[int, ...]:
         """Fill `chosen_views` from the scene's files alone, so that a config saved before training names its views.
@@ -154,7 +158,8 @@ class PeakDataParser(DataParser):
     train split of scenes with sparse points `points` (`SparsePoints`), `camera_positions`, (n, 3) of its images, and,
     where it is known which view saw which of them, `sightings` (`Sightings`).
     `solid_background`: whether the images show `background` where the scene is empty, as those of a Blender scene
-    without alpha do, and those put before it here.
+    without alpha do, and those put before it here. `plain_background`: whether what is white in the images is to be
+    made transparent; only of the train split, since truth is left as it is.
     """
 
     config: PeakDataParserConfig
@@ -187,7 +192,14 @@ class PeakDataParser(DataParser):
         split_pictures = pictures_of_split(
             scene, scene_file, indices, training, downscale, config.opaque_is_photo, config.for_others, say_once
         )
-        sizes, with_alpha = split_pictures.sizes, split_pictures.has_alpha
+        sizes = split_pictures.sizes
+        plain = _before_plain_white(config, split_pictures)
+        if plain:
+            say_once(
+                f"all {len(training)} pictures are of an object before plain white, which is taken for transparent from"
+                " the border on; --plain-background False takes them for photos"
+            )
+        with_alpha = split_pictures.has_alpha or plain
 
         # Where splits have a file each, all of them are placed by that of the training views.
         placed_by = scene_file
@@ -202,9 +214,10 @@ class PeakDataParser(DataParser):
         space = _space(scene, placed_by, config, placement, bounds, cloud, half_fov, with_alpha)
         if scene.kind != "blender" or placement.scale != 1 or bool(placement.transform[:, 3].any()):
             say_space(space.line())
-        has_alpha = with_alpha and config.use_alpha
+        has_alpha = plain or (with_alpha and config.use_alpha)
         metadata: dict[str, Any] = {
-            "background": config.background,
+            "background": "white" if plain else config.background,
+            "plain_background": plain and split == "train",
             "kind": scene.kind,
             "has_alpha": has_alpha,
             "solid_background": not has_alpha and (with_alpha or scene.kind == "blender"),
@@ -271,6 +284,14 @@ def _views_line(views: tuple[int, ...], n_available: int) -> str:
     if len(shown) > 32:
         shown = [*shown[:10], "...", shown[-1]]
     return f"{len(views)} of {n_available} training views: {', '.join(shown)}"
+
+
+def _before_plain_white(config: PeakDataParserConfig, pictures: SplitPictures) -> bool:
+    """Whether nothing but plain white tells what is empty."""
+    if not config.plain_background or config.for_others:
+        return False
+    in_white = config.background == "white" if pictures.has_alpha else True
+    return in_white and not (pictures.has_alpha and config.use_alpha) and all_before_white(pictures.training)
 
 
 def _poses(scene_file: SceneFile) -> Tensor:

@@ -9,7 +9,9 @@ import numpy as np
 import torch
 from nerfstudio.data.datasets.base_dataset import InputDataset
 from PIL import Image
+from torch import Tensor
 
+from peak_nerf.nerf.data.plain_background import with_alpha
 from peak_nerf.nerf.data.scene_masks import MaskFile, mask_as_stored
 from peak_nerf.nerf.data.scene_pictures import ScenePicture
 
@@ -40,6 +42,18 @@ class PeakDataset(InputDataset):
             size = (int(array.shape[1] * self.scale_factor), int(array.shape[0] * self.scale_factor))
             array = np.array(Image.fromarray(array).resize(size, resample=Image.Resampling.BILINEAR))
         return array
+
+    def get_image_uint8(self, image_idx: int) -> Tensor:
+        """(h, w, 3 or 4); before a plain background, with the alpha that it tells."""
+        image: Tensor = super().get_image_uint8(image_idx)
+        return torch.from_numpy(with_alpha(image.numpy())) if self.metadata.get("plain_background") else image
+
+    def get_image_float32(self, image_idx: int) -> Tensor:
+        """(h, w, 3 or 4); before a plain background, with the alpha that it tells."""
+        if self.metadata.get("plain_background"):
+            return self.get_image_uint8(image_idx).float() / 255
+        image: Tensor = super().get_image_float32(image_idx)
+        return image
 
     def get_data(self, image_idx: int, image_type: Literal["uint8", "float32"] = "float32") -> dict[str, Any]:
         """`image`, and `mask`, (h, w, 1) bool, where any picture of the split has one."""

@@ -27,6 +27,8 @@ class SplitPictures:
     pictures: list[ScenePicture]
     masks: list[MaskFile | None] | None
     """None where no frame has one."""
+    training: list[ScenePicture]
+    """Of the frames that decided how these are read: those that are trained on."""
 
     @property
     def has_alpha(self) -> bool:
@@ -94,16 +96,17 @@ def pictures_of_split(
 
     deciding = [files[i] for i in training]
     by_channel = scene.kind == "blender" or not opaque_is_photo
-    read = choose_reading(list(files.values()), deciding, fits, by_channel)[: len(indices)]
+    of_all_files = choose_reading(list(files.values()), deciding, fits, by_channel)
+    read = of_all_files[: len(indices)]
     say_readings(read, fits, say, [] if list(training) == list(indices) else deciding)
     if not all("w" in scene_file.frames[i].values and "h" in scene_file.frames[i].values for i in indices):
         check_one_size(read, scene_file.path)
-    of_all = _masks(scene, scene_file, downscale, say)
-    masks = masks_of([of_all[i] for i in indices], read, scene_file.path, say) if of_all else None
+    mask_of_frame = _masks(scene, scene_file, downscale, say)
+    masks = masks_of([mask_of_frame[i] for i in indices], read, scene_file.path, say) if mask_of_frame else None
     if for_others:
         check_read_by_others(read)
         check_masks_of_others(masks or [], read)
-    return SplitPictures(read, masks)
+    return SplitPictures(read, masks, [of_all_files[frames.index(i)] for i in training])
 
 
 def _paths(scene: Scene, scene_file: SceneFile, downscale: int, say: Say) -> list[Path]:

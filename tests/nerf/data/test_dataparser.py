@@ -272,7 +272,7 @@ def test_dataset_yields_the_channels_of_the_file(tmp_path: Path, alpha: bool, ba
     outputs = parse(write_blender_scene(tmp_path, alpha=alpha), background=background)
     assert outputs.alpha_color is None
     wanted = {"background": background, "kind": "blender", "has_alpha": alpha, "unbounded": False}
-    assert outputs.metadata == {**wanted, "solid_background": not alpha}
+    assert outputs.metadata == {**wanted, "solid_background": not alpha, "plain_background": False}
     image = InputDataset(outputs)[0]["image"]
     assert image.shape == (16, 16, 4 if alpha else 3)
     torch.testing.assert_close(image, torch.from_numpy(np.array(Image.open(outputs.image_filenames[0])) / 255).float())
@@ -282,7 +282,8 @@ def test_dataset_yields_the_channels_of_the_file(tmp_path: Path, alpha: bool, ba
 @pytest.mark.parametrize("alpha", [True, False])
 def test_without_alpha_images_stand_before_the_background(tmp_path: Path, alpha: bool, background: str):
     """By hand: colour a + background (1 - a); what shows where the ball is not is the background itself."""
-    outputs = parse(write_blender_scene(tmp_path, alpha=alpha), background=background, use_alpha=False)
+    data = write_blender_scene(tmp_path, alpha=alpha)
+    outputs = parse(data, background=background, use_alpha=False, plain_background=False)
     assert (outputs.metadata["has_alpha"], outputs.metadata["solid_background"]) == (False, True)
     assert not outputs.metadata["unbounded"]
     rgba = torch.from_numpy(np.array(Image.open(outputs.image_filenames[0])) / 255).float()
@@ -299,7 +300,7 @@ def test_without_alpha_images_stand_before_the_background(tmp_path: Path, alpha:
 
 def test_without_alpha_the_space_and_the_cameras_are_the_same(tmp_path: Path):
     data = write_nerfstudio_scene(tmp_path, alpha=True)
-    with_alpha, without = parse(data), parse(data, use_alpha=False)
+    with_alpha, without = parse(data), parse(data, use_alpha=False, plain_background=False)
     assert_same_cameras(without.cameras, with_alpha.cameras)
     torch.testing.assert_close(without.scene_box.aabb, with_alpha.scene_box.aabb)
     assert without.metadata == {**with_alpha.metadata, "has_alpha": False, "solid_background": True}
