@@ -85,6 +85,14 @@ class CameraRefinement(CameraOptimizer):
         turned = (move[:, :, :3] * raybundle.directions.reshape(-1, 1, 3)).sum(-1)
         raybundle.directions = turned.reshape(shape)
 
+    @torch.no_grad()
+    def refined(self, poses: Float[Tensor, "n 3 4"]) -> Float[Tensor, "n 3 4"]:
+        """Poses of all training cameras after refinement, as `apply_to_raybundle` moves their rays."""
+        if self.config.mode == "off":
+            return poses
+        moves = exp_map_SO3xR3(self.pose_adjustment)
+        return torch.cat((moves[:, :, :3] @ poses[:, :, :3], poses[:, :, 3:] + moves[:, :, 3:]), -1)
+
 
 class Gauge(nn.Module):
     r"""Takes out of adjustments (n, 6) what moves, turns and scales all cameras in common: a - Q Q^T a.

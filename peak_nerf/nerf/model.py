@@ -2,6 +2,7 @@
 
 # No `from __future__ import annotations`: tyro reads this module's dataclass fields as types.
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,6 +34,7 @@ from peak_nerf.nerf.losses.kar_samples import KarAtSamples
 from peak_nerf.nerf.losses.kar_unobserved import KarUnobserved
 from peak_nerf.nerf.losses.regularizers import regularization_losses
 from peak_nerf.nerf.options import ModelOptions, resolve_defaults
+from peak_nerf.nerf.photo_residuals import PhotoResiduals, TrainingRenderings, render_training_views
 from peak_nerf.nerf.progress import progress_callback
 from peak_nerf.nerf.render.crop import crop_of, cropped
 from peak_nerf.nerf.render.field import PeakRadianceField, networks_in_bfloat16
@@ -148,6 +150,8 @@ class PeakModel(Model):
             self.kar_form = KarObserved(self.kar, self.renderer, c, seen)
         elif self.kar is not None:
             self.kar_form = FORMS[c.kar_form](self.kar, self.renderer, c)
+        self.training_renderings: TrainingRenderings | None = None
+        self.residuals: PhotoResiduals | None = None
         self.progress = 0.0
         self.refines_cameras = True
         self.n_samples = 0
@@ -217,21 +221,57 @@ class PeakModel(Model):
 
     @torch.no_grad()
     def get_outputs_for_camera_ray_bundle(self, camera_ray_bundle: RayBundle) -> dict[str, Tensor]:
-        """Images of a whole camera; adds `kar_residual`, |f - A f| along the ray weighted as colour is."""
+        """Images of a whole camera; adds `kar_residual`, |f - A f| along the ray weighted as colour is.
+
+        With photo residuals, `rgb` has them, and `rgb_field` is the field's own.
+        """
         height, width = camera_ray_bundle.shape
-        parts = []
-        for start in range(0, height * width, self.config.eval_num_rays_per_chunk):
-            end = start + self.config.eval_num_rays_per_chunk
-            chunk = camera_ray_bundle.get_row_major_sliced_ray_bundle(start, end).to(self.device)
-            parts.append(self._render(chunk))
-        outputs = {name: torch.cat([part[name] for part in parts]).reshape(height, width, -1) for name in parts[0]}
+        outputs = self._images(camera_ray_bundle)
         if self.kar_form is not None:
             stride = self.config.kar_residual_stride
             coarse = camera_ray_bundle[::stride, ::stride].to(self.device)
             residual = self.kar_form.render(*self._normalised(coarse)).reshape(1, 1, *coarse.shape)
             enlarged = F.interpolate(residual, size=(height, width), mode="bilinear", align_corners=False)
             outputs["kar_residual"] = enlarged[0, 0, :, :, None]
+        if self.residuals is not None and crop_of(camera_ray_bundle, self.half_extent) is None:
+            origins, directions = (
+                x.float().to(self.device) for x in (camera_ray_bundle.origins, camera_ray_bundle.directions)
+            )
+            outputs["rgb_field"] = outputs["rgb"]
+            outputs["rgb"] = self.residuals.add(outputs["rgb"], origins, directions, outputs["depth"])
         return outputs
+
+    def _images(self, rays: RayBundle) -> dict[str, Tensor]:
+        """What `_render` gives, (h, w, c) each."""
+        size, parts = self.config.eval_num_rays_per_chunk, []
+        for start in range(0, rays.size, size):
+            parts.append(self._render(rays.get_row_major_sliced_ray_bundle(start, start + size).to(self.device)))
+        return {name: torch.cat([part[name] for part in parts]).reshape(*rays.shape, -1) for name in parts[0]}
+
+    @torch.no_grad()
+    def rendered_training_views(
+        self, cameras: Cameras, on_progress: Callable[[int, int], None]
+    ) -> TrainingRenderings | None:
+        """For `photo_residuals`: the field's renderings of the training photos as they are, their exposure included.
+
+        Args:
+            cameras: of training, where refinement has put them.
+            on_progress: how many views are done, of how many.
+
+        Returns: None where no photo residuals are wanted, in bounded scenes, or of cameras that are not perspective.
+        """
+        if not self.config.photo_residuals or not self.renderer.unbounded:
+            return None
+
+        def render(view: int, stride: int) -> tuple[Tensor, Tensor]:
+            images = self._images(rays_of_picture(cameras[view : view + 1], stride))
+            rgb = images["rgb"]
+            if self.exposure is not None and self.corrects_exposure:
+                picture = torch.full((rgb[..., 0].numel(),), view, device=rgb.device)
+                rgb = self.exposure(rgb.reshape(-1, 3), picture).reshape(rgb.shape)
+            return rgb, images["depth"][..., 0]
+
+        return render_training_views(cameras, render, on_progress)
 
     # Losses
 

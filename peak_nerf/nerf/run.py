@@ -236,6 +236,7 @@ def _evaluate(options: NerfOptions, trainer: Any, watch: _Watch, out: Path) -> d
         "partial": False,
         **{name: value for name, value in measured.items() if name.split("_")[0] in ("psnr", "ssim", "lpips")},
         "seconds": trainer.elapsed(),
+        "seconds_photo_residuals": trainer.seconds_photo_residuals,
         "seconds_evaluation": seconds_evaluation,
         "seconds_per_view": 1 / measured["fps"],
         "steps": watch.steps,

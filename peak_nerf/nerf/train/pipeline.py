@@ -25,6 +25,7 @@ from peak_nerf.nerf.train.camera_path_file import check_camera_path
 from peak_nerf.nerf.train.checkpoint_file import check_command_checkpoint, load_weights
 from peak_nerf.nerf.train.exports import check_export, mend_export
 from peak_nerf.nerf.train.outcome import line_of, look
+from peak_nerf.nerf.train.training_views import attach, fix_gauge, forget, make_room
 from peak_nerf.nerf.train.viewer import FirstView
 from peak_nerf.system.waiting import sleep_when_busy
 
@@ -83,7 +84,8 @@ class PeakPipeline(VanillaPipeline):
                     "the checkpoint has a background field of its own, as unbounded scenes had before version 0.3;"
                     " train the scene again, or look at it with version 0.2"
                 )
-            load_weights(self, super().load_pipeline, loaded_state, step)
+            load_weights(self, super().load_pipeline, make_room(self.model, loaded_state), step)
+            attach(self.model, self.datamanager)
 
     def get_training_callbacks(
         self, training_callback_attributes: TrainingCallbackAttributes
@@ -98,8 +100,8 @@ class PeakPipeline(VanillaPipeline):
         if datamanager.sighted:
             ends = (datamanager.sighted.points.xyz, datamanager.sighted.origins)
             model.occupancy.expect(*((x - model.centre) / model.half_extent for x in ends))
-        positions = datamanager.cameras.camera_to_worlds[:, :, 3]
-        model.camera_optimizer.gauge.fix(positions, float((positions - model.centre).norm(dim=-1).median()))
+        fix_gauge(model, datamanager)
+        forget(model)
         if model.config.cull_cells:
             # Before a fixed background, training must not be told by an alpha channel what is empty.
             silhouettes = datamanager.silhouettes() if model.config.train_background == "random" else None

@@ -28,6 +28,7 @@ from peak_nerf.nerf.train.checkpoint_file import latest_checkpoint, read_checkpo
 from peak_nerf.nerf.train.optimizers import ExponentialScheduleConfig, multiplier
 from peak_nerf.nerf.train.ranges import check_config
 from peak_nerf.nerf.train.run_folder import check_inside, config_file, given_data, hold, reattach, release
+from peak_nerf.nerf.train.training_views import add_photo_residuals
 from peak_nerf.system.choices import check_types
 from peak_nerf.system.interrupts import interrupts_ignored, termination_interrupts
 
@@ -120,7 +121,7 @@ class PeakTrainer(Trainer):
 
     def setup(self, test_mode: Literal["test", "val", "inference"] = "val") -> None:
         """As nerfstudio's; errors a user can mend end in one line."""
-        self.seconds = 0.0
+        self.seconds = self.seconds_photo_residuals = 0.0
         self._running_since: float | None = None
         with exit_on_peak_error():
             limit = self.config.max_seconds
@@ -242,6 +243,15 @@ class PeakTrainer(Trainer):
             finally:
                 self.seconds, self._running_since = self.elapsed(), None
                 release(self.base_dir)
+
+    def _after_train(self) -> None:
+        """As nerfstudio's; the last checkpoint has what renderings take from the training photos."""
+        if self.local_rank == 0:
+            begin = time.perf_counter()
+            with self.clock_stopped():
+                add_photo_residuals(getattr(self.pipeline, "module", self.pipeline))
+            self.seconds_photo_residuals = time.perf_counter() - begin
+        super()._after_train()
 
     @check_main_thread
     def draw_space(self) -> None:
