@@ -21,7 +21,7 @@ from torch.nn import Parameter
 from peak_nerf.core.backbones import ReluInit
 from peak_nerf.core.field import FieldConfig, HashGridConfig
 from peak_nerf.core.kar import KernelAlignmentRegularizer, Norm
-from peak_nerf.metrics import view_scores
+from peak_nerf.metrics import psnr, view_scores
 from peak_nerf.nerf.camera_refinement import CameraRefinement, CameraRefinementConfig, refinement_is_due
 from peak_nerf.nerf.data.pixel_rays import rays_of_picture
 from peak_nerf.nerf.data.points import knows_sightings
@@ -340,7 +340,10 @@ class PeakModel(Model):
     def get_image_metrics_and_images(
         self, outputs: dict[str, Tensor], batch: dict[str, Tensor]
     ) -> tuple[dict[str, float], dict[str, Tensor]]:
-        """PSNR and SSIM, LPIPS when its weights are on this machine; truth beside rendering, accumulation, depth."""
+        """PSNR and SSIM, LPIPS when its weights are on this machine; truth beside rendering, accumulation, depth.
+
+        With photo residuals also `psnr_field`, of what the field renders alone.
+        """
         truth = self._over_background(batch["image"].to(self.device))
         rgb = outputs["rgb"]
         images = {
@@ -348,7 +351,10 @@ class PeakModel(Model):
             "accumulation": colormaps.apply_colormap(outputs["accumulation"]),
             "depth": colormaps.apply_depth_colormap(outputs["depth"], accumulation=outputs["accumulation"]),
         }
-        return view_scores(*(picture.cpu().numpy() for picture in (rgb, truth))), images
+        scores = view_scores(*(picture.cpu().numpy() for picture in (rgb, truth)))
+        if "rgb_field" in outputs:
+            scores["psnr_field"] = psnr(float(F.mse_loss(outputs["rgb_field"].clamp(0, 1), truth)))
+        return scores, images
 
     def get_rgba_image(self, outputs: dict[str, Tensor], output_name: str = "rgb") -> Tensor:
         """Colour without the background, and accumulation as alpha."""

@@ -95,7 +95,7 @@ def chosen_renderings(cameras: Cameras) -> tuple[int, list[int]]:
     stride = next((s for s in range(1, COARSEST) if total(s, every) <= MOST_PIXELS), COARSEST)
     n = len(sizes)
     while n > 1 and total(stride, _evenly(n, len(sizes))) > MOST_PIXELS:
-        n = min(n - 1, int(n * MOST_PIXELS / total(stride, _evenly(n, len(sizes)))))
+        n = max(1, min(n - 1, int(n * MOST_PIXELS / total(stride, _evenly(n, len(sizes))))))
     return stride, _evenly(n, len(sizes))
 
 
