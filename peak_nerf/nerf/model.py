@@ -258,9 +258,9 @@ class PeakModel(Model):
             cameras: of training, where refinement has put them.
             on_progress: how many views are done, of how many.
 
-        Returns: None where no photo residuals are wanted, in bounded scenes, or of cameras that are not perspective.
+        Returns: None where no photo residuals are wanted, or of cameras that are not perspective.
         """
-        if not self.config.photo_residuals or not self.renderer.unbounded:
+        if not self.config.photo_residuals:
             return None
 
         def render(view: int, stride: int) -> tuple[Tensor, Tensor]:
@@ -306,7 +306,7 @@ class PeakModel(Model):
         image = batch["image"].to(self.device)
         image = image.float() / 255 if image.dtype == torch.uint8 else image
         if not self.training:
-            return outputs["rgb"], self._over_background(image)
+            return outputs["rgb"], self.over_background(image)
         rendered, background = outputs["rendered"], outputs["background"]
         predicted = rendered.foreground + (1 - rendered.accumulation) * background
         if self.exposure is not None and self.corrects_exposure:
@@ -316,7 +316,8 @@ class PeakModel(Model):
         alpha = image[:, 3:]
         return predicted, image[:, :3] * alpha + background * (1 - alpha)
 
-    def _over_background(self, image: Tensor) -> Tensor:
+    def over_background(self, image: Tensor) -> Tensor:
+        """A picture (..., 3 or 4) in [0, 1] before what evaluation has behind a bounded scene."""
         if image.shape[-1] == 3:
             return image
         return image[..., :3] * image[..., 3:] + self.background_colour * (1 - image[..., 3:])
@@ -344,7 +345,7 @@ class PeakModel(Model):
 
         With photo residuals also `psnr_field`, of what the field renders alone.
         """
-        truth = self._over_background(batch["image"].to(self.device))
+        truth = self.over_background(batch["image"].to(self.device))
         rgb = outputs["rgb"]
         images = {
             "img": torch.cat((truth, rgb), 1),

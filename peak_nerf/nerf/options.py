@@ -194,8 +194,8 @@ class RenderOptions:
     render_samples: Annotated[int, Field(ge=1, le=4096)] = 24
     """Samples of a rendered ray in unbounded space, at most."""
     photo_residuals: Annotated[int, Field(ge=0, le=64)] = 5
-    """In unbounded space a rendered view gets what so many of the nearest training photos show beyond the field: their
-    residuals, found again by depth. After the training each photo is rendered once for that. 0: the field alone."""
+    """A rendered view gets what so many of the nearest training photos show beyond the field: their residuals, found
+    again by depth. After the training each photo is rendered once for that. 0: the field alone."""
     cone: Annotated[float, Field(ge=0, le=1)] = 1 / 256
     """In unbounded space a step is this fraction of the distance from the camera, where that is more than near it."""
     min_cameras: Annotated[int, Field(ge=1, le=10**6)] = 3

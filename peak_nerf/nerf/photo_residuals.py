@@ -24,7 +24,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from nerfstudio.cameras.cameras import Cameras, CameraType
 from torch import Tensor, nn
 
@@ -75,9 +75,10 @@ class TrainingRenderings(nn.Module):
 
 @dataclass(frozen=True)
 class TrainingPhoto:
-    """A training picture as it was taken."""
+    """A training picture as it was taken, before the scene's background where it has alpha."""
 
-    colour: UInt8[Tensor, "h w c"]
+    colour: Float[Tensor, "h w 3"]
+    """In [0, 1]."""
     known: Tensor | None
     """(h, w) bool, what masks leave; None for all of it."""
 
@@ -222,7 +223,7 @@ class PhotoResiduals:
 
     def _residual(self, n: int) -> Tensor:
         """P - R of the n-th view, (h, w, 3)."""
-        photo = self.photo(self.views[n]).colour[..., :3]
+        photo = self.photo(self.views[n]).colour
         h, w = photo.shape[:2]
         rendered = self._rendered(n, self.renderings.colour).float()
         if self.stride > 1:  # its pixels are every so many of the photo's, from the first on
@@ -231,7 +232,7 @@ class PhotoResiduals:
                 for n, n_coarse in ((h, rendered.shape[0]), (w, rendered.shape[1]))
             )
             rendered = _interpolated(rendered, torch.stack((u.expand(h, w), v[:, None].expand(h, w)), -1), True)
-        return (photo.to(rendered) - rendered) / 255
+        return photo.to(rendered) - rendered / 255
 
 
 def _sample(picture: Tensor, place: Tensor, cameras: Cameras, camera: int) -> Tensor:

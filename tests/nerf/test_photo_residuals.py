@@ -41,7 +41,7 @@ def pattern(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 def photo_of(views: Cameras, i: int) -> torch.Tensor:
     rays = rays_of_picture(views[i : i + 1])
     hit = rays.origins + rays.directions * (-WALL / rays.directions[..., 2:])
-    return (pattern(hit[..., 0], hit[..., 1]) * 255).round().byte()
+    return (pattern(hit[..., 0], hit[..., 1]) * 255).round() / 255
 
 
 def wall(views: Cameras) -> Callable[[int, int], tuple[torch.Tensor, torch.Tensor]]:
@@ -74,7 +74,7 @@ def seen_by(
     rays = rays_of_picture(view)
     distance = -depth / rays.directions[..., 2:]
     grey = torch.full((SIZE, SIZE, 3), GREY)
-    return result.add(grey, rays.origins, rays.directions, distance), photo_of(view, 0).float() / 255
+    return result.add(grey, rays.origins, rays.directions, distance), photo_of(view, 0)
 
 
 INNER = slice(12, -12)
@@ -109,7 +109,7 @@ def test_a_field_that_knows_the_photos_gets_nothing(stride: int, monkeypatch: py
 
     made = render_training_views(views, render)
     assert made is not None
-    photo = (ramp(rays_of_picture(views)) * 255).round().byte()
+    photo = (ramp(rays_of_picture(views)) * 255).round() / 255
     result = PhotoResiduals(views, lambda i: TrainingPhoto(photo, None), made, 1)
     assert result._residual(0)[INNER, INNER].abs().max() <= 1.01 / 255
 
@@ -149,7 +149,7 @@ def test_the_nearest_angle_counts_most_by_hand() -> None:
     views = cameras([(-0.4, 0.0), (0.8, 0.0)])
     made = render_training_views(views, wall(views))
     assert made is not None
-    flat = [torch.full((SIZE, SIZE, 3), value, dtype=torch.uint8) for value in (151, 103)]
+    flat = [torch.full((SIZE, SIZE, 3), value / 255) for value in (151, 103)]
     result = PhotoResiduals(views, lambda i: TrainingPhoto(flat[i], None), made, 2)
     rendered, _ = seen_by(result, (0.0, 0.0))
     grey = 128  # as renderings are kept
@@ -175,7 +175,7 @@ def test_only_so_many_photos_are_looked_at() -> None:
     assert (one - wanted)[INNER, INNER].abs().max() < 0.006
     monochrome = PhotoResiduals(
         views,
-        lambda i: TrainingPhoto(torch.zeros(SIZE, SIZE, 3, dtype=torch.uint8), None) if i != 1 else photo(i),
+        lambda i: TrainingPhoto(torch.zeros(SIZE, SIZE, 3), None) if i != 1 else photo(i),
         made,
         1,
     )

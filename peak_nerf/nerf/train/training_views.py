@@ -76,9 +76,8 @@ def attach(model: Any, datamanager: Any) -> None:
     def photo(view: int) -> TrainingPhoto:
         h, w, first = int(cameras.height[view]), int(cameras.width[view]), int(table.first[view])
         part = slice(first, first + h * w)
-        return TrainingPhoto(
-            table.colours[part].reshape(h, w, -1), None if known is None else known[part].reshape(h, w)
-        )
+        colour = model.over_background(table.colours[part].reshape(h, w, -1).float() / 255)
+        return TrainingPhoto(colour, None if known is None else known[part].reshape(h, w))
 
     try:
         model.residuals = PhotoResiduals(cameras, photo, model.training_renderings, model.config.photo_residuals)

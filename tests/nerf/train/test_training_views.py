@@ -68,12 +68,24 @@ def test_refined_cameras_are_where_their_rays_were(tmp_path) -> None:
     torch.testing.assert_close(moved.directions, bundle.directions, atol=1e-5, rtol=0)
 
 
-def test_without_and_in_bounded_scenes_there_are_none(tmp_path) -> None:
-    for config in (photos_config(tmp_path, photo_residuals=0), tiny_config(tmp_path, steps=5)):
-        trainer = train(config)
-        assert trainer.pipeline.model.residuals is None
-        assert "rgb_field" not in image(trainer.pipeline)
-        assert not any("training_renderings" in name for name in trainer.pipeline.state_dict())
+def test_without_there_are_none(tmp_path) -> None:
+    trainer = train(photos_config(tmp_path, photo_residuals=0))
+    assert trainer.pipeline.model.residuals is None
+    assert "rgb_field" not in image(trainer.pipeline)
+    assert not any("training_renderings" in name for name in trainer.pipeline.state_dict())
+
+
+@pytest.mark.parametrize("background", ["white", "black"])
+def test_pictures_with_alpha_stand_before_the_background(tmp_path, background: str) -> None:
+    config = tiny_config(tmp_path, steps=5)
+    config.pipeline.datamanager.dataparser.background = background
+    trainer = train(config)
+    datamanager = trainer.pipeline.datamanager
+    for i in (0, 7):
+        rgba = datamanager.train_dataset[i]["image"]
+        wanted = rgba[..., :3] * rgba[..., 3:] + float(background == "white") * (1 - rgba[..., 3:])
+        torch.testing.assert_close(trainer.pipeline.model.residuals.photo(i).colour, wanted)
+    assert not torch.equal(*(image(trainer.pipeline)[name] for name in ("rgb", "rgb_field")))
 
 
 def test_a_run_can_be_looked_at_without(tmp_path) -> None:
