@@ -140,6 +140,17 @@ def test_renderings_that_are_not_of_these_photos_are_left_out(tmp_path, capsys: 
     assert "the photos are not those of the training" in capsys.readouterr().out
 
 
+def test_masks_leave_residuals_out(tmp_path) -> None:
+    trainer = train(photos_config(tmp_path, steps=5))
+    model, datamanager = trainer.pipeline.model, trainer.pipeline.datamanager
+    assert model.residuals.photo(0).known is None
+    seen = torch.arange(len(datamanager.full_size.colours)) % 3 == 0
+    datamanager.full_size.drawable = seen.nonzero()[:, 0]
+    training_views.attach(model, datamanager)
+    for i in (0, 4):
+        assert torch.equal(model.residuals.photo(i).known.flatten(), seen[i * 1024 : (i + 1) * 1024])
+
+
 def test_time_for_them_is_no_training(tmp_path) -> None:
     config = photos_config(tmp_path, steps=5)
     trainer = train(config)
