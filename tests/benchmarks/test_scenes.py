@@ -80,8 +80,8 @@ def test_a_field_learns_photos(tmp_path: Path) -> None:
     )  # fmt: skip
     training = Training(pictures, options, kar=True)
     before = training.psnr(views)
-    training.run(1e9, 80, lambda: None)
-    assert training.steps == 80
+    training.run(1e9, 200, lambda: None)
+    assert training.steps == 200
     after = training.psnr(views)
     assert after > before + 5, (before, after)
 
