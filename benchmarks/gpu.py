@@ -1,8 +1,9 @@
 """What a GPU makes of grid, marcher, compositing, networks and a training: `python benchmarks/gpu.py --data SCENE`.
 
-Needs torch, triton, numpy, Pillow and this repository, and a Blender scene. Ends within 7 minutes with a table; exit
-code 1 when an error is above its bound. Where jaxtyping, pydantic or tyro are missing, which state nothing but shapes
-and ranges here, empty modules stand in for them.
+Needs torch, triton, numpy, Pillow and this repository, and a Blender scene or photos with a transforms.json
+(`benchmarks/scenes.py`). Ends within 7 minutes with a table; exit code 1 when an error is above its bound. Where
+jaxtyping, pydantic or tyro are missing, which state nothing but shapes and ranges here, empty modules stand in for
+them.
 `--quick` runs all of it in tiny sizes without a GPU, in Triton's interpreter: its times mean nothing.
 """
 
@@ -46,7 +47,9 @@ def stand_in() -> list[str]:
 def main() -> int:
     """Measure and print; the exit code."""
     parser = argparse.ArgumentParser(prog="benchmarks/gpu.py", description=__doc__)
-    parser.add_argument("--data", type=Path, required=True, help="a Blender scene, such as nerf_synthetic/lego")
+    parser.add_argument(
+        "--data", type=Path, required=True, help="a Blender scene, such as nerf_synthetic/lego, or photos"
+    )
     parser.add_argument("--out", type=Path, help="a folder for gpu.json and a test view")
     parser.add_argument("--quick", action="store_true", help="tiny sizes on the CPU, in Triton's interpreter")
     given = parser.parse_args()
@@ -90,10 +93,12 @@ def main() -> int:
 
 def measure(data: Path, out: Path | None, sizes: Sizes, device: Any) -> list[Row]:
     """All rows; what is measured now is said on stderr."""
-    from benchmarks.train_field import read_pictures
+    from benchmarks.scenes import read_pictures
 
-    pictures = read_pictures(data, "train", sizes.pixels, sizes.views[0], device)
-    views = read_pictures(data, "test", sizes.pixels, sizes.views[1], device)
+    pictures, views = (
+        read_pictures(data, split, sizes.pixels, sizes.photo_pixels, most, device)
+        for split, most in zip(("train", "test"), sizes.views, strict=True)
+    )
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
     rows = []
@@ -104,7 +109,7 @@ def measure(data: Path, out: Path | None, sizes: Sizes, device: Any) -> list[Row
 
 
 def trainings(pictures: Any, views: Any, out: Path | None, sizes: Sizes, device: Any) -> list[Row]:
-    """Lego, or what the scene is, for each of the times; steps, a frame, KAR's share."""
+    """The scene for each of the times; steps, a frame, KAR's share."""
     import numpy as np
     import torch
     from PIL import Image
@@ -117,10 +122,11 @@ def trainings(pictures: Any, views: Any, out: Path | None, sizes: Sizes, device:
     if device.type == "cpu":
         options = replace(
             options, n_levels=sizes.levels, base_resolution=4, finest_resolution=16, hidden_dim=16, kar_n_features=8,
-            kar_queries=8, kar_anchors=2, steps_per_side=sizes.steps_per_side, occupancy_resolution=8,
-            occupancy_probes=32, target_samples=256, network_precision="float32",
+            kar_queries=8, kar_anchors=2, steps_per_side=sizes.steps_per_side,
+            occupancy_resolution=32 if pictures.unbounded else 8, occupancy_probes=32, target_samples=256,
+            network_precision="float32", samples_per_ray=4, render_samples=4, cascades=2,
         )  # fmt: skip
-    for seconds in sizes.seconds:
+    for seconds in sizes.photo_seconds if pictures.unbounded else sizes.seconds:
         say(f"training for {seconds:.0f} s")
         torch.manual_seed(SEED)
         if device.type == "cuda":
@@ -128,16 +134,13 @@ def trainings(pictures: Any, views: Any, out: Path | None, sizes: Sizes, device:
         training = Training(pictures, options)
         took = training.run(seconds, sizes.most_steps, lambda: wait(device))
         name = f"training, {seconds:.0f} s"
-        beside = (
-            f"{len(views.rgba)} test views of {sizes.pixels} px; {training.steps} steps, {len(pictures.rgba)} views"
-        )
+        h, w = views.rgba.shape[1:3]
+        beside = f"{len(views.rgba)} test views of {w} x {h}; {training.steps} steps, {len(pictures.rgba)} views"
         rows.append(Row(f"{name}: PSNR", training.psnr(views), "dB", beside))
         rows.append(Row(f"{name}: throughput", training.rays_seen / took * 1e-6, "Mrays/s"))
         if device.type == "cuda":
             rows.append(Row(f"{name}: memory", torch.cuda.max_memory_allocated(device) / 2**30, "GiB"))
-    large = views._replace(
-        rgba=views.rgba.new_zeros(1, sizes.frame, sizes.frame, 4), focal=views.focal * sizes.frame / views.rgba.shape[2]
-    )
+    large = views.square(sizes.frame)
     frame = milliseconds(
         lambda: training.render(large, 0, 1 << 20), sizes._replace(repeats=min(5, sizes.repeats)), device
     )

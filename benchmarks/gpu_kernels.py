@@ -43,9 +43,14 @@ class Sizes(NamedTuple):
     levels: int = 16
     steps_per_side: int = 256
     pixels: int = 400
+    """Of a Blender scene's pictures, along their longer side."""
+    photo_pixels: int = 960
+    """Of photos."""
     views: tuple[int, int] = (100, 25)
     """Of training and of testing."""
     seconds: tuple[float, ...] = (60.0, 120.0)
+    """Trainings of a Blender scene."""
+    photo_seconds: tuple[float, ...] = (60.0,)
     most_steps: int = 1 << 30
     warm_steps: int = 300
     """Before the step is timed."""
@@ -53,7 +58,7 @@ class Sizes(NamedTuple):
     repeats: int = 20
 
 
-QUICK = Sizes(48, 48, 24, (7,), 2, 10, 8, (4, 1), (600.0,), 2, 1, 6, 1)
+QUICK = Sizes(48, 48, 24, (7,), 2, 10, 8, 8, (4, 1), (600.0,), (600.0,), 2, 1, 6, 1)
 
 
 def say(text: str) -> None:
@@ -97,9 +102,9 @@ def error(what: str, found: Any, truth: Any, bound: float = BOUND) -> Row:
 @contextlib.contextmanager
 def plain_torch() -> Iterator[None]:
     """Without Triton's kernels in sampling and compositing, within."""
-    from peak_nerf.nerf.render import marcher, volrend
+    from peak_nerf.nerf.render import marcher, renderer, volrend
 
-    places = (marcher, volrend)
+    places = (marcher, renderer, volrend)
     before = [place.triton_takes for place in places]
     sample = marcher.sample_numba
     try:

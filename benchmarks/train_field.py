@@ -1,37 +1,33 @@
-"""Trains a radiance field on a Blender scene with `core`, `nerf/render` and `nerf/losses` alone: no nerfstudio.
+"""Trains a radiance field with `core`, `nerf/render` and `nerf/losses` alone: no nerfstudio.
 
 It is what `python benchmarks/gpu.py` measures, and an example of how the parts fit together. Against `ns-train peak` it
-lacks the visual hull, poses and exposures to refine, and scenes other than Blender's.
+lacks the visual hull, sparse points, and poses and exposures to refine.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any, NamedTuple
+from dataclasses import replace
+from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 
+from benchmarks.scenes import Pictures
 from peak_nerf.core.field import FieldConfig, HashGridConfig
 from peak_nerf.core.kar import KernelAlignmentRegularizer
-from peak_nerf.errors import PeakError
 from peak_nerf.nerf.losses.kar import KarStep
 from peak_nerf.nerf.losses.kar_samples import KarAtSamples
-from peak_nerf.nerf.options import KAR_WEIGHTS, ModelOptions
+from peak_nerf.nerf.losses.regularizers import regularization_losses
+from peak_nerf.nerf.options import FEW_VIEWS, KAR_WEIGHTS, ModelOptions
 from peak_nerf.nerf.render.field import PeakRadianceField, networks_in_bfloat16
 from peak_nerf.nerf.render.marcher import Steps
 from peak_nerf.nerf.render.occupancy import OccupancyGrid
 from peak_nerf.nerf.render.renderer import VolumeRenderer
 
-BOX = 1.5
-"""Half the side of a Blender scene's box."""
 RATES = {"encoding": 4e-2, "networks": 1e-2, "kar": 1e-3}
 FINAL, WARMUP = 0.03, 20
 """Of the learning rates: what is left at the end, and steps of the warm-up."""
@@ -39,52 +35,18 @@ VIRTUAL_RAYS = 64
 MIN_RAYS, MAX_RAYS = 256, 1 << 16
 
 
-class Pictures(NamedTuple):
-    """Pictures of one size with their cameras, in the scene's box."""
-
-    rgba: Tensor
-    """(n, h, w, 4) uint8."""
-    poses: Tensor
-    """(n, 3, 4), camera to world; OpenGL axes, the box is [-1, 1]^3."""
-    focal: float
-    """In pixels."""
-
-    def rays(self, picture: Tensor, pixel: Tensor) -> tuple[Tensor, Tensor]:
-        """Origins and unit directions through pixels, by their flat indices."""
-        h, w = self.rgba.shape[1:3]
-        u, v = pixel % w + 0.5 - w / 2, h / 2 - 0.5 - torch.div(pixel, w, rounding_mode="floor")
-        local = torch.stack((u / self.focal, v / self.focal, -torch.ones_like(u)), -1)
-        pose = self.poses[picture]
-        return pose[:, :, 3], F.normalize((pose[:, :, :3] * local[:, None]).sum(-1), dim=-1)
-
-
-def read_pictures(data: Path, split: str, size: int, most: int, device: torch.device) -> Pictures:
-    """At most so many views of a split, evenly spaced, as squares of `size` pixels at most.
-
-    Raises: PeakError on what is no Blender scene.
-    """
-    path = data / f"transforms_{split}.json"
-    if not path.is_file():
-        raise PeakError(f"{path}: is not there; --data takes a Blender scene, such as nerf_synthetic/lego")
-    scene = json.loads(path.read_text())
-    frames = scene["frames"]
-    chosen = [frames[len(frames) * i // most] for i in range(most)] if len(frames) > most else frames
-    pictures = []
-    for frame in chosen:
-        name = data / frame["file_path"]
-        with Image.open(name if name.suffix else name.with_suffix(".png")) as file:
-            picture = file.convert("RGBA")
-        if picture.width > size:
-            picture = picture.resize((size, size * picture.height // picture.width), Image.Resampling.BOX)
-        pictures.append(np.asarray(picture))
-    poses = torch.tensor([frame["transform_matrix"] for frame in chosen], dtype=torch.float32)[:, :3]
-    poses[:, :, 3] /= BOX
-    focal = pictures[0].shape[1] / (2 * math.tan(scene["camera_angle_x"] / 2))
-    return Pictures(torch.from_numpy(np.stack(pictures)).to(device), poses.to(device), focal)
+def for_scene(options: ModelOptions, n_views: int, unbounded: bool) -> ModelOptions:
+    """The options with what `peak` chooses by the scene, as `resolve_defaults` does, which needs pydantic."""
+    few = n_views <= FEW_VIEWS
+    return replace(
+        options, sh_levels=2 if few else 4, occupancy_threshold=0.0005 if unbounded else 0.002,
+        distortion_weight=0.03 if few or unbounded else 0.0, distortion_warmup=0.5 if unbounded else 0.0,
+        network_rate=0.25 if few and unbounded else 1.0,
+    )  # fmt: skip
 
 
 class Training:
-    """A field on its way, with the settings of `peak` for a bounded scene and many views.
+    """A field on its way, with the settings of `peak`.
 
     Args:
         pictures: the training views.
@@ -93,9 +55,11 @@ class Training:
     """
 
     def __init__(self, pictures: Pictures, options: ModelOptions, kar: bool = False) -> None:
-        c, device = options, pictures.rgba.device
-        self.pictures, self.options = pictures, options
-        grid = HashGridConfig(c.n_levels, c.n_features, c.log2_table_size, c.base_resolution, c.finest_resolution)
+        unbounded, device = pictures.unbounded, pictures.rgba.device
+        c = for_scene(options, len(pictures.rgba), unbounded)
+        self.pictures, self.options = pictures, c
+        finest = c.finest_resolution * (2 if unbounded else 1)
+        grid = HashGridConfig(c.n_levels, c.n_features, c.log2_table_size, c.base_resolution, finest)
         config = FieldConfig(
             grid, c.polynomial_degree, hidden_dim=c.hidden_dim, n_hidden=c.n_hidden, bias=False, relu_init="he",
             implementation=c.implementation,
@@ -107,11 +71,14 @@ class Training:
         ).to(device)  # fmt: skip
         step = 2 / c.steps_per_side
         self.occupancy = OccupancyGrid(
-            c.occupancy_resolution, c.occupancy_threshold or 0.002, step=step, thin=math.exp(c.density_bias)
-        ).to(device)
+            c.occupancy_resolution, c.occupancy_threshold or 0.0, n_cascades=c.cascades if unbounded else 1, step=step,
+            thin=math.exp(c.density_bias),
+        ).to(device)  # fmt: skip
         self.renderer = VolumeRenderer(
-            self.field, self.occupancy, Steps(step, 0.0, c.samples_per_ray), c.near_plane / BOX, 1.0, c.render_substeps
-        )
+            self.field, self.occupancy, Steps(step, c.cone if unbounded else 0.0, c.samples_per_ray),
+            c.near_plane / pictures.half, 1.0, c.render_substeps, c.render_samples,
+            c.gradient_reach if unbounded else 0.0,
+        )  # fmt: skip
         groups = {
             "encoding": [*self.field.base.encoding.parameters()],
             "networks": [*self.field.base.backbone.parameters(), *self.field.colour_network.parameters()],
@@ -123,8 +90,9 @@ class Training:
             ).to(device)
             self.kar = KarAtSamples(regularizer, self.renderer, c)
             groups["kar"] = [*regularizer.parameters()]
+        rates = RATES | {"networks": RATES["networks"] * (c.network_rate or 1.0)}
         self.optimizer = torch.optim.Adam(
-            [{"params": parameters, "lr": RATES[name], "rate": RATES[name]} for name, parameters in groups.items()],
+            [{"params": parameters, "lr": 0.0, "rate": rates[name]} for name, parameters in groups.items()],
             betas=(0.9, 0.99), eps=1e-15, fused=True,
         )  # fmt: skip
         self.n_rays, self.steps, self.rays_seen, self.samples_seen = min(4096, c.target_samples), 0, 0, 0
@@ -134,6 +102,7 @@ class Training:
         for group in self.optimizer.param_groups:
             group["lr"] = group["rate"] * min(1.0, (self.steps + 1) / WARMUP) * FINAL**progress
         self.renderer.least_coarseness = 1 + 3 * max(0.0, 1 - self.steps / self.options.coarse_steps)
+        self.renderer.withheld = max(0.0, 1 - progress / self.options.near_annealing)
         n, device = self.n_rays, self.pictures.rgba.device
         n_pictures, h, w = self.pictures.rgba.shape[:3]
         picture, pixel = (torch.randint(most, (n,), device=device) for most in (n_pictures, h * w))
@@ -141,9 +110,14 @@ class Training:
         rgba = self.pictures.rgba.view(n_pictures, h * w, 4)[picture, pixel].float() / 255
         rendered = self.renderer.training_rays(origins, directions)
         self.occupancy.observe(rendered.samples.cell, rendered.density.detach())
-        background = torch.rand(n, 3, device=device)
+        if self.renderer.unbounded:
+            background = self.renderer.background_of(directions, rendered.accumulation)
+        else:
+            background = torch.rand(n, 3, device=device)
         predicted = rendered.foreground + (1 - rendered.accumulation) * background
         loss = F.smooth_l1_loss(predicted, torch.lerp(background, rgba[:, :3], rgba[:, 3:]), beta=0.1)
+        for regularizer in regularization_losses(self.options, self.field.grid, rendered, progress).values():
+            loss = loss + regularizer
         if self.kar is not None:
             kar = self.kar.loss(KarStep(rendered, directions, self.virtual_rays(), progress))
             loss = loss if kar is None else loss + kar
@@ -162,7 +136,8 @@ class Training:
     def probe(self) -> None:
         """Look at random cells, then decide anew which are occupied."""
         cells = self.occupancy.random_cells(self.options.occupancy_probes)
-        self.occupancy.observe(cells, self.renderer.density(self.occupancy.points_in(cells))[0])
+        at = self.renderer.to_field(self.occupancy.points_in(cells))
+        self.occupancy.observe(cells, self.renderer.density(at)[0])
         self.occupancy.refresh(self.renderer.least_coarseness)
 
     def virtual_rays(self) -> tuple[Tensor, Tensor]:
@@ -184,7 +159,7 @@ class Training:
 
     @torch.no_grad()
     def render(self, pictures: Pictures, index: int, chunk: int = 1 << 16) -> Tensor:
-        """A picture (h, w, 3) over white, as one of `pictures` is."""
+        """A picture (h, w, 3) as one of `pictures` is, over white where the scene is bounded."""
         h, w = pictures.rgba.shape[1:3]
         device = pictures.rgba.device
         parts = []

@@ -34,10 +34,23 @@ def box(
     low: float | Sequence[float], high: float | Sequence[float], like: Float[Tensor, "... d"]
 ) -> tuple[Float[Tensor, " d"], Float[Tensor, " d"]]:
     """The bounds as two vectors of the size, dtype and device of `like`. Raises: ValueError unless low < high."""
-    low_, high_ = (like.new_tensor(side).expand(like.shape[-1]) for side in (low, high))
-    if not bool((low_ < high_).all()):
+    low_, high_ = (_of_each(side, like) for side in (low, high))
+    if not all(a < b for a, b in zip(low_, high_, strict=True)):
         raise ValueError(f"low must be below high, got {low} and {high}")
-    return low_, high_
+    return _beside(like, low_), _beside(like, high_)
+
+
+def _of_each(values: float | Sequence[float], like: Float[Tensor, "... d"]) -> list[float]:
+    """One number per dimension. Raises: ValueError where there are fewer or more."""
+    numbers = list(values) if isinstance(values, Sequence) else [values] * like.shape[-1]
+    if len(numbers) != like.shape[-1]:
+        raise ValueError(f"{len(numbers)} numbers for {like.shape[-1]} dimensions: {values}")
+    return [float(number) for number in numbers]
+
+
+def _beside(like: Tensor, numbers: Sequence[float]) -> Float[Tensor, " d"]:
+    """The numbers on the device of `like`, filled in there: for a copy the host would wait."""
+    return torch.stack([like.new_full((), number) for number in numbers])
 
 
 @dataclass(eq=False)
@@ -93,14 +106,15 @@ class LocalAnchors:
         """
         x = x_query.detach()[:, None]
         low, high = box(self.low, self.high, x)
-        radius = x.new_tensor(self.radius).expand(x.shape[-1])
-        scale = torch.maximum(high - low, torch.maximum(low.abs(), high.abs()))
-        lost = (radius != 0) & (radius < 4 * RESOLUTION * scale)
-        if bool(lost.any()) or not bool((radius > 0).any()) or bool((radius < 0).any()):
+        radii = _of_each(self.radius, x)
+        corners = zip(_of_each(self.low, x), _of_each(self.high, x), strict=True)
+        least = [4 * RESOLUTION * max(b - a, abs(a), abs(b)) for a, b in corners]
+        if not any(radii) or not all(r == 0 or r >= r_min for r, r_min in zip(radii, least, strict=True)):
             raise ValueError(
                 f"radius must not be negative, and where it is not 0 at least {4 * RESOLUTION:g} of the domain's scale,"
                 f" got {self.radius}"
             )
+        radius = _beside(x, radii)
         u = uniform_points(len(x) * self.n_anchors, -radius, radius, generator=generator)
         anchors = _displaced(x, u.reshape(len(x), self.n_anchors, -1), low, high)
         # A draw of (nearly) zero may round to the query: move that one by a whole radius along the widest direction.

@@ -31,8 +31,8 @@ def _logits(
     """Logits g(x)^T g(X), with -inf where an anchor is the query itself."""
     logits = g_query @ g_anchor.T
     if self_index is not None:
-        row = (self_index >= 0).nonzero()[:, 0]
-        logits[row, self_index[row]] = -torch.inf
+        itself = self_index.clamp(min=0)[:, None]
+        logits.scatter_(1, itself, torch.where(self_index[:, None] >= 0, -torch.inf, logits.gather(1, itself)))
     return logits
 
 

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,12 +10,18 @@ import torch
 
 from benchmarks import gpu, gpu_kernels
 from tests.interpreted import needs_triton, run
-from tests.nerf.scene_factory import write_blender_scene
+from tests.nerf.scene_factory import write_blender_scene, write_nerfstudio_scene
+
+
+def write_photos(path: Path) -> Path:
+    """Through a lens; two of nine are held out."""
+    return write_nerfstudio_scene(path, n=9, k1=0.05, p1=0.01, aabb_scale=4)
 
 
 @needs_triton
-def test_all_of_it_runs_from_few_packages(tmp_path: Path) -> None:
-    scene = write_blender_scene(tmp_path / "scene")
+@pytest.mark.parametrize("write", [write_blender_scene, write_photos])
+def test_all_of_it_runs_from_few_packages(tmp_path: Path, write: Callable[[Path], Path]) -> None:
+    scene = write(tmp_path / "scene")
     printed = run(["-m", "tests.benchmarks.gpu_without", str(scene), "--out", str(tmp_path / "out")], tmp_path)
     content = json.loads((tmp_path / "out" / "gpu.json").read_text())
     assert content["stand-ins"] == "jaxtyping, pydantic, tyro"

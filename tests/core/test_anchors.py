@@ -3,7 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from peak_nerf.core.anchors import GlobalAnchors, LocalAnchors
+from peak_nerf.core.anchors import AnchorSampler, GlobalAnchors, LocalAnchors
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -87,3 +87,16 @@ def test_local_rejects() -> None:
     for bad in (0.0, 1e-7, [0.1, 1e-8], -0.1, [0.1, -0.1]):
         with pytest.raises(ValueError, match="radius must not be negative"):
             LocalAnchors(3, bad).sample(x)
+
+
+@pytest.mark.parametrize("anchors", [GlobalAnchors(4), LocalAnchors(4, [0.1, 0.2], low=[-1.0, -2.0])])
+def test_drawing_reads_nothing_from_the_device(anchors: AnchorSampler) -> None:
+    """On the device without numbers, where whoever asks for one gets an error: a GPU would have to be waited for."""
+    assert anchors.sample(torch.empty(3, 2, device="meta")).shape[-2:] == (4, 2)
+
+
+def test_one_number_for_each_dimension() -> None:
+    with pytest.raises(ValueError, match="3 numbers for 2 dimensions"):
+        LocalAnchors(4, [0.1, 0.1, 0.1]).sample(torch.zeros(1, 2))
+    with pytest.raises(ValueError, match="low must be below high"):
+        GlobalAnchors(4, [0.0, 1.0], 1.0).sample(torch.zeros(1, 2))

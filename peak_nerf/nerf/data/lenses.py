@@ -20,8 +20,9 @@ from nerfstudio.cameras.rays import RayBundle
 from torch import Tensor
 
 from peak_nerf.errors import PeakError
-from peak_nerf.nerf.cameras import distort, undistort
+from peak_nerf.nerf.cameras import undistort
 from peak_nerf.nerf.data.transforms_file import Frame, SceneFile, number, number_array
+from peak_nerf.nerf.distortion import distort
 
 MODELS = {
     **dict.fromkeys(

@@ -18,13 +18,12 @@ import numpy as np
 
 from peak_nerf.errors import PeakError, first_line
 from peak_nerf.images.photo import is_picture_name
+from peak_nerf.nerf.data.scene_box import FORWARD
 from peak_nerf.nerf.data.scene_pictures import look_at
 
 NAME = "poses_bounds.npy"
 LONGER_SIDE = (500, 1000)
 """Pixels of the pictures that are read when no factor is given, or as near to that as there are."""
-FORWARD = 0.5
-"""Cameras face forward when their mean optical axis is at least this long: within some 60 degrees of each other."""
 ROTATION_TOLERANCE = 1e-2
 UNREADABLE = {
     "Object arrays": "it holds Python objects",

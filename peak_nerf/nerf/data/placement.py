@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from nerfstudio.cameras import camera_utils
 from torch import Tensor
 
 from peak_nerf.errors import PeakError
@@ -72,6 +71,8 @@ def oriented(poses: Tensor, method: str, center_method: str, auto_scale: bool, s
 
     Raises: PeakError when there is no such orientation or centre.
     """
+    from nerfstudio.cameras import camera_utils  # the rest of this module does without
+
     centred, mean = poses.clone(), poses[:, :3, 3].mean(0)
     centred[:, :3, 3] -= mean
     before = torch.get_default_dtype()

@@ -25,13 +25,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from peak_nerf.nerf.data.llff import FORWARD
-
 Space = Literal["auto", "box", "unbounded"]
 INWARD = 0.9
 """Fraction of cameras that must have the focus in their picture for it to be what they look at."""
 MARGIN = 1.05
 """Of a box around what the cameras see."""
+FORWARD = 0.5
+"""Cameras face forward when their mean optical axis is at least this long: within some 60 degrees of each other."""
 FRONT = 0.9
 """Where the box ahead of cameras that face forward begins, as a fraction of the nearest depth, as LLFF has it."""
 DEPTH = 2.0

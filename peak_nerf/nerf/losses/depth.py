@@ -64,7 +64,7 @@ def loss_at_points(
     """
     first = len(origins) - len(points)
     y, deviation = renderer.measured((points - origins[first:].detach()).norm(dim=-1), deviation)
-    chosen = (rendered.samples.ray >= first).nonzero()[:, 0]
-    return depth_loss(
-        rendered.weights[chosen], rendered.distance[chosen], rendered.samples.ray[chosen] - first, y, deviation
-    )
+    # All samples, not only those of the last rays: a GPU's host would have to wait for their number.
+    ray = rendered.samples.ray - first
+    weights = torch.where(ray >= 0, rendered.weights, 0.0)
+    return depth_loss(weights, rendered.distance, ray.clamp(min=0), y, deviation)

@@ -83,8 +83,7 @@ class KarForm(ABC):
         parts = [_random_samples(step.rendered.samples, step.directions, n // 2)]
         if step.virtual_rays is not None:
             origins, directions = step.virtual_rays
-            found = self.renderer.training_samples(origins, directions)
-            parts.append(_random_samples(found, directions, n - n // 2))
+            parts.append(self.renderer.random_samples(origins, directions, n - n // 2))
         return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
 
     @torch.no_grad()

@@ -29,9 +29,12 @@ from peak_nerf.nerf.losses.kar import KarForm, KarStep
 from peak_nerf.nerf.losses.kar_unobserved import LOG_EMPTY, LOG_SOLID
 from peak_nerf.nerf.options import KarOptions
 from peak_nerf.nerf.render.renderer import VolumeRenderer
+from peak_nerf.system.accelerator import runs_ahead
 
 MANY = 4096
 """Points in the bank at most, and empty positions in it."""
+CHUNK = 1024
+"""Positions at a time, where all anchors are looked at."""
 REFRESH = 64
 """Evaluations after which the bank is drawn anew."""
 CLEAR = 0.95
@@ -81,20 +84,46 @@ class AnchorBank:
 
     def __init__(self, x: Tensor, y: Tensor, known: Tensor, k: int, n_points: int) -> None:
         self.x, self.y, self.known, self.k, self.n_points = x, y, known, k, n_points
-        self.tree = cKDTree(x.cpu().numpy())
+        self.tree: cKDTree | None = None
+        if runs_ahead(x.device):
+            distance, self.neighbours = _nearest_by_looking_at_all(x, x, k, but_itself=True)
+            self.spacing = distance.mean(1)
+            return
+        self.tree = cKDTree(x.numpy())
         distance, index = self.tree.query(self.tree.data, self.k + 1)
         # An anchor is the first of its own neighbours, except where others lie in the very same place.
         others = index != np.arange(len(x))[:, None]
         others[others.all(1), -1] = False
-        self.neighbours = torch.from_numpy(index[others].reshape(len(x), -1)).to(x.device)
+        self.neighbours = torch.from_numpy(index[others].reshape(len(x), -1))
         self.spacing = torch.from_numpy(distance[others].reshape(len(x), -1).mean(1)).to(x)
 
     def nearest(self, x: Float[Tensor, "n 3"]) -> tuple[Int[Tensor, "n k"], Float[Tensor, " n"]]:
         """Indices of the k anchors nearest to each position, and how much they have to say there, exp(-d^2 / h^2)."""
-        distance, index = self.tree.query(x.detach().cpu().numpy(), np.arange(1, self.k + 1))
-        chosen = torch.from_numpy(index).to(x.device)
-        d, h = torch.from_numpy(distance[:, 0]).to(x), self.spacing[chosen[:, 0]]
+        if self.tree is None:
+            found, chosen = _nearest_by_looking_at_all(x.detach(), self.x, self.k)
+            d = found[:, 0]
+        else:
+            distance, index = self.tree.query(x.detach().numpy(), np.arange(1, self.k + 1))
+            d, chosen = torch.from_numpy(distance[:, 0]).to(x), torch.from_numpy(index)
+        h = self.spacing[chosen[:, 0]]
         return chosen, torch.exp(-((d / h.clamp(min=1e-9)) ** 2))
+
+
+def _nearest_by_looking_at_all(
+    x: Float[Tensor, "n 3"], anchors: Float[Tensor, "m 3"], k: int, but_itself: bool = False
+) -> tuple[Float[Tensor, "n k"], Int[Tensor, "n k"]]:
+    """Distances and indices of the k nearest, on the device: for a tree its host would have to wait.
+
+    but_itself: the positions are the anchors, of which none is to find itself.
+    """
+    parts = []
+    for start in range(0, len(x), CHUNK):
+        # Not by products of matrices: what is near would be lost in rounding.
+        distance = torch.cdist(x[start : start + CHUNK], anchors, compute_mode="donot_use_mm_for_euclid_dist")
+        if but_itself:
+            distance.diagonal(start).fill_(torch.inf)
+        parts.append(distance.topk(k, largest=False))
+    return torch.cat([part.values for part in parts]), torch.cat([part.indices for part in parts])
 
 
 class KarObserved(KarForm):

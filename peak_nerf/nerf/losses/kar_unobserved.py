@@ -19,6 +19,7 @@ from torch import Tensor
 from peak_nerf.core.kar import KernelAlignmentRegularizer, kernel_alignment_residual
 from peak_nerf.nerf.losses.kar import KarForm, KarStep
 from peak_nerf.nerf.options import KarOptions
+from peak_nerf.nerf.render.marked import Marked
 from peak_nerf.nerf.render.renderer import VolumeRenderer
 
 LOG_EMPTY, LOG_SOLID = -6.0, 5.0
@@ -50,16 +51,17 @@ class SeenCells:
         self.step = 0
         self.last = torch.zeros(n_cells, dtype=torch.int32, device=device)
 
-    def observe(self, cells: Int[Tensor, " n"]) -> None:
-        """One step on: these cells have been reached."""
+    def observe(self, cells: Int[Tensor, " n"], reached: Bool[Tensor, " n"]) -> None:
+        """One step on: those of these cells have been reached."""
         self.step += 1
-        self.last[cells] = self.step
+        # Not by an index of those: a GPU's host would have to wait for their number.
+        self.last.scatter_reduce_(0, cells, torch.where(reached, self.step, 0).to(self.last.dtype), "amax")
 
-    def hidden(self, occupied: Bool[Tensor, " n_cells"]) -> Int[Tensor, " n_hidden"]:
+    def hidden(self, occupied: Bool[Tensor, " n_cells"]) -> Bool[Tensor, " n_cells"]:
         """Occupied cells that no ray has reached for `FORGET` steps; none in the first `FORGET` steps."""
         if self.step <= FORGET:
-            return torch.zeros(0, dtype=torch.long, device=self.last.device)
-        return (occupied & (self.last < self.step - FORGET)).nonzero()[:, 0]
+            return torch.zeros_like(occupied)
+        return occupied & (self.last < self.step - FORGET)
 
 
 class KarUnobserved(KarForm):
@@ -77,32 +79,38 @@ class KarUnobserved(KarForm):
         self.interval = 1  # it keeps watch of what rays reach
         occupied = renderer.occupancy.occupied
         self.seen = SeenCells(occupied.numel(), occupied.device)
-        self.hidden = self.seen.hidden(occupied.view(-1))
+        self._look(occupied)
+
+    def _look(self, occupied: Tensor) -> None:
+        """Search for hidden cells."""
+        self.hidden = Marked(self.seen.hidden(occupied.view(-1)))
 
     def compute(self, step: KarStep) -> Tensor | None:
         """Both terms; None where there is nothing to compare yet."""
         samples, density, n_bank = step.rendered.samples, step.rendered.density, self.options.kar_bank
         occupancy = self.renderer.occupancy
-        seen = (step.rendered.transmittance > SEEN).nonzero()[:, 0]
-        self.seen.observe(samples.cell[seen])
+        reached = step.rendered.transmittance > SEEN
+        self.seen.observe(samples.cell, reached)
         if self.seen.step % REFRESH == 0:
-            self.hidden = self.seen.hidden(occupancy.occupied.view(-1))
-        if len(seen) < 2 or self.seen.step <= FORGET:
+            self._look(occupancy.occupied)
+        if len(samples) < 2 or self.seen.step <= FORGET:
             return None
-        chosen = seen[torch.randint(len(seen), (n_bank // 2,), device=seen.device)]
-        anywhere = 2 * torch.rand(n_bank - len(chosen), 3, device=seen.device) - 1
+        seen = Marked(reached)
+        if seen.fewer_than(2):
+            return None
+        chosen = seen.draw(n_bank // 2)
+        anywhere = 2 * torch.rand(n_bank - len(chosen), 3, device=reached.device) - 1
         bank = torch.cat((samples.x[chosen].detach().clamp(-1, 1), anywhere))
         f_bank = torch.cat((relative_log_density(density[chosen].detach()), self._f(anywhere).detach()))
         g_bank = self.kar.similarity_features(bank)
         itself = torch.arange(len(bank), device=bank.device)
         loss = self.kar.mean_norm(kernel_alignment_residual(f_bank, g_bank, f_bank, g_bank, itself))
-        if len(self.hidden):
-            cells = torch.randint(len(self.hidden), (self.options.kar_queries,), device=bank.device)
-            x = self.renderer.to_field(occupancy.points_in(self.hidden[cells]))
+        if not self.hidden.fewer_than(1):
+            x = self.renderer.to_field(occupancy.points_in(self.hidden.draw(self.options.kar_queries)))
             with torch.no_grad():
                 g = self.kar.similarity_features(x)
             residual = kernel_alignment_residual(self._f(x), g, f_bank, g_bank.detach())
-            loss = loss + self.kar.mean_norm(residual)
+            loss = loss + self.hidden.mask.any() * self.kar.mean_norm(residual)
         return loss
 
     def residual(self, x: Tensor, directions: Tensor) -> Tensor:

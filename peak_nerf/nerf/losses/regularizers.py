@@ -73,10 +73,10 @@ def grid_total_variation(grid: HashGridEncoding, n_vertices: int) -> Float[Tenso
     terms = []
     for first_row, resolution in grid.dense_levels:
         n = resolution + 1  # vertices per side
-        strides = [n**axis for axis in range(grid.in_dim)]
+        strides = n ** torch.arange(grid.in_dim, device=grid.table.device)
         v = torch.randint(resolution, (n_vertices, grid.in_dim), device=grid.table.device)
-        row = first_row + (v * v.new_tensor(strides)).sum(1)
-        neighbours = row[:, None] + row.new_tensor(strides)
+        row = first_row + (v * strides).sum(1)
+        neighbours = row[:, None] + strides
         terms.append((grid.table[neighbours] - grid.table[row, None]).square().sum() / n_vertices)
     return torch.stack(terms).mean() if terms else grid.table.new_zeros(())
 
@@ -94,7 +94,7 @@ def occlusion_loss(
 
     Source: Yang, Pavone, Wang, FreeNeRF, CVPR 2023, eq. (6), there on densities of the first samples.
     """
-    return alpha[t_from_start < reach].sum() / max(n_rays, 1)
+    return torch.where(t_from_start < reach, alpha, 0.0).sum() / max(n_rays, 1)
 
 
 def opacity_entropy(
@@ -107,8 +107,7 @@ def opacity_entropy(
     Source: Kim, Seo, Han, InfoNeRF, CVPR 2022, eqs. (6) to (8).
     """
     total = alpha.new_zeros(n_rays).index_add(0, ray, alpha)
-    counted = (total > threshold)[ray]
-    p = alpha[counted] / total[ray[counted]]
+    p = torch.where((total > threshold)[ray], alpha, 0.0) / total.clamp(min=threshold)[ray]
     # xlogy is 0 at p = 0, and so is its gradient once p is held away from 0.
     return -torch.xlogy(p, p.clamp_min(1e-12)).sum() / max(n_rays, 1)
 

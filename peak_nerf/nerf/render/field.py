@@ -99,8 +99,8 @@ class PeakRadianceField(nn.Module):
     def open_levels(self, progress: float) -> None:
         """Let the grid's levels in from coarse to fine, see `level_mask`; at progress 1 all are open."""
         grid = self.grid
-        mask = level_mask(grid.n_levels, grid.n_features, progress)
-        ones = torch.ones(self.base.encoding.out_dim - len(mask))
+        mask = level_mask(grid.n_levels, grid.n_features, progress, device=grid.resolutions.device)
+        ones = mask.new_ones(self.base.encoding.out_dim - len(mask))
         self.feature_mask = None if progress >= 1 else torch.cat((mask, ones))
 
     @property
@@ -134,7 +134,9 @@ def padding(n: int) -> int:
     return -n % max(32, 1 << max(0, n.bit_length() - 5))
 
 
-def level_mask(n_levels: int, n_features: int, progress: float, n_start: int = 2) -> Float[Tensor, " features"]:
+def level_mask(
+    n_levels: int, n_features: int, progress: float, n_start: int = 2, device: torch.device | str = "cpu"
+) -> Float[Tensor, " features"]:
     r"""Factors of the hash grid's features, level by level: alpha_l = clamp(n_start + (L - n_start) s - l, 0, 1).
 
     At s = progress = 0 the `n_start` coarsest levels are open, at s = 1 all L; in between the next one fades in.
@@ -144,10 +146,11 @@ def level_mask(n_levels: int, n_features: int, progress: float, n_start: int = 2
         n_features: features per level.
         progress: s, held to [0, 1].
         n_start: levels open from the start, at least 1.
+        device: of the result.
 
     Source: Yang, Pavone, Wang, FreeNeRF, CVPR 2023, eq. (4), which masks the frequencies of a positional encoding.
     """
-    level = torch.arange(n_levels, dtype=torch.float32)
+    level = torch.arange(n_levels, dtype=torch.float32, device=device)
     n_start = min(n_start, n_levels)
     opened = n_start + (n_levels - n_start) * min(max(progress, 0.0), 1.0)
     return (opened - level).clamp(0, 1).repeat_interleave(n_features)

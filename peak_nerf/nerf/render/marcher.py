@@ -54,7 +54,8 @@ class PackedSamples:
         x: (n, 3) position in the field's cube [-1, 1]^3, contracted where space is unbounded; differentiable in the
             rays.
         cell: (n,) flat index of its cell in the occupancy grid.
-        n_candidates: steps in occupied cells that they were chosen from, of all rays.
+        n_candidates: steps in occupied cells that they were chosen from, of all rays; on the device where the host has
+            not waited for it.
     """
 
     ray: Int[Tensor, " n"]
@@ -62,7 +63,7 @@ class PackedSamples:
     dt: Float[Tensor, " n"]
     x: Float[Tensor, "n 3"]
     cell: Int[Tensor, " n"]
-    n_candidates: int
+    n_candidates: int | Tensor
 
     def __len__(self) -> int:
         return self.ray.shape[0]
@@ -142,10 +143,13 @@ def sample_rays(
     steps: Steps,
     near: Near = 0.0,
     jitter: Float[Tensor, " r"] | None = None,
+    n_rows: int | None = None,
 ) -> PackedSamples:
     """The samples of rays between `near` and the end of the grid.
 
     jitter: (r,) in [0, 1), where in its step a sample lies and which of the candidates are taken; None for the middle.
+    n_rows: of Triton's kernel alone, which then need not be waited for: rows of the result, whatever is found. Samples
+        beyond are left out; rows behind the last sample are of ray r, which there is not, and of length 0.
     """
     enter, leave = box_intersection(origins, directions, near, 2.0 ** (grid.n_cascades - 1))
     jitter = torch.full_like(enter, 0.5) if jitter is None else jitter
@@ -153,7 +157,7 @@ def sample_rays(
     offset = (jitter * 1021.0) % 1.0
     march = March(origins, directions, enter, leave, jitter, offset)
     if triton_takes(origins.device):
-        return sample_triton(march, grid, steps)
+        return sample_triton(march, grid, steps, n_rows)
     return (sample_numba if origins.device.type == "cpu" else sample_torch)(march, grid, steps)
 
 
@@ -187,15 +191,15 @@ def sample_numba(march: March, grid: OccupancyGrid, steps: Steps) -> PackedSampl
     return PackedSamples(ray, t, dt, x, cell, int(candidates.sum()))
 
 
-def sample_triton(march: March, grid: OccupancyGrid, steps: Steps) -> PackedSamples:
+def sample_triton(march: March, grid: OccupancyGrid, steps: Steps, n_rows: int | None = None) -> PackedSamples:
     """On a GPU, by Triton's kernel."""
     from peak_nerf.nerf.render.marcher_triton import sample
 
     state = grid.candidates, grid.blocks, grid.log_clear
     rule = steps.opaque, EXPLORE, BLUR, steps.budget
-    ray, t, dt, x, cell, n_candidates = sample(march, state, (steps.dt, steps.cone, grid.step), rule)
+    ray, t, dt, x, cell, n_candidates = sample(march, state, (steps.dt, steps.cone, grid.step), rule, n_rows)
     if march.origins.requires_grad or march.directions.requires_grad:
-        x = _positions(march.origins, march.directions, ray, t, grid.n_cascades > 1)
+        x = _positions(march.origins, march.directions, ray.clamp(max=len(march.origins) - 1), t, grid.n_cascades > 1)
     return PackedSamples(ray, t, dt, x, cell, n_candidates)
 
 

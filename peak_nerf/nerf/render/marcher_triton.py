@@ -3,7 +3,7 @@
 A program is a warp, each thread of which walks along a ray of its own, over empty cells and blocks in one go. There is
 one kernel, which runs three times, or twice where every candidate is taken: to count a ray's candidates, to count
 those taken, and to write them. Walking again costs less than room for all that might be found. The host has to know
-how many there are, once, between counting and writing.
+how many there are, once, between counting and writing; unless it says how many there is room for.
 
 A candidate is taken or not only when the two steps behind it are known (`BLUR`), so five steps are kept: number 0 is
 the one that a thread has come to, number 2 the one that it decides on.
@@ -31,7 +31,7 @@ def _march(
     origins_ptr, directions_ptr, enter_ptr, leave_ptr, jitter_ptr, offset_ptr,
     candidates_ptr, blocks_ptr, log_clear_ptr,
     found_ptr, total_ptr, taken_ptr, ends_ptr, ray_ptr, t_ptr, dt_ptr, x_ptr, cell_ptr,
-    n_rays, resolution, dt, cone, reference, opaque, explore, budget,
+    n_rays, n_rows, resolution, dt, cone, reference, opaque, explore, budget,
     K: tl.constexpr, GROWS: tl.constexpr, LIMITED: tl.constexpr, BLUR: tl.constexpr, MODE: tl.constexpr,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
@@ -162,18 +162,19 @@ def _march(
             if MODE == CHOOSE:
                 taken += chosen.to(tl.int32)
             else:
+                fits = chosen & (at < n_rows)
                 px, py, pz = ox + t_emit * dx, oy + t_emit * dy, oz + t_emit * dz
                 if K > 1:  # contraction
                     far = tl.maximum(tl.maximum(tl.abs(px), tl.abs(py)), tl.maximum(tl.abs(pz), 1.0))
                     factor = (2 - 1 / far) / (2 * far)
                     px, py, pz = px * factor, py * factor, pz * factor
-                tl.store(ray_ptr + at, ray.to(tl.int64), mask=chosen)
-                tl.store(t_ptr + at, t_emit, mask=chosen)
-                tl.store(dt_ptr + at, (tl.maximum(t_emit * cone, dt).to(tl.float64) / p).to(tl.float32), mask=chosen)
-                tl.store(x_ptr + at * 3, px, mask=chosen)
-                tl.store(x_ptr + at * 3 + 1, py, mask=chosen)
-                tl.store(x_ptr + at * 3 + 2, pz, mask=chosen)
-                tl.store(cell_ptr + at, c_emit, mask=chosen)
+                tl.store(ray_ptr + at, ray.to(tl.int64), mask=fits)
+                tl.store(t_ptr + at, t_emit, mask=fits)
+                tl.store(dt_ptr + at, (tl.maximum(t_emit * cone, dt).to(tl.float64) / p).to(tl.float32), mask=fits)
+                tl.store(x_ptr + at * 3, px, mask=fits)
+                tl.store(x_ptr + at * 3 + 1, py, mask=fits)
+                tl.store(x_ptr + at * 3 + 2, pz, mask=fits)
+                tl.store(cell_ptr + at, c_emit, mask=fits)
                 at += chosen.to(tl.int64)
         k = tl.where(running > 0, k + skip, k)
         running = (k < last).to(tl.int32)
@@ -196,16 +197,19 @@ def sample(
     grid: tuple[Tensor, Tensor, Tensor],
     step: tuple[float, float, float],
     rule: tuple[float, float, int, int],
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, int]:
+    n_rows: int | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, int | Tensor]:
     """Ray, t, dt, x and cell of the samples, and the number of candidates; all as in `PackedSamples`.
 
-    The host waits for the device once, to know how many there are.
+    The host waits for the device once, to know how many there are, or not at all where it gives `n_rows`.
 
     Args:
         rays: the fields of `March`.
         grid: an occupancy grid's `candidates`, `blocks` and `log_clear`.
         step: `dt` and `cone` of the steps; length of a step of the grid's opacities.
         rule: `opaque`, `EXPLORE`, `BLUR` and the budget.
+        n_rows: of the result. Samples beyond are left out; rows behind the last sample are of ray r, which there is
+            not, at distance, length and position 0.
     """
     given = [a.detach().float().contiguous() for a in rays]
     candidates, blocks, log_clear = grid
@@ -223,24 +227,31 @@ def sample(
         with torch.cuda.device_of(found):
             _march[(triton.cdiv(n, block),)](
                 *given, candidates, blocks.view(torch.uint8), log_clear, found, total, taken, ends, ray, t, dt, x, cell,
-                n, candidates.shape[1], *step, opaque, explore, min(budget, LIMIT), K=len(candidates),
+                n, len(ray), candidates.shape[1], *step, opaque, explore, min(budget, LIMIT), K=len(candidates),
                 GROWS=step[1] > 0, LIMITED=limited, BLUR=blur, MODE=mode.value, BLOCK=block, num_warps=1,
             )  # fmt: skip
 
     def room(n_samples: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        numbers = torch.empty(n_samples, 5, device=device)
-        whole = torch.empty(2, n_samples, dtype=torch.int64, device=device)
+        if n_rows is None:
+            numbers = torch.empty(n_samples, 5, device=device)
+            whole = torch.empty(2, n_samples, dtype=torch.int64, device=device)
+        else:
+            numbers = torch.zeros(n_samples, 5, device=device)
+            whole = torch.zeros(2, n_samples, dtype=torch.int64, device=device)
+            whole[0] = n
         t, dt, x = numbers.view(-1).split((n_samples, n_samples, 3 * n_samples))
         return whole[0], t, dt, x.view(n_samples, 3), whole[1]
 
     if n == 0:
-        return (*room(0), 0)
+        return (*room(n_rows or 0), 0 if n_rows is None else found.sum())
     nowhere = room(1)
     run(COUNT, *nowhere)
     if limited:
         run(CHOOSE, *nowhere)
     torch.cumsum(taken, 0, out=ends)
-    n_samples, n_candidates = torch.stack((ends[-1], found.sum())).tolist()
+    n_samples, n_candidates = n_rows, found.sum()
+    if n_samples is None:
+        n_samples, n_candidates = torch.stack((ends[-1], n_candidates)).tolist()
     samples = room(n_samples)
     if n_samples:
         run(WRITE, *samples)

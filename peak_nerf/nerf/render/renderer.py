@@ -10,18 +10,19 @@ Symbols:
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, cast, runtime_checkable
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from peak_nerf.nerf.render.contraction import contract, infinity, per_distance, uncontract
-from peak_nerf.nerf.render.marcher import PackedSamples, Steps, box_intersection, sample_rays
+from peak_nerf.nerf.render.marcher import Near, PackedSamples, Steps, box_intersection, sample_rays
+from peak_nerf.nerf.render.marked import marked, random_marked
 from peak_nerf.nerf.render.occupancy import OccupancyGrid
 from peak_nerf.nerf.render.volrend import accumulate, packed_weights
-from peak_nerf.system.accelerator import runs_ahead
+from peak_nerf.system.accelerator import runs_ahead, triton_takes
 
 CANDIDATES = 128
 """Steps of a training ray in occupied cells, on average over a batch: while there are more, steps are longer."""
@@ -35,6 +36,8 @@ SKY_LEVELS = 2
 """Of the hash grid, that colour at infinity depends on: in `peak-lite` as fine as 3 degrees."""
 FEWEST_STEPS = 16
 """Of the longest of rays that begin and end somewhere."""
+SPARE = 1.25
+"""Room for candidates on a GPU, over as many a ray as the last batch had."""
 FAINT = 1e-4
 """A sample of a smaller weight has no colour in rendering."""
 
@@ -120,6 +123,7 @@ class VolumeRenderer:
         self.field, self.occupancy, self.steps = field, occupancy, steps
         self.gradient_reach = gradient_reach
         self.coarseness = MAX_COARSENESS / 2
+        self.candidates_per_ray = float(CANDIDATES)
         self.least_coarseness = 1.0
         self.withheld = 0.0
         self.near, self.background, self.substeps, self.render_budget = near, background, substeps, render_budget
@@ -156,25 +160,66 @@ class VolumeRenderer:
         In a bounded scene all candidates are looked at, and those dropped in front of which the field, not the grid,
         says that a ray is opaque: at silhouettes the grid is too coarse for that, and thin things would be lost.
         """
-        jitter = torch.rand(len(origins), device=origins.device)
-        steps = self.steps.longer(self.coarseness)
-        if self.unbounded:
-            return sample_rays(origins, directions, self.occupancy, steps, self.beginnings(origins), jitter)
-        steps = replace(steps, budget=EVERY, opaque=0.0)
-        samples = sample_rays(origins, directions, self.occupancy, steps, self.near, jitter)
-        with torch.no_grad():
-            tau = self.density(samples.x)[0] * samples.dt
-            transmittance = packed_weights(tau, samples.ray, len(origins))[1]
-        return samples.select((transmittance > OPAQUE).nonzero()[:, 0])
+        n = len(origins)
+        jitter = torch.rand(n, device=origins.device)
+        if self.unbounded or not triton_takes(origins.device):
+            samples = self._march(origins, directions, jitter)
+            return samples if self.unbounded else samples.select(self._reached(samples, n).nonzero()[:, 0])
+        # The host waits once, for both numbers; a second time where it has left too little room.
+        n_rows, found = 0, self._room(n)
+        while found > n_rows:
+            n_rows = found
+            samples = self._march(origins, directions, jitter, n_rows)
+            reached = self._reached(samples, n)
+            n_reached, found = torch.stack((reached.sum(), cast(Tensor, samples.n_candidates))).tolist()
+        self.candidates_per_ray = found / max(1, n)
+        return replace(samples, n_candidates=found).select(marked(reached, n_reached))
 
-    def beginnings(self, origins: Tensor) -> Tensor:
-        """Distance (r,) at which training rays of unbounded space begin.
+    def random_samples(
+        self, origins: Tensor, directions: Tensor, n: int
+    ) -> tuple[Float[Tensor, "n 3"], Float[Tensor, "n 3"]]:
+        """Positions of n of the rays' training samples, drawn at random, and the directions of their rays.
+
+        Fewer where the rays have fewer. On a GPU, where the host would have to wait for their number, there are always
+        n, all in the middle of the field's cube where rays have none; and rays at the end of an unusual batch, for
+        which there is no room, have none.
+        """
+        n_rays = len(origins)
+        if not triton_takes(origins.device):
+            samples = self.training_samples(origins, directions)
+            chosen = torch.randint(max(1, len(samples)), (min(n, len(samples)),), device=origins.device)
+            return samples.x[chosen].detach(), directions[samples.ray[chosen]]
+        n_rows = n_rays * (self.steps.budget + 1) if self.unbounded else self._room(n_rays)
+        samples = self._march(origins, directions, torch.rand(n_rays, device=origins.device), n_rows)
+        chosen = random_marked(samples.ray < n_rays if self.unbounded else self._reached(samples, n_rays), n)
+        return samples.x[chosen].detach(), directions[samples.ray[chosen].clamp(max=n_rays - 1)]
+
+    def _room(self, n_rays: int) -> int:
+        """Rows for the candidates of so many rays, of a bounded scene; few different numbers, as allocators like."""
+        return 1024 * (1 + int(SPARE * self.candidates_per_ray * n_rays / 1024))
+
+    def _march(self, origins: Tensor, directions: Tensor, jitter: Tensor, n_rows: int | None = None) -> PackedSamples:
+        steps, near = self.steps.longer(self.coarseness), self.beginnings(origins)
+        if not self.unbounded:
+            steps = replace(steps, budget=EVERY, opaque=0.0)
+        return sample_rays(origins, directions, self.occupancy, steps, near, jitter, n_rows)
+
+    @torch.no_grad()
+    def _reached(self, samples: PackedSamples, n_rays: int) -> Bool[Tensor, " n"]:
+        """Which of the samples have a ray that is not opaque in front of them, by the field."""
+        tau = self.density(samples.x)[0] * samples.dt
+        return (packed_weights(tau, samples.ray, n_rays)[1] > OPAQUE) & (samples.ray < n_rays)
+
+    def beginnings(self, origins: Tensor) -> Near:
+        """Distance at which training rays begin: `near`, or in unbounded space of each, (r,).
 
         `withheld` is the part of the way to the scene box that they leave out: what is there has to wait until the box
         explains what cameras see, or fog before each camera would.
 
         Source: after Niemeyer et al., RegNeRF, CVPR 2022, who anneal both ends of the space that is sampled.
         """
+        if not self.unbounded:
+            return self.near
         to_box = (origins.abs() - 1).clamp(min=0).norm(dim=-1)
         return (self.withheld * to_box).clamp(min=self.near)
 
@@ -198,7 +243,7 @@ class VolumeRenderer:
         """The rays by samples that are worth a gradient."""
         samples = self.training_samples(origins, directions)
         n = len(directions)
-        wanted = self.coarseness * samples.n_candidates / (CANDIDATES * max(1, n))
+        wanted = self.coarseness * int(samples.n_candidates) / (CANDIDATES * max(1, n))
         steps = self.steps.longer(self.coarseness)
         self.coarseness = min(max(self.least_coarseness, 0.8 * self.coarseness + 0.2 * wanted), MAX_COARSENESS)
         density, geometry = self.density(samples.x)

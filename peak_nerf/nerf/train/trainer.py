@@ -25,6 +25,7 @@ from peak_nerf.nerf.data.observations import read_observations, write_observatio
 from peak_nerf.nerf.data.points import OBSERVATIONS
 from peak_nerf.nerf.data.space_figure import write_space_figure
 from peak_nerf.nerf.train.checkpoint_file import latest_checkpoint, read_checkpoint, write_checkpoint
+from peak_nerf.nerf.train.finite import LossWatch, NotANumber
 from peak_nerf.nerf.train.optimizers import ExponentialScheduleConfig, multiplier
 from peak_nerf.nerf.train.ranges import check_config
 from peak_nerf.nerf.train.run_folder import check_inside, config_file, given_data, hold, reattach, release
@@ -123,6 +124,7 @@ class PeakTrainer(Trainer):
         """As nerfstudio's; errors a user can mend end in one line."""
         self.seconds = self.seconds_photo_residuals = 0.0
         self._running_since: float | None = None
+        self.losses = LossWatch()
         with exit_on_peak_error():
             limit = self.config.max_seconds
             if limit is not None and not 0 < limit < math.inf:
@@ -272,19 +274,26 @@ class PeakTrainer(Trainer):
         loss, loss_dict, metrics_dict = super().train_iteration(step)
         if self._running_since is None:  # the first step has waited for numba's compiler, which is no training
             self._running_since = time.perf_counter()
-        if not math.isfinite(float(loss.detach())):
-            parts = ", ".join(f"{name} {float(value.detach()):g}" for name, value in loss_dict.items())
-            raise PeakError(
-                f"step {step}: the loss is not a number ({parts}); the last good checkpoint, if any, is in"
-                f" {self.checkpoint_dir}; lower the learning rates (--optimizers.encoding.optimizer.lr) or look at the"
-                " images"
-            )
+        with self._losses_are_numbers():
+            self.losses.look(step, loss, loss_dict)
         if self.config.max_seconds is not None:
             if self.elapsed() >= self.config.max_seconds:
                 self.stop_training = True
             # What nerfstudio's table shows as the end of the run.
             writer.GLOBAL_BUFFER["max_iter"] = round((step + 1) / max(self.progress(step), 1e-3))
         return loss, loss_dict, metrics_dict
+
+    @contextmanager
+    def _losses_are_numbers(self) -> Iterator[None]:
+        """Says what to do about one that is not, when it is looked at within."""
+        try:
+            yield
+        except NotANumber as found:
+            raise PeakError(
+                f"step {found.step}: the loss is not a number ({found.parts}); the last good checkpoint, if any, is in"
+                f" {self.checkpoint_dir}; lower the learning rates (--optimizers.encoding.optimizer.lr) or look at the"
+                " images"
+            ) from None
 
     def eval_iteration(self, step: int) -> None:
         """As nerfstudio's, off the clock."""
@@ -297,6 +306,8 @@ class PeakTrainer(Trainer):
 
         Raises: PeakError when it cannot be written; earlier checkpoints stay as they are.
         """
+        with self._losses_are_numbers():
+            self.losses.finish()
         with self.clock_stopped():
             self._save_checkpoint(step)
 

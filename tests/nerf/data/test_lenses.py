@@ -12,11 +12,12 @@ from nerfstudio.cameras.cameras import Cameras, CameraType
 from PIL import Image
 
 from peak_nerf.errors import PeakError
-from peak_nerf.nerf.cameras import distort, project, undistort
+from peak_nerf.nerf.cameras import project, undistort
 from peak_nerf.nerf.data import dataparser
 from peak_nerf.nerf.data.dataparser import PeakDataParserConfig
 from peak_nerf.nerf.data.lenses import RationalCameras
 from peak_nerf.nerf.data.pixel_rays import PixelRays, rays_of_picture
+from peak_nerf.nerf.distortion import distort
 from tests.nerf.scene_factory import edit_frame, edit_json, write_nerfstudio_scene
 
 KINECT = {"k1": 0.51, "k2": -2.77, "k3": 1.61, "k4": 0.39, "k5": -2.58, "k6": 1.53, "p1": 0.0008, "p2": -0.0002}

@@ -5,8 +5,10 @@ import math
 import pytest
 import torch
 
-from peak_nerf.nerf.losses.depth import OUTLIERS, depth_loss
+from peak_nerf.nerf.losses.depth import OUTLIERS, depth_loss, loss_at_points
 from peak_nerf.nerf.render.volrend import packed_weights
+from tests.nerf.losses.toy import ToyField, rays, toy_renderer
+from tests.waits import waits
 
 
 def slow(weights: list[list[float]], y: list[list[float]], point: list[float], deviation: list[float]) -> float:
@@ -42,6 +44,24 @@ def test_by_hand() -> None:
     assert nothing.item() == pytest.approx(math.log(51), abs=1e-5)
     none = torch.zeros(0)
     assert depth_loss(none, none, none.long(), none, none).item() == 0
+
+
+def test_the_last_rays_saw_the_points() -> None:
+    """Of the others nothing counts; and no GPU has to be waited for."""
+    renderer, (origins, directions) = toy_renderer(ToyField()), rays(20)
+    rendered = renderer.training_rays(origins, directions)
+    points, deviation = origins[15:] + 2.9 * directions[15:], torch.full((5,), 0.1)
+    with waits() as found:
+        loss = loss_at_points(renderer, rendered, origins, points, deviation)
+    assert found == []
+    chosen = rendered.samples.ray >= 15
+    assert 0 < int(chosen.sum()) < len(chosen)
+    y, s = renderer.measured(torch.full((5,), 2.9), deviation)
+    expected = depth_loss(rendered.weights[chosen], rendered.distance[chosen], rendered.samples.ray[chosen] - 15, y, s)
+    torch.testing.assert_close(loss, expected)
+    (ours,) = torch.autograd.grad(loss, rendered.weights, retain_graph=True)
+    assert bool((ours[chosen] != 0).any())
+    assert not ours[~chosen].any()
 
 
 @pytest.fixture

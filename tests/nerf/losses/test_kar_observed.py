@@ -20,6 +20,7 @@ from peak_nerf.nerf.render.marcher import Steps
 from peak_nerf.nerf.render.occupancy import OccupancyGrid
 from peak_nerf.nerf.render.renderer import VolumeRenderer
 from tests.nerf.losses.toy import ToyField, rays
+from tests.waits import waits
 
 CAMERAS = torch.tensor([[0.0, 0.0, 2.0], [0.5, 0.0, 2.0]])
 
@@ -119,6 +120,23 @@ def test_anchors_in_one_place_are_not_their_own_neighbours() -> None:
     near, say = bank.nearest(torch.zeros(1, 3) + 0.5)
     assert say.item() == 0
     assert near.max() < 10
+
+
+def test_looking_at_all_anchors_finds_those_of_the_tree(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a GPU does, in chunks and without waiting."""
+    x, queries = torch.rand(50, 3), torch.rand(20, 3)
+    banks, found = [], []
+    for on_gpu in (False, True):
+        monkeypatch.setattr(kar_observed, "runs_ahead", lambda device, on_gpu=on_gpu: on_gpu)
+        monkeypatch.setattr(kar_observed, "CHUNK", 16)
+        with waits() as what:
+            banks.append(AnchorBank(x, torch.zeros(50, 4), torch.ones(50, 4), 4, 10))
+            found.append(banks[-1].nearest(queries))
+        assert bool(what) != on_gpu, what
+    assert banks[0].neighbours.tolist() == banks[1].neighbours.tolist()
+    torch.testing.assert_close(banks[1].spacing, banks[0].spacing)
+    assert found[0][0].tolist() == found[1][0].tolist()
+    torch.testing.assert_close(found[1][1], found[0][1], atol=1e-6, rtol=1e-4)
 
 
 @pytest.mark.parametrize("n_cascades", [1, 3])

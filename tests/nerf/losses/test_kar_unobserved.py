@@ -18,6 +18,7 @@ from peak_nerf.nerf.losses.kar_unobserved import (
 from peak_nerf.nerf.options import KarOptions
 from peak_nerf.nerf.render.field import PeakRadianceField
 from peak_nerf.nerf.render.marcher import Steps
+from peak_nerf.nerf.render.marked import Marked
 from peak_nerf.nerf.render.occupancy import OccupancyGrid
 from peak_nerf.nerf.render.renderer import VolumeRenderer
 from tests.nerf.losses.toy import ToyField, toy_renderer, toy_step
@@ -30,6 +31,12 @@ def form_on(renderer: VolumeRenderer) -> KarUnobserved:
     torch.manual_seed(0)
     kar = KernelAlignmentRegularizer(3, n_features=8, norm="huber", weight=0.1, warmup=0.0)
     return KarUnobserved(kar, renderer, KarOptions(kar_bank=N_BANK, kar_queries=12))
+
+
+def hidden(form: KarUnobserved, cells: torch.Tensor) -> Marked:
+    mask = torch.zeros_like(form.renderer.occupancy.occupied).view(-1)
+    mask[cells] = True
+    return Marked(mask)
 
 
 def average(f: torch.Tensor, g_query: torch.Tensor, g: torch.Tensor, without: int | None = None) -> torch.Tensor:
@@ -53,21 +60,23 @@ def test_relative_log_density_by_hand() -> None:
 def test_a_cell_is_hidden_once_no_ray_reaches_it() -> None:
     """Cell 0 is reached always, 1 in the first step only, 2 never but empty, 3 never."""
     seen, occupied = SeenCells(4, torch.device("cpu")), torch.tensor([True, True, False, True])
-    seen.observe(torch.tensor([0, 1]))
+    cells = torch.tensor([0, 1, 3])
+    first, later = torch.tensor([True, True, False]), torch.tensor([True, False, False])
+    seen.observe(cells, first)
     for _ in range(FORGET - 1):
-        seen.observe(torch.tensor([0]))
-        assert len(seen.hidden(occupied)) == 0
-    seen.observe(torch.tensor([0]))
-    assert seen.hidden(occupied).tolist() == [3]  # cell 1 has been reached FORGET steps ago, no more
-    seen.observe(torch.tensor([0]))
-    assert seen.hidden(occupied).tolist() == [1, 3]
+        seen.observe(cells, later)
+        assert seen.hidden(occupied).tolist() == [False] * 4
+    seen.observe(cells, later)
+    assert seen.hidden(occupied).nonzero().tolist() == [[3]]  # cell 1 has been reached FORGET steps ago, no more
+    seen.observe(cells, later)
+    assert seen.hidden(occupied).nonzero().tolist() == [[1], [3]]
 
 
 def test_both_terms_are_their_definition() -> None:
     """The same draws, then the sums written out: the bank against itself, and hidden places against the bank."""
     form = form_on(toy_renderer(ToyField(4.0)))
     step = toy_step(form.renderer)
-    form.seen.step, form.hidden = FORGET + 1, torch.arange(100, 140)
+    form.seen.step, form.hidden = FORGET + 1, hidden(form, torch.arange(100, 140))
     torch.manual_seed(5)
     loss = form.compute(step)
     torch.manual_seed(5)
@@ -80,7 +89,7 @@ def test_both_terms_are_their_definition() -> None:
     f_bank = relative_log_density(torch.cat((density[chosen], field.density(bank[N_BANK // 2 :])[0])))
     g_bank = form.kar.similarity_features(bank)
     first = [huber(f_bank[i] - average(f_bank, g_bank[i], g_bank, i)) for i in range(N_BANK)]
-    x = form.renderer.occupancy.points_in(form.hidden[torch.randint(40, (12,))])
+    x = form.renderer.occupancy.points_in(100 + torch.randint(40, (12,)))
     g, f = form.kar.similarity_features(x), relative_log_density(field.density(x)[0])
     second = [huber(f[i] - average(f_bank, g[i], g_bank)) for i in range(12)]
     expected = torch.stack(first).mean() + torch.stack(second).mean()
@@ -98,7 +107,7 @@ def test_nothing_is_computed_before_anything_can_be_hidden() -> None:
 def test_only_hidden_places_have_a_gradient(n_hidden: int) -> None:
     """g always learns; the field has a gradient from KAR exactly where there are hidden cells."""
     form = form_on(toy_renderer(ToyField()))
-    form.seen.step, form.hidden = FORGET + 1, torch.arange(n_hidden) + 200
+    form.seen.step, form.hidden = FORGET + 1, hidden(form, torch.arange(n_hidden) + 200)
     loss = form.loss(toy_step(form.renderer))
     assert loss is not None
     loss.backward()
@@ -124,12 +133,12 @@ def test_hidden_matter_thins_out() -> None:
     occupancy.occupied[:] = False
     occupancy.occupied[:, 12:20, 12:20, 12:20] = True
     occupancy.restrict(occupancy.occupied.clone())
-    hidden = occupancy.occupied.view(-1).nonzero()[:, 0]
-    x = occupancy.points_in(hidden)
+    cells = occupancy.occupied.view(-1).nonzero()[:, 0]
+    x = occupancy.points_in(cells)
     before = form._f(x).mean().item()
     optimizer = torch.optim.Adam(field.parameters(), 1e-2)
     for _ in range(20):
-        form.seen.step, form.hidden = FORGET + 1, hidden  # no refresh: the cells stay hidden
+        form.seen.step, form.hidden = FORGET + 1, hidden(form, cells)  # no refresh: the cells stay hidden
         optimizer.zero_grad()
         loss = form.loss(toy_step(form.renderer))
         assert loss is not None

@@ -7,4 +7,4 @@ from tests.interpreted import needs_triton, run
 
 @needs_triton
 def test_kernels_equal_the_plain_ones(tmp_path: Path) -> None:
-    assert run(["-m", "tests.nerf.render.triton_rendering"], tmp_path).count("ok") == 12
+    assert run(["-m", "tests.nerf.render.triton_rendering"], tmp_path).count("ok") == 15

@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from peak_nerf.nerf.render import occupancy, volrend
+from peak_nerf.nerf.render import occupancy, renderer, volrend
 from peak_nerf.nerf.render.contraction import contract
 from peak_nerf.nerf.render.marcher import (
     BLUR,
@@ -22,6 +22,7 @@ from peak_nerf.nerf.render.marcher import (
 )
 from peak_nerf.nerf.render.occupancy import OccupancyGrid
 from peak_nerf.nerf.render.renderer import VolumeRenderer
+from tests.nerf.losses.toy import ToyField, rays
 from tests.nerf.render.test_marcher import of_rays, random_grid, random_rays
 from tests.nerf.render.test_volrend import weights_written_out
 from tests.quick_interpreter import quicken
@@ -64,6 +65,65 @@ def check_samples_equal_the_plain_ones() -> None:
             assert int(torch.bincount(ours.ray).max()) <= budget + 1 < theirs.n_candidates / n * 3
 
 
+def check_rows_that_are_given() -> None:
+    """More than there are samples, or fewer: the same, then rows of no ray, or an end."""
+    n = 40
+    for n_cascades, budget in ((1, EVERY), (3, 4)):
+        grid, given = random_grid(n_cascades), random_rays(n, 2.0 ** (n_cascades - 1))
+        steps = Steps(0.1, 0.0, budget)
+        plain = sample_rays(*given, grid, steps)
+        assert len(plain) > 50
+        for n_rows in (len(plain) + 30, 50):
+            ours, found = sample_rays(*given, grid, steps, n_rows=n_rows), min(n_rows, len(plain))
+            assert len(ours) == n_rows
+            assert int(ours.n_candidates) == plain.n_candidates
+            for name in ("ray", "t", "dt", "x", "cell"):
+                assert torch.equal(getattr(ours, name)[:found], getattr(plain, name)[:found]), name
+            assert ours.ray[found:].tolist() == [n] * (n_rows - found)
+            assert not ours.dt[found:].any()
+            assert not ours.x[found:].any()
+
+
+def a_renderer(n_cascades: int = 1) -> VolumeRenderer:
+    """Behind a wall, whose depth the grid does not know, a ray is opaque."""
+    return VolumeRenderer(ToyField(4.0), OccupancyGrid(32, n_cascades=n_cascades), Steps(0.1, 0.0, 4), 0.0, 1.0)
+
+
+def check_training_samples_are_those_of_a_cpu() -> None:
+    """With room, and with too little of it at first."""
+    given, results = rays(200), []
+    for renderer.triton_takes, per_ray in ((lambda device: False, 0.0), (TAKES, 100.0), (TAKES, 0.0)):
+        one = a_renderer()
+        one.coarseness, one.candidates_per_ray = 1.0, per_ray
+        torch.manual_seed(1)
+        results.append(one.training_samples(*given))
+    renderer.triton_takes = TAKES
+    assert one.candidates_per_ray == results[0].n_candidates / 200
+    assert 200 < len(results[0]) < results[0].n_candidates
+    assert results[0].n_candidates > 1024  # the least room there is
+    for other in results[1:]:
+        assert other.n_candidates == results[0].n_candidates
+        for name in ("ray", "t", "dt", "x", "cell"):
+            assert torch.equal(getattr(other, name), getattr(results[0], name)), name
+
+
+def check_random_samples_are_some_of_them() -> None:
+    for n_cascades in (1, 3):
+        one, given = a_renderer(n_cascades), rays(30)
+        one.coarseness = 1.0
+        torch.manual_seed(1)
+        x, directions = one.random_samples(*given, 64)
+        torch.manual_seed(1)
+        every = one.training_samples(*given)
+        same = (x[:, None] == every.x).all(-1)
+        assert bool(same.any(1).all())
+        assert torch.equal(directions, given[1][every.ray[same.int().argmax(1)]])
+        assert len(x.unique(dim=0)) > 30
+        one.occupancy.occupied[:] = False
+        one.occupancy.digest()
+        assert one.random_samples(*given, 5)[0].tolist() == [[0.0] * 3] * 5
+
+
 def check_samples_by_hand() -> None:
     """As `test_samples_by_hand` of the numba kernel."""
     grid = OccupancyGrid(8, step=0.25)
@@ -92,8 +152,8 @@ def check_no_rays_and_none_that_hit_and_rays_that_are_no_numbers() -> None:
     away = torch.full((2, 3), 5.0), torch.nn.functional.normalize(torch.ones(2, 3), dim=-1)
     nowhere = torch.full((2, 3), float("nan")), torch.full((2, 3), float("nan"))
     for budget in (8, EVERY):
-        for rays in ((torch.empty(0, 3), torch.empty(0, 3)), away, nowhere):
-            samples = sample_rays(*rays, OccupancyGrid(8), Steps(0.1, 0.0, budget))
+        for given in ((torch.empty(0, 3), torch.empty(0, 3)), away, nowhere):
+            samples = sample_rays(*given, OccupancyGrid(8), Steps(0.1, 0.0, budget))
             assert (len(samples), samples.n_candidates) == (0, 0)
 
 
