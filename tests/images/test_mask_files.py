@@ -150,3 +150,12 @@ def test_a_white_photo_is_no_reason_to_take_a_mask_for_a_painted_one(tmp_path: P
 )
 def test_percent(fraction: float, text: str) -> None:
     assert percent(fraction) == text
+
+
+def test_a_thin_line_blends_where_a_mask_shrinks(tmp_path: Path) -> None:
+    """One column of two: half."""
+    large = np.full((2 * H, 2 * W), 255, dtype=np.uint8)
+    large[:, 40] = 0
+    known = read_mask(save(tmp_path, large), (PHOTO / 255).astype(np.float32)).known
+    assert known[:, 20].tolist() == [0.5] * H
+    assert known.sum() == H * (W - 0.5)

@@ -131,3 +131,16 @@ def test_first_of_several_pictures_where_that_will_do(tmp_path: Path) -> None:
     original = read_original(tmp_path / "a.tif", first=True)
     assert original.notes == ("first of 2 pictures",)
     assert (original.pixels == 7).all()
+
+
+def test_two_pictures_are_refused(tmp_path: Path) -> None:
+    pages = [Image.new("L", (20, 20), value) for value in (1, 2)]
+    pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
+    with pytest.raises(PeakError, match=r"a\.tif: holds 2 pictures; save the one you mean"):
+        read_original(tmp_path / "a.tif")
+
+
+def test_a_tiff_without_resolution_has_none(tmp_path: Path) -> None:
+    """Pillow says 1."""
+    Image.new("L", (20, 20)).save(tmp_path / "a.tif")
+    assert read_original(tmp_path / "a.tif").dpi is None
