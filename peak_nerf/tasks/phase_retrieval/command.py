@@ -277,7 +277,7 @@ def _write(
         field_file.save_field(out / "field.safetensors", result.field)
         record.write_json(out / "metrics.json", metrics)
     if not result.partial:
-        for name in ("checkpoint.pt", "search.pt"):
+        for name in ("checkpoint.pt", "search.pt", "support.pt"):
             (out / name).unlink(missing_ok=True)
     return metrics
 
