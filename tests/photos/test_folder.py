@@ -186,7 +186,7 @@ def test_a_scene_is_held_until_the_end(tmp_path: Path) -> None:
             pass
         scene.begin()
         scene.finish()
-        with pytest.raises(PeakError, match="scene: another .* is at work"), held_scene(replace(given, resume=True)):
+        with pytest.raises(PeakError, match=r"scene: another .* is at work"), held_scene(replace(given, resume=True)):
             pass
         assert (scene.path / LOCK).exists()
     assert [path.name for path in (tmp_path / "new" / "scene").iterdir()] == [RECORD]

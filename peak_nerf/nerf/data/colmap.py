@@ -110,7 +110,7 @@ def pose_of(image: Any) -> np.ndarray:
 
 
 def sightings(points: Sequence[Any], images: Sequence[Any]) -> np.ndarray:
-    """(n, 4): index of the point, index of the image that saw it, and x, y where; in the order of the points' tracks."""
+    """(n, 4): index of the point, index of the image that saw it, and x, y where, in order of the points' tracks."""
     index = {image.image_id: i for i, image in enumerate(images)}
     xy = {image.image_id: np.array([p.xy for p in image.points2D], float).reshape(-1, 2) for image in images}
     rows = [

@@ -62,7 +62,7 @@ def test_shrink_wrap_finds_a_blob(seed: int) -> None:
 
 
 def test_a_run_that_goes_on_has_the_support_that_was_found(tmp_path: Path) -> None:
-    x, inside = blob(24, 0)
+    x, _ = blob(24, 0)
     measurements = measurements_of(np.abs(np.fft.fft2(x, s=(48, 48))), support="auto")
     path = tmp_path / "support.pt"
     found = kept_support(measurements, 0, 1, None, path, resume=False)
