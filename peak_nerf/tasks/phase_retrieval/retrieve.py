@@ -154,7 +154,7 @@ class _Run:
         self.mean_square = measurements.energy / counts
         self.fingerprint = (
             f"{self.method}, {measurements.operator.name}, side {measurements.operator.size}, {counts:.0f} magnitudes"
-            f" of energy {measurements.energy * measurements.unit * measurements.unit:.6g}, {self.restarts} restarts, seed {self.seed}"
+            f" of energy {measurements.energy_of_data:.6g}, {self.restarts} restarts, seed {self.seed}"
         )
         if measurements.operator.support is not None:
             self.fingerprint += f", a support of {int(measurements.operator.support.sum())} pixels"

@@ -122,7 +122,7 @@ def kept_support(
     With a limit in seconds another one might be found, of which the kept state of a search is not. A file that is
     damaged, or of other measurements, is found anew.
     """
-    of = f"{measurements.operator.size}, {measurements.energy * measurements.unit * measurements.unit:.6g}, {restarts}, seed {seed}"
+    of = f"{measurements.operator.size}, {measurements.energy_of_data:.6g}, {restarts}, seed {seed}"
     if resume and path is not None and path.is_file():
         with suppress(Exception):  # whatever torch raises on a damaged file
             state = torch.load(path, weights_only=True)
