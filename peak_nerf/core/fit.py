@@ -171,6 +171,7 @@ def fit(
     checkpoint: Path | None = None,
     resume: bool = False,
     fingerprint: str = "",
+    spent: float = 0.0,
 ) -> FitResult:
     """Fit `module` in place; afterwards it holds the averaged weights of the run's end.
 
@@ -183,6 +184,7 @@ def fit(
         checkpoint: where the state is kept during the run, for `resume`; deleted by nobody.
         resume: go on from `checkpoint`, which must be of the same module and settings; without the file, start anew.
         fingerprint: names the problem, data included; a checkpoint of another one is refused.
+        spent: seconds of the budget that were needed before; those of the checkpoint where the fit goes on.
 
     KeyboardInterrupt ends the fit with the best weights so far and `partial` set, the checkpoint on disk. Ctrl-C waits
     for the end of the step, so that a resumed run equals one that was never interrupted; a second one does not wait.
@@ -192,9 +194,9 @@ def fit(
     """
     if (settings.steps is None) == (settings.budget_seconds is None):
         raise ValueError("give either steps or budget_seconds")
-    if not (settings.steps or settings.budget_seconds or 0) > 0:
-        raise ValueError("steps and budget_seconds must be above 0")
-    run = _Run(module, problem, settings, generator, fingerprint)
+    if not (settings.steps or (settings.budget_seconds or 0) - spent) > 0:
+        raise ValueError("steps and budget_seconds, less what is spent, must be above 0")
+    run = _Run(module, problem, settings, generator, fingerprint, spent)
     if resume and checkpoint is not None and checkpoint.exists():
         run.load(checkpoint)
     clock = _Clock(run.seconds)
@@ -226,10 +228,16 @@ class _Run:
     """The state of one fit: weights, their average, the best so far, Adam, the counters."""
 
     def __init__(
-        self, module: nn.Module, problem: Problem, settings: FitSettings, generator: torch.Generator, fingerprint: str
+        self,
+        module: nn.Module,
+        problem: Problem,
+        settings: FitSettings,
+        generator: torch.Generator,
+        fingerprint: str,
+        spent: float,
     ) -> None:
         self.module, self.problem, self.settings, self.generator = module, problem, settings, generator
-        self.fingerprint = fingerprint
+        self.fingerprint, self.spent = fingerprint, spent
         groups = problem.parameter_groups()
         # fused: one pass over the parameters, where the default makes a dozen.
         self.optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99), eps=1e-15, fused=True)
@@ -260,7 +268,9 @@ class _Run:
         self.optimizer.step()
         self.steps += 1
         self.seconds = clock.seconds()
-        steps, budget = self.settings.steps, self.settings.budget_seconds or self.settings.most_seconds
+        steps, budget = self.settings.steps, self.settings.most_seconds
+        if self.settings.budget_seconds:
+            budget = self.settings.budget_seconds - self.spent
         done = max(self.steps / steps if steps else 0.0, self.seconds / budget if budget else 0.0)
         self.fraction = min(done + self.skipped, 1.0)
         if self.settings.average > 0:
@@ -316,6 +326,7 @@ class _Run:
             "history": [asdict(p) for p in self.history],
             "settings": asdict(self.settings),
             "fingerprint": self.fingerprint,
+            "spent": self.spent,
         }
         write_atomically(path, lambda file: torch.save(state, file))
 
@@ -339,6 +350,7 @@ class _Run:
             self.history = [Progress(**p) for p in state["history"]]
             for name in _NUMBERS:
                 setattr(self, name, state["numbers"][name])
+            self.spent = state.get("spent", 0.0)
         except PeakError:
             raise
         except Exception as error:

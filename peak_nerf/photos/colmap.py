@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ import numpy as np
 
 from peak_nerf.nerf.data.colmap import SEED
 from peak_nerf.photos.calls import check_space, load, run, stopped
+from peak_nerf.photos.global_mapping import map_globally
 from peak_nerf.photos.model import Photo
 
 PAIRS_AT_ONCE = 40
@@ -264,19 +265,12 @@ class Workspace:
                 initial_image_pair_callback=lambda: one_more(2),
                 next_image_callback=one_more,
             )
-        return _largest_first(models)
+        return _largest_first(models.values())
 
     def map_globally(self, out: Path) -> list[Any]:
         """Global mapping (GLOMAP); the models it gives, the one with most images first."""
-        options = self.colmap.GlobalPipelineOptions()
-        options.num_threads, options.random_seed = 1, SEED
-        options.image_path = self.images
-
-        def work(cancellation_token: Any, **options: Any) -> Any:  # it cannot be cancelled: Ctrl-C waits for its end
-            return self.colmap.global_mapping(self.path, self.images, out, **options)
-
         with _emptied(out):
-            models = run(work, options=options)
+            models = map_globally(self.path, self.images, out)
         return _largest_first(models)
 
 
@@ -300,5 +294,5 @@ def _emptied(folder: Path) -> Iterator[None]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _largest_first(models: Mapping[int, Any]) -> list[Any]:
-    return sorted(models.values(), key=lambda model: (-model.num_reg_images(), -model.num_points3D()))
+def _largest_first(models: Iterable[Any]) -> list[Any]:
+    return sorted(models, key=lambda model: (-model.num_reg_images(), -model.num_points3D()))

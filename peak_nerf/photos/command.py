@@ -16,7 +16,7 @@ from peak_nerf.photos.calls import load
 from peak_nerf.photos.colmap import Search, Workspace, image_name
 from peak_nerf.photos.convert import sparse_model
 from peak_nerf.photos.display import Display
-from peak_nerf.photos.folder import SceneFolder
+from peak_nerf.photos.folder import SceneFolder, held_scene
 from peak_nerf.photos.imported import Imported, import_colmap, import_llff, kind_of
 from peak_nerf.photos.mapping import Mapped, Mapper, NoPoses, registered_names
 from peak_nerf.photos.model import Photo, SparseModel
@@ -50,35 +50,38 @@ def photos_command(
     options = PhotosOptions(**vars(source), **vars(poses), **vars(training))
     check_options(options)
     display = Display(Console(stderr=True))
-    folder = SceneFolder(options)
-    try:
-        if not folder.record.finished:
-            try:
-                _make_scene(options, folder, display)
-            except OSError as error:  # of what is not written by write_atomically: folders, lists, copies of a database
-                raise MachineError(
-                    f"{folder.path}: cannot be written ({error}); free space and add --resume"
-                ) from error
-            except MachineError as error:
-                if "--resume" in str(error):
-                    raise
-                raise MachineError(f"{error}, then add --resume") from error
-        elif not folder.was_finished:
-            folder.finish()  # whole, but OUT could not be written
-        elif not options.train:
-            display.say(f"{folder.out} is finished; add --train to train on it")
-        summary = None
-        if options.train:
-            summary = train_scene(
-                folder.out.resolve(), seconds=options.train_seconds, seed=SEED, say=display.say, resume=options.resume
-            )
-            model = _model_of(folder)
-            _write_page(folder, folder.out, model, options, summary)
-    except KeyboardInterrupt:
-        display.say("Interrupted. Finished stages are kept: go on with the same command and --resume.")
-        raise
+    with held_scene(options) as folder:
+        try:
+            summary = _run(options, folder, display)
+        except KeyboardInterrupt:
+            display.say("Interrupted. Finished stages are kept: go on with the same command and --resume.")
+            raise
     _say_end(folder, summary, display)
     return 0
+
+
+def _run(options: PhotosOptions, folder: SceneFolder, display: Display) -> TrainingSummary | None:
+    """The scene, where it is not finished, and the training, where it is asked for."""
+    if not folder.record.finished:
+        try:
+            _make_scene(options, folder, display)
+        except OSError as error:  # of what is not written by write_atomically: folders, lists, copies of a database
+            raise MachineError(f"{folder.path}: cannot be written ({error}); free space and add --resume") from error
+        except MachineError as error:
+            if "--resume" in str(error):
+                raise
+            raise MachineError(f"{error}, then add --resume") from error
+    elif not folder.was_finished:
+        folder.finish()  # whole, but OUT could not be written
+    elif not options.train:
+        display.say(f"{folder.out} is finished; add --train to train on it")
+    if not options.train:
+        return None
+    summary = train_scene(
+        folder.out.resolve(), seconds=options.train_seconds, seed=SEED, say=display.say, resume=options.resume
+    )
+    _write_page(folder, folder.out, _model_of(folder), options, summary)
+    return summary
 
 
 def _make_scene(options: PhotosOptions, folder: SceneFolder, display: Display) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from peak_nerf.errors import PeakError
-from peak_nerf.nerf.data.colmap import FISHEYE, OURS, PERSPECTIVE, Z_UP, pose_of
+from peak_nerf.nerf.data.colmap import FISHEYE, OURS, PERSPECTIVE, Z_UP, pose_of, sightings
 from peak_nerf.photos.model import Intrinsics, SparseModel
 
 BEHIND = 1e3
@@ -57,20 +57,12 @@ def sparse_model(
     """
     images = [model.image(i) for i in model.reg_image_ids()]
     images = sorted((image for image in images if image.name in files), key=lambda image: files[image.name])
-    index = {image.image_id: i for i, image in enumerate(images)}
     lenses = [intrinsics_of(model.cameras[image.camera_id], source) for image in images]
     intrinsics = tuple(scaled(lens, sizes[image.name]) for lens, image in zip(lenses, images, strict=True))
     poses = np.stack([pose_of(image) for image in images])
 
     points = [point for _, point in sorted(model.points3D.items())]
-    keypoints = {image.image_id: _keypoints(image) for image in images}
-    rows = [
-        (p, index[element.image_id], *keypoints[element.image_id][element.point2D_idx])
-        for p, point in enumerate(points)
-        for element in point.track.elements
-        if element.image_id in index
-    ]
-    table = np.array(rows, float).reshape(-1, 4)
+    table = sightings(points, images)
     image_index = table[:, 1].astype(np.int32)
     ratio = np.array(
         [[i.width / lens.width, i.height / lens.height] for i, lens in zip(intrinsics, lenses, strict=True)]
@@ -93,10 +85,6 @@ def sparse_model(
         pixels=(table[:, 2:] * ratio[image_index]).astype(np.float32),
         pixel_errors=pixel_errors,
     )
-
-
-def _keypoints(image: Any) -> np.ndarray:
-    return np.array([point.xy for point in image.points2D], float).reshape(-1, 2)
 
 
 def _errors(

@@ -6,6 +6,8 @@ Each finished stage leaves its result there, which is what `--resume` goes on fr
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +18,7 @@ from peak_nerf.errors import PeakError, first_line
 from peak_nerf.photos.model import Photo
 from peak_nerf.photos.options import PhotosOptions
 from peak_nerf.system.choices import flag
+from peak_nerf.system.locks import LOCK, at_work, is_held, locked_folder
 from peak_nerf.system.record import plain, write_json
 
 RECORD = "photos.json"
@@ -23,6 +26,9 @@ DECIDES = ("source", "video_frames", "max_size", "masks", "matching", "camera")
 """Options that a resumed run must share with the one it goes on with."""
 SCRATCH = ("database*", "dense*", "static*", "mapping", f".{RECORD}.*")
 """What a finished scene does not need."""
+
+
+WHO = "`peak photos`"
 
 
 class Record(BaseModel):
@@ -50,7 +56,7 @@ class SceneFolder:
             raise PeakError(
                 f"--out {self.out}: names no folder of its own; give the scene one, such as {self.out / 'scene'}"
             )
-        self.partial = self.out.with_name(self.out.name + ".partial")
+        self.partial = _partial(self.out)
         self.record = Record(options=_deciding(options))
         self.was_finished = False
         if self.out.exists() and not self.out.is_dir():
@@ -117,9 +123,34 @@ class SceneFolder:
         shutil.rmtree(self.partial, ignore_errors=True)
 
 
+@contextmanager
+def held_scene(options: PhotosOptions) -> Iterator[SceneFolder]:
+    """The scene's folder, in which no other `peak photos` works meanwhile.
+
+    Raises: PeakError as `SceneFolder` does, and while another one works there.
+    """
+    if options.out.name:
+        for place in (options.out, _partial(options.out)):  # or what it has begun would be proposed to be deleted
+            if is_held(place):
+                raise at_work(place, "--out", WHO)
+    path = SceneFolder(options).path  # what is refused leaves no trace
+    with locked_folder(path, "--out", WHO):
+        folder = SceneFolder(options)
+        if folder.path != path:
+            raise PeakError(f"{folder.out}: was finished by another {WHO} at this moment; run this once more")
+        try:
+            yield folder
+        finally:
+            (folder.path / LOCK).unlink(missing_ok=True)
+
+
+def _partial(out: Path) -> Path:
+    return out.with_name(out.name + ".partial")
+
+
 def _is_barely_begun(partial: Path) -> bool:
     """Whether it was left before its record was written whole: empty, or with a part of that record."""
-    return partial.is_dir() and all(path.name.startswith(f".{RECORD}.") for path in partial.iterdir())
+    return partial.is_dir() and all(path.name.startswith((f".{RECORD}.", LOCK)) for path in partial.iterdir())
 
 
 def _deciding(options: PhotosOptions) -> dict[str, Any]:

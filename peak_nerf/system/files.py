@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import stat
 import tempfile
@@ -45,7 +46,7 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}.")  # a long name has room
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=_prefix(path))
         with os.fdopen(descriptor, "wb") as file:
             write(file)
             file.flush()
@@ -58,6 +59,17 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     finally:
         if temporary is not None and os.path.exists(temporary):
             os.unlink(temporary)
+
+
+def delete_written(path: Path) -> None:
+    """Delete a file that `write_atomically` wrote, if it is there, and what killed processes have left of it."""
+    for file in (path, *path.parent.glob(f"{glob.escape(_prefix(path))}*")):
+        file.unlink(missing_ok=True)
+
+
+def _prefix(path: Path) -> str:
+    """How the name begins of a file that is being written; a long name has room."""
+    return f".{path.name[:40]}."
 
 
 def _umask() -> int:

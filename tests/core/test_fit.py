@@ -160,6 +160,20 @@ def test_interrupted_and_resumed_is_the_same_as_never_interrupted(tmp_path: Path
     assert [p.step for p in result.history] == [p.step for p in run(Line()).history]
 
 
+def test_what_of_a_budget_is_left_is_the_checkpoints(tmp_path: Path) -> None:
+    """What comes before a fit takes another time in a run that goes on; its budget is the same."""
+    path, settings = tmp_path / "checkpoint.pt", FitSettings(budget_seconds=50.0)
+    broken, resumed = Line(), Line()
+    broken.interrupt_at = 20
+    run(broken, settings, checkpoint=path, spent=49.8)
+    resumed.validation = float  # type: ignore[method-assign]  # ever better, so that nothing ends early
+    result = run(resumed, settings, checkpoint=path, resume=True, spent=1.0)
+    assert not result.partial
+    assert 0.2 <= result.seconds < 20
+    with pytest.raises(ValueError, match="less what is spent"):
+        run(Line(), settings, spent=50.0)
+
+
 def test_ctrl_c_waits_for_the_end_of_the_step_so_that_resuming_changes_nothing(tmp_path: Path) -> None:
     whole, broken = Line(), Line()
     run(whole)

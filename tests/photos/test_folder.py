@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from peak_nerf.errors import PeakError
-from peak_nerf.photos.folder import SceneFolder
+from peak_nerf.photos.folder import RECORD, SceneFolder, held_scene
 from peak_nerf.photos.model import Photo
 from peak_nerf.photos.options import PhotosOptions
+from peak_nerf.system.locks import LOCK, lock_folder
 
 
 def options(folder: Path, **changes: object) -> PhotosOptions:
@@ -152,4 +153,50 @@ def test_a_scene_that_could_not_get_its_name_is_finished_later(tmp_path: Path) -
 
 def test_discard_leaves_nothing(tmp_path: Path) -> None:
     begun(tmp_path).discard()
+    assert list(tmp_path.iterdir()) == []
+
+
+# ------------------------------------------------------------------------------------------------------ one at a time
+
+
+@pytest.mark.parametrize("resume", [True, False])
+@pytest.mark.parametrize("name", ["scene", "scene.partial"])
+def test_two_at_once_are_refused(tmp_path: Path, name: str, resume: bool) -> None:
+    """Without --resume, too: what another one has begun is not to be deleted."""
+    scene = begun(tmp_path)
+    if name == "scene":
+        scene.finish()
+    with (
+        lock_folder(tmp_path / name, "--out", "other"),
+        pytest.raises(PeakError) as caught,
+        held_scene(options(tmp_path, resume=resume)),
+    ):
+        pass
+    assert str(caught.value) == (
+        f"{tmp_path / name}: another `peak photos` is at work here; wait for it or give another --out"
+    )
+    with held_scene(options(tmp_path, resume=True)):
+        pass  # it has ended
+
+
+def test_a_scene_is_held_until_the_end(tmp_path: Path) -> None:
+    given = options(tmp_path, out=tmp_path / "new" / "scene")
+    with held_scene(given) as scene:
+        with pytest.raises(PeakError, match=r"scene\.partial: another .* is at work"), held_scene(given):
+            pass
+        scene.begin()
+        scene.finish()
+        with pytest.raises(PeakError, match=r"scene: another .* is at work"), held_scene(replace(given, resume=True)):
+            pass
+        assert (scene.path / LOCK).exists()
+    assert [path.name for path in (tmp_path / "new" / "scene").iterdir()] == [RECORD]
+
+
+def test_nothing_is_left_where_nothing_was_begun(tmp_path: Path) -> None:
+    given = options(tmp_path, out=tmp_path / "new" / "scene")
+    with held_scene(given):
+        pass
+    with held_scene(given) as scene:
+        scene.begin()
+        scene.discard()
     assert list(tmp_path.iterdir()) == []

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from peak_nerf.errors import PeakError
-from peak_nerf.system.files import write_atomically
+from peak_nerf.system.files import delete_written, write_atomically
 
 
 def test_a_failing_writer_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
@@ -35,3 +35,24 @@ def test_a_folder_in_the_way_is_named(tmp_path: Path) -> None:
         write_atomically(tmp_path / "file" / "x", lambda file: file.write(b""))
     with pytest.raises(PeakError, match="cannot be written"):
         write_atomically(tmp_path, lambda file: file.write(b""))
+
+
+def test_what_a_killed_writer_has_left_goes_with_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "check[1].pt"
+    others = {tmp_path / name for name in (".check1.pt.abc", "check[1].pt.bak", ".other.pt.abc")}
+    for file in (path, tmp_path / ".check[1].pt.abc", tmp_path / ".check[1].pt.xyz", *others):
+        file.touch()
+    delete_written(path)
+    assert set(tmp_path.iterdir()) == others
+    delete_written(path)  # nothing there
+
+
+def test_the_name_of_a_file_that_is_being_written_is_known(tmp_path: Path) -> None:
+    path = tmp_path / ("long" * 50)
+
+    def watch(file: object) -> None:
+        delete_written(path)
+        assert list(tmp_path.iterdir()) == []
+
+    with pytest.raises(PeakError, match="cannot be written"):
+        write_atomically(path, watch)

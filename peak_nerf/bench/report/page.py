@@ -163,9 +163,12 @@ def _mean_row(table: Table) -> list[list[Text]]:
     n = len(table.complete_rows())
     if len(table.rows) < 2 or n == 0:
         return []
-    label = f"mean of {n} rows" if n == len(table.rows) else f"mean of the rows that all methods have ({n})"
     means = {method: table.mean_over_rows(method) for method in table.methods}
     ours = {method: mean for method, (mean, _) in means.items() if mean is not None}
+    who = "all methods have" if len(ours) == len(table.methods) else "these methods have"
+    if len(ours) == 1 < len(table.methods):
+        who = f"{next(iter(ours))} has"
+    label = f"mean of {n} rows" if n == len(table.rows) else f"mean of the rows that {who} ({n})"
     best = (min if table.metric in LOWER_IS_BETTER else max)(ours, key=lambda method: ours[method])
     texts = [Text(label), *(Text("") for _ in table.axes[1:])]
     for method in table.methods:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import signal
 import struct
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +107,19 @@ def pose_of(image: Any) -> np.ndarray:
     turned = pose @ TO_OPENGL
     turned[:3] = Z_UP[:, :3] @ turned[:3]
     return turned
+
+
+def sightings(points: Sequence[Any], images: Sequence[Any]) -> np.ndarray:
+    """(n, 4): index of the point, index of the image that saw it, and x, y where, in order of the points' tracks."""
+    index = {image.image_id: i for i, image in enumerate(images)}
+    xy = {image.image_id: np.array([p.xy for p in image.points2D], float).reshape(-1, 2) for image in images}
+    rows = [
+        (p, index[seen.image_id], *xy[seen.image_id][seen.point2D_idx])
+        for p, point in enumerate(points)
+        for seen in point.track.elements
+        if seen.image_id in index
+    ]
+    return np.array(rows, float).reshape(-1, 4)
 
 
 def cut_short(folder: Path) -> Path | None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from peak_nerf.errors import PeakError
-from peak_nerf.nerf.data.colmap import OURS, PICTURES, Z_UP, model_folder, pose_of, read_model
+from peak_nerf.nerf.data.colmap import OURS, PICTURES, Z_UP, model_folder, pose_of, read_model, sightings
 from peak_nerf.nerf.data.observations import Observations
 from peak_nerf.nerf.data.transforms_file import Say, SceneFile, scene_file_of
 
@@ -89,17 +89,9 @@ def _read(model: Path, changed: tuple[int, ...]) -> tuple[list[dict[str, Any]], 
 
 def _observations(model: Any, images: list[Any], entries: list[dict[str, Any]]) -> dict[str, np.ndarray] | None:
     points = [point for _, point in sorted(model.points3D.items())]
-    index = {image.image_id: i for i, image in enumerate(images)}
-    xy = {image.image_id: np.array([p.xy for p in image.points2D], float).reshape(-1, 2) for image in images}
-    rows = [
-        (p, index[seen.image_id], *xy[seen.image_id][seen.point2D_idx])
-        for p, point in enumerate(points)
-        for seen in point.track.elements
-        if seen.image_id in index
-    ]
-    if not rows:
+    table = sightings(points, images)
+    if not len(table):
         return None
-    table = np.array(rows, float)
     point_index, image_index = table[:, 0].astype(np.int32), table[:, 1].astype(np.int32)
     xyz = np.array([point.xyz for point in points], float)
     world = xyz @ Z_UP[:, :3].T

@@ -16,6 +16,7 @@ from peak_nerf.images.read import write_png
 from peak_nerf.images.write import write_original
 from peak_nerf.metrics import psnr, scores
 from peak_nerf.system import record
+from peak_nerf.system.files import delete_written
 from peak_nerf.tasks import field_file
 from peak_nerf.tasks.inpainting.figures import write_history, write_similarity
 from peak_nerf.tasks.inpainting.options import InpaintOptions
@@ -79,7 +80,7 @@ def write_results(
     metrics["peak_memory_gib"] = record.peak_memory_gib()
     record.write_json(out / METRICS, metrics)
     if not repair.partial:
-        (out / CHECKPOINT).unlink(missing_ok=True)
+        delete_written(out / CHECKPOINT)
         shutil.rmtree(out / FITS, ignore_errors=True)
     return metrics
 

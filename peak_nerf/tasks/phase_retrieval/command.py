@@ -22,6 +22,7 @@ from peak_nerf.images.resize import parse_size, resize_picture
 from peak_nerf.metrics import psnr, scores
 from peak_nerf.system import record
 from peak_nerf.system.choices import check_options, flag
+from peak_nerf.system.files import delete_written
 from peak_nerf.system.ranges import Seconds, Weight
 from peak_nerf.tasks import field_file
 from peak_nerf.tasks.phase_retrieval import problems
@@ -277,8 +278,8 @@ def _write(
         field_file.save_field(out / "field.safetensors", result.field)
         record.write_json(out / "metrics.json", metrics)
     if not result.partial:
-        for name in ("checkpoint.pt", "search.pt"):
-            (out / name).unlink(missing_ok=True)
+        for name in ("checkpoint.pt", "search.pt", "support.pt"):
+            delete_written(out / name)
     return metrics
 
 

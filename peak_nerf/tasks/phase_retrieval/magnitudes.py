@@ -53,6 +53,11 @@ class Measurements:
         return 1.0 if self.scale_known else OPEN
 
     @property
+    def energy_of_data(self) -> float:
+        """`energy` in units of the data; infinite, or 0, where a float cannot hold it."""
+        return self.energy * self.unit * self.unit
+
+    @property
     def energy(self) -> float:
         """Sum of weights y^2."""
         return float((self.magnitudes.square() * self.weights).sum())

@@ -142,7 +142,8 @@ def _in_corner(
     middle = (y.shape[0] // 2, 0 if half else y.shape[1] // 2)
     in_middle = centred == "yes"
     if centred == "auto":
-        in_middle = _energy_at(y, known, middle) > _energy_at(y, known, (0, 0))
+        scaled = y / (float((y * known).max()) or 1.0)  # squares of other units may be beyond all numbers
+        in_middle = _energy_at(scaled, known, middle) > _energy_at(scaled, known, (0, 0))
         notes.append(f"zero frequency is in the {'middle' if in_middle else 'corner'}, by its energy")
     if not in_middle:
         return y, known
@@ -151,7 +152,7 @@ def _in_corner(
 
 
 def _energy_at(y: np.ndarray, known: np.ndarray, place: tuple[int, int]) -> float:
-    """Mean of y^2 over what is known within an eighth of the sides around a place, wrapping around."""
+    """Mean of y^2, y at most 1, over what is known within an eighth of the sides around a place, wrapping around."""
     rows, columns = (
         (np.arange(-max(n // 8, 2), max(n // 8, 2) + 1) + k) % n for n, k in zip(y.shape, place, strict=True)
     )

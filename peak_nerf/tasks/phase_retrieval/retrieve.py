@@ -33,7 +33,7 @@ from peak_nerf.tasks.phase_retrieval.scale import range_end
 from peak_nerf.tasks.phase_retrieval.settings import FIELD_METHODS, PhaseSettings, check_method, settings_for
 from peak_nerf.tasks.phase_retrieval.solver_loop import Point, SearchRun, run_search
 from peak_nerf.tasks.phase_retrieval.spectral import AmplitudeFlow, gaussian_start
-from peak_nerf.tasks.phase_retrieval.support import find_support
+from peak_nerf.tasks.phase_retrieval.support import kept_support
 
 CLASSICAL_ROUNDS = {"error-reduction": 60, "hio": 120, "raar": 120, "amplitude-flow": 8, "spectral": 1}
 """Without a budget, in rounds of `projections.ROUND` iterations."""
@@ -113,15 +113,16 @@ def retrieve(
     check_method(method, measurements.operator.name)
     if restarts < 1 or (budget_seconds is not None and not budget_seconds > 0):
         raise ValueError(f"restarts and budget_seconds must be above 0, got {restarts}, {budget_seconds}")
-    found = 0.0
+    found, left = 0.0, budget_seconds
     if measurements.find_support:
         begin = time.perf_counter()
         limit = None if budget_seconds is None else SUPPORT_PART * budget_seconds
-        measurements = with_support(measurements, find_support(measurements, seed, restarts, limit))
+        kept = None if folder is None else folder / "support.pt"
+        measurements = with_support(measurements, kept_support(measurements, seed, restarts, limit, kept, resume))
         found = time.perf_counter() - begin
         if limit is not None and budget_seconds is not None:
-            budget_seconds = max(budget_seconds - found, limit)
-    run = _Run(measurements, method, restarts, budget_seconds, seed, on_progress, folder, resume, found)
+            left = max(budget_seconds - found, limit)
+    run = _Run(measurements, method, restarts, left, seed, on_progress, folder, resume, found, asked=budget_seconds)
     if method == "multiscale-hio":
         return run.multiscale(settings or PhaseSettings())
     if method not in FIELD_METHODS:
@@ -141,6 +142,8 @@ class _Run:
     resume: bool
     found: float = 0.0
     """Seconds that a support took to be found."""
+    asked: float | None = None
+    """The budget with these; the same in a run that goes on, whatever the support takes then."""
     history: list[Point] = dataclasses.field(default_factory=list)
     ranged: bool = False
     """Whether the scale was unknown and is estimated by now."""
@@ -151,7 +154,7 @@ class _Run:
         self.mean_square = measurements.energy / counts
         self.fingerprint = (
             f"{self.method}, {measurements.operator.name}, side {measurements.operator.size}, {counts:.0f} magnitudes"
-            f" of energy {measurements.energy * measurements.unit**2:.6g}, {self.restarts} restarts, seed {self.seed}"
+            f" of energy {measurements.energy_of_data:.6g}, {self.restarts} restarts, seed {self.seed}"
         )
         if measurements.operator.support is not None:
             self.fingerprint += f", a support of {int(measurements.operator.support.sum())} pixels"
@@ -209,11 +212,13 @@ class _Run:
         fitted = fit(
             module,
             problem,
-            FitSettings(settings.steps if left is None else None, left, earliest=EARLIEST),
+            FitSettings(settings.steps if left is None else None, self.asked, earliest=EARLIEST),
             generator,
             lambda progress: self._fit_progress(progress, seconds, first, 1 - first - refinement),
             None if self.folder is None else self.folder / "checkpoint.pt",
             self.resume,
+            self.fingerprint,
+            0.0 if self.asked is None or left is None else self.asked - left,
         )
         self.history += [self._fit_point(progress, seconds) for progress in fitted.history]
         seconds += fitted.seconds

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import time
+from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 import scipy.ndimage  # type: ignore[import-untyped]
@@ -11,6 +13,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from peak_nerf.system.files import write_atomically
 from peak_nerf.tasks.phase_retrieval.magnitudes import OPEN, Measurements, full_plane
 from peak_nerf.tasks.phase_retrieval.operators import FourierOperator
 from peak_nerf.tasks.phase_retrieval.projections import Projections
@@ -109,6 +112,26 @@ def find_support(
             best = residual, v.numpy()
     assert best is not None
     return _cropped(best[1], _level(best[0]))
+
+
+def kept_support(
+    measurements: Measurements, seed: int, restarts: int, seconds: float | None, path: Path | None, resume: bool
+) -> Bool[np.ndarray, "h w"]:
+    """`find_support`, written to `path`; in a run that goes on, what is there.
+
+    With a limit in seconds another one might be found, of which the kept state of a search is not. A file that is
+    damaged, or of other measurements, is found anew.
+    """
+    of = f"{measurements.operator.size}, {measurements.energy_of_data:.6g}, {restarts}, seed {seed}"
+    if resume and path is not None and path.is_file():
+        with suppress(Exception):  # whatever torch raises on a damaged file
+            state = torch.load(path, weights_only=True)
+            if state["of"] == of:
+                return np.asarray(state["support"].numpy(), bool)
+    support = find_support(measurements, seed, restarts, seconds)
+    if path is not None:
+        write_atomically(path, lambda file: torch.save({"of": of, "support": torch.from_numpy(support)}, file))
+    return support
 
 
 def _level(residual: float) -> float:

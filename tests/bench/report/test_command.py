@@ -155,6 +155,15 @@ def test_a_method_for_some_rows_only_is_in_no_mean(write: Write, tmp_path: Path)
     assert "| mean of 2 rows |  | **26.00** |  | 25.50 |" in text
 
 
+def test_the_rows_of_a_mean_are_named_by_who_has_them(write: Write, tmp_path: Path) -> None:
+    """Methods that have not run are not among "all"."""
+    one = {"image=lena,mask=random,method=peak,seed=1": 21.0}
+    assert "| mean of the rows that peak has (1) |  | 21.00" in page(fill(tmp_path / "b", write(), one)).markdown()
+    three = write(("- peak\n", "- peak\n  - siren\n"))
+    both = {**PSNR, "image=house,mask=random,method=peak,seed=1": "error"}
+    assert "| mean of the rows that these methods have (1) |" in page(fill(tmp_path / "c", three, both)).markdown()
+
+
 def test_markdown_and_csv(write: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fill(tmp_path / "runs" / "mine", write(), {**PSNR, "image=house,mask=random,method=peak,seed=1": "error"})
     assert report(tmp_path / "runs", tmp_path / "out") == 0

@@ -139,6 +139,15 @@ def test_what_cannot_be_explained_is_not_black() -> None:
     assert result.reconstruction.max() == 1
 
 
+@pytest.mark.parametrize("unit", [1e298, 1e-300])
+def test_units_whose_squares_are_beyond_all_numbers(unit: float, tmp_path: Path) -> None:
+    known = {"size": N, "budget_seconds": 0.05, "folder": tmp_path}
+    y = np.fft.fftshift(Y) * unit
+    result = retrieve(y, "error-reduction", **known)
+    assert measurements_of(y, size=N).notes[-1] == "zero frequency is in the middle, by its energy"
+    assert result.relative_residual < 0.3
+
+
 def test_the_scale_is_that_of_the_data() -> None:
     result = retrieve(250 * Y, "hio", size=N)
     x = np.abs(np.fft.fft2(result.reconstruction, s=(M, M)))

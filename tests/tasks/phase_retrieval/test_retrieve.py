@@ -154,6 +154,22 @@ def test_ctrl_c_in_the_fit_keeps_the_best_and_resume_goes_on(gaussian: Measureme
     np.testing.assert_allclose(resumed.reconstruction, whole.reconstruction, atol=1e-5)
 
 
+def test_a_fit_within_a_budget_goes_on(gaussian: Measurements, tmp_path: Path) -> None:
+    """Its start takes another time then, which is no other budget."""
+    given = {"settings": quick("hash", "gaussian"), "folder": tmp_path, "budget_seconds": 2.0}
+    assert retrieve(gaussian, "hash", on_progress=interrupt_when(lambda p: True), **given).partial
+    assert (tmp_path / "checkpoint.pt").exists()
+    assert not retrieve(gaussian, "hash", resume=True, **given).partial
+
+
+def test_a_fit_of_other_magnitudes_is_not_gone_on_with(gaussian: Measurements, tmp_path: Path) -> None:
+    settings = quick("hash", "gaussian")
+    retrieve(gaussian, "hash", settings=settings, folder=tmp_path, on_progress=interrupt_when(lambda p: True))
+    other = replace(gaussian, magnitudes=gaussian.magnitudes * 1.01)
+    with pytest.raises(PeakError, match=r"checkpoint\.pt: belongs to other data"):
+        retrieve(other, "hash", settings=settings, folder=tmp_path, resume=True)
+
+
 def test_a_search_of_other_options_is_not_gone_on_with(fourier: Measurements, tmp_path: Path) -> None:
     interrupted = retrieve(
         fourier, "hio", folder=tmp_path, seed=1, on_progress=interrupt_when(lambda p: p.step > 200), budget_seconds=30

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import scipy.ndimage
+import torch
 
 from peak_nerf.tasks.phase_retrieval import retrieve, simulate
 from peak_nerf.tasks.phase_retrieval.measured import measurements_of
-from peak_nerf.tasks.phase_retrieval.support import autocorrelation, autocorrelation_box, find_support
+from peak_nerf.tasks.phase_retrieval.support import (
+    autocorrelation,
+    autocorrelation_box,
+    find_support,
+    kept_support,
+)
 from tests.tasks.phase_retrieval.pictures import scene
 
 
@@ -51,6 +59,19 @@ def test_shrink_wrap_finds_a_blob(seed: int) -> None:
     assert measurements.find_support
     found = find_support(measurements, seed=0, restarts=2)
     assert found.sum() == pytest.approx(inside.sum(), rel=0.05)
+
+
+def test_a_run_that_goes_on_has_the_support_that_was_found(tmp_path: Path) -> None:
+    x, _ = blob(24, 0)
+    measurements = measurements_of(np.abs(np.fft.fft2(x, s=(48, 48))), support="auto")
+    path = tmp_path / "support.pt"
+    found = kept_support(measurements, 0, 1, None, path, resume=False)
+    torch.save({**torch.load(path), "support": torch.ones(3, 5, dtype=torch.bool)}, path)
+    assert kept_support(measurements, 0, 1, 1e-9, path, resume=True).shape == (3, 5)
+    for seed, resume in ((1, True), (0, False)):  # of another run; not gone on with
+        assert kept_support(measurements, seed, 1, None, path, resume).shape != (3, 5)
+    path.write_bytes(path.read_bytes()[:100])
+    np.testing.assert_array_equal(kept_support(measurements, 0, 1, None, path, resume=True), found)
 
 
 def test_an_object_of_unknown_size_is_found_out() -> None:
