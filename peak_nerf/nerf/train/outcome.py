@@ -69,8 +69,9 @@ def look(model: Any, dataset: Any) -> Seen:
         outputs = model.get_outputs_for_camera_ray_bundle(rays_of_picture(camera, stride))
         picture = dataset.get_data(i)["image"][::stride, ::stride].float().flatten(0, 1)
         accumulation.append(outputs["accumulation"].reshape(-1).cpu())
-        rgb.append(outputs["rgb"].reshape(-1, 3).cpu())
-        truth.append(picture[:, :3])
+        # The photos' own residuals would hide what the field makes of them.
+        rgb.append(outputs.get("rgb_field", outputs["rgb"]).reshape(-1, 3).cpu())
+        truth.append(model.over_background(picture.to(model.device)).cpu())
         if picture.shape[1] == 4:
             alpha.append(picture[:, 3])
     model.train(training)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from peak_nerf.nerf.train.outcome import Seen, line_of, look
-from tests.nerf.runs import start, tiny_config
+from tests.nerf.runs import start, tiny_config, train
 
 NOTHING, ALL = torch.zeros(10), torch.ones(10)
 HALF = torch.tensor([0.0, 1.0]).repeat(5)
@@ -53,3 +53,19 @@ def test_the_training_says_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert seen.alpha.max() == 0
     assert seen.accumulation.shape == seen.alpha.shape == (8 * 16 * 16,)
     assert trainer.pipeline.model.training
+
+
+def test_pictures_with_alpha_are_compared_before_their_background(tmp_path: Path) -> None:
+    """A ball learned for a second is closer to its pictures than one colour is: what is transparent in them is white."""
+    trainer = train(tiny_config(tmp_path, steps=60, photo_residuals=0))
+    seen = look(trainer.pipeline.model, trainer.pipeline.datamanager.train_dataset)
+    assert seen.error < 0.5
+
+
+def test_the_photos_residuals_hide_nothing(tmp_path: Path) -> None:
+    trainer = train(tiny_config(tmp_path, steps=5))
+    model, dataset = trainer.pipeline.model, trainer.pipeline.datamanager.train_dataset
+    assert model.residuals is not None
+    with_them = look(model, dataset).error
+    model.residuals = None
+    assert look(model, dataset).error == pytest.approx(with_them, rel=1e-6)
