@@ -56,7 +56,7 @@ def test_the_training_says_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 
 
 def test_pictures_with_alpha_are_compared_before_their_background(tmp_path: Path) -> None:
-    """A ball learned for a second is closer to its pictures than one colour is: what is transparent in them is white."""
+    """A ball learned for a second is closer to its pictures than one colour is: the transparent in them is white."""
     trainer = train(tiny_config(tmp_path, steps=60, photo_residuals=0))
     seen = look(trainer.pipeline.model, trainer.pipeline.datamanager.train_dataset)
     assert seen.error < 0.5
