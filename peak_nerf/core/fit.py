@@ -84,6 +84,8 @@ class FitResult:
     """The stopping point: the step with the best held-out score, up to `TOLERANCE`."""
     partial: bool = False
     """Interrupted before its end; the module holds the best weights so far."""
+    stopping_point: list[Tensor] = field(default_factory=list, repr=False)
+    """Parameters as they were there, which never saw what was held out; none where the module holds such."""
 
 
 @dataclass
@@ -313,7 +315,8 @@ class _Run:
         torch._foreach_copy_(self.parameters, source)
 
     def result(self, partial: bool) -> FitResult:
-        return FitResult(self.steps, self.seconds, self.history, self.best_step, partial)
+        at_best = self.best if self.finishing else []
+        return FitResult(self.steps, self.seconds, self.history, self.best_step, partial, at_best)
 
     def save(self, path: Path) -> None:
         state = {

@@ -6,8 +6,9 @@ import numpy as np
 
 from peak_nerf.errors import PeakError
 from peak_nerf.system.choices import did_you_mean
+from peak_nerf.tasks.inpainting.patches import fill_by_patches
 
-CLASSICAL = ("biharmonic", "telea", "navier-stokes", "linear")
+CLASSICAL = ("biharmonic", "telea", "navier-stokes", "linear", "patches")
 RADIUS = 3
 """Pixels around a missing one that OpenCV's methods look at."""
 SPLIT_ABOVE = 65_536
@@ -39,6 +40,8 @@ def fill(method: str, values: np.ndarray, observed: np.ndarray) -> np.ndarray:
             filled = _biharmonic(known, observed)
         elif method == "linear":
             filled = _linear(known, observed)
+        elif method == "patches":
+            filled = fill_by_patches(known, observed, _biharmonic(known, observed))
         else:
             filled = _opencv(method, known, observed)
     except MemoryError:

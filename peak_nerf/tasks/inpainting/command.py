@@ -94,6 +94,7 @@ def run_inpainting(
         Length(options.steps, options.budget_seconds, REPAIR_SECONDS if source.is_repair else None),
         tuple(options.seed + i for i in range(n_fits)),
         fill=source.fill if source.is_repair and not save_field else None,
+        combine=options.combine,
         truth=np.where(source.has_truth[..., None], source.truth, np.nan) if knows.any() else None,
         on_progress=on_progress,
         checkpoint=out / CHECKPOINT,
@@ -128,7 +129,7 @@ def inpaint_command(
     With --mask FILE only the holes change: reconstruction.png has every other pixel as it was, at the picture's size
     and depth, with its alpha, colour profile and EXIF; TIFF gives reconstruction.tif, JPEG a PNG. comparison.png shows
     before, mask, after; field.png what was fitted. With a random, patch or textural mask it is an experiment: one field
-    is fitted to all observed pixels and scored. Leaves metrics.json too. Ctrl-C ends a fit early: what it has is
+    is fitted to all observed pixels, and the result is scored, and the field's own picture too (psnr_field). Leaves metrics.json too. Ctrl-C ends a fit early: what it has is
     written and marked partial.
     """
     from rich.console import Console
@@ -161,7 +162,8 @@ def summary_line(metrics: dict[str, Any]) -> str:
     elif "psnr_validation" in metrics:
         parts.append(f"{metrics['psnr_validation']:.2f} dB on held-out pixels around the holes")
     crops = metrics.get("crops", [])
-    if without := sum(crop["fraction_of_method"] == 0 for crop in crops):
+    without = sum(set(crop["weights"]) == {"biharmonic"} for crop in crops)
+    if without and metrics["method"] != "biharmonic":
         parts.append(f"{without} of {len(crops)} crops by biharmonic alone for want of time (--budget-seconds)")
     if "uncertainty" in metrics:
         parts.append(f"three fits differ by {255 * metrics['uncertainty']:.1f} of 255 levels in the holes")

@@ -127,6 +127,12 @@ def compose(
     return total, filled
 
 
+def mean_depth(observed: np.ndarray) -> float:
+    """Mean distance of the missing pixels to the nearest observed one, in pixels: 1 for a line; 0 where none is missing."""
+    missing = ~observed
+    return float(_depth(missing.astype(np.uint8))[missing].mean()) if missing.any() else 0.0
+
+
 def hole_thickness(observed: np.ndarray) -> float:
     """Of the thickest hole, in pixels: twice the farthest that a missing pixel is from a known one."""
     return 2 * float(_depth((~observed).astype(np.uint8)).max())

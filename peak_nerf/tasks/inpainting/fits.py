@@ -43,16 +43,13 @@ class Order:
     budget_seconds: float | None
     most_seconds: float | None
     seed: int
-    with_biharmonic: bool = False
-    """Whether what fills the holes is a mean with biharmonic's fill: see `together`; of method biharmonic, whether it
-    stands in for a fit that there is no time for."""
+    combine: bool = False
+    """Whether classical estimates have a part in what fills the holes."""
 
     @property
     def fingerprint(self) -> str:
         """The same for the same crop, settings and seed."""
-        digest = hashlib.sha256(
-            f"{self.method} {self.settings} {self.steps} {self.seed} {self.with_biharmonic}".encode()
-        )
+        digest = hashlib.sha256(f"{self.method} {self.settings} {self.steps} {self.seed} {self.combine}".encode())
         digest.update(np.where(self.observed[..., None], self.values, 0).tobytes())
         digest.update(np.packbits(self.observed).tobytes())
         return digest.hexdigest()[:32]
@@ -65,15 +62,15 @@ class Fit:
     picture: np.ndarray
     """(h, w, c) float32, the method's own, known pixels included."""
     fill: np.ndarray
-    """(h, w, c) float32, what the holes get: the same, or its mean with biharmonic's."""
+    """(h, w, c) float32, what the holes get: the same, or its mean with classical estimates."""
     psnr_validation: float | None
     """In dB over observed pixels that were held out until the stopping point."""
     steps: int
     best_step: int
     seconds: float
     n_parameters: int
-    fraction: float = 1.0
-    """Of the method's own in the fill."""
+    weights: dict[str, float]
+    """Of each estimate in the fill."""
     partial: bool = False
 
 
@@ -81,30 +78,13 @@ def summary(order: Order, result: Inpainting) -> Fit:
     """What is kept of a result."""
     held_out = [p.psnr_validation for p in result.fit.history if p.step == result.fit.best_step]
     score = held_out[-1] if held_out else None
-    fit, own = result.fit, result.reconstruction
-    fill, fraction = own, 1.0
     if order.method in classical.CLASSICAL:
-        score, fraction = _classical_score(order), float(not order.with_biharmonic)
-    elif order.with_biharmonic:
-        fill, fraction = together(order, own, score)
-    return Fit(own, fill, score, fit.steps, fit.best_step, fit.seconds, result.n_parameters, fraction, fit.partial)
-
-
-def together(order: Order, own: np.ndarray, score: float | None) -> tuple[np.ndarray, float]:
-    """The mean of a field's fill and biharmonic's, weighted by 1 / squared error on held-out pixels; the field's part.
-
-    Both errors are of pixels near the holes that neither was shown. Errors in a hole are of different kinds, of texture
-    and of slope, so that the mean is mostly better than either; and a field that was cut short counts little.
-    """
-    rival = _classical_score(replace(order, method="biharmonic"))
-    fraction = 0.5
-    if score is not None and rival is not None:
-        error, error_of_rival = 10 ** (-score / 10), 10 ** (-rival / 10)
-        fraction = error_of_rival / (error + error_of_rival)
-    other = classical.fill("biharmonic", order.values, order.observed)
-    # At a soft edge a pixel counts as observed and yet holds some of the scratch, which biharmonic hands through.
-    mean = np.where(order.observed[..., None], own, fraction * own + (1 - fraction) * other)
-    return mean.astype(np.float32), fraction
+        score = _classical_score(order)
+    fit = result.fit
+    return Fit(
+        result.field_picture, result.reconstruction, score, fit.steps, fit.best_step, fit.seconds, result.n_parameters,
+        result.weights, fit.partial,
+    )  # fmt: skip
 
 
 def carry_out(order: Order, on_progress: Callable[[Progress], None] | None = None) -> Fit:
@@ -133,6 +113,7 @@ def run_order(
         on_progress=on_progress,
         checkpoint=checkpoint,
         resume=resume,
+        combine=order.combine,
     )
 
 
@@ -289,7 +270,7 @@ def _in_processes(
 # ------------------------------------------------------------------------------------------------------------- resume
 
 
-_NUMBERS = ("psnr_validation", "steps", "best_step", "seconds", "n_parameters", "fraction")
+_NUMBERS = ("psnr_validation", "steps", "best_step", "seconds", "n_parameters", "weights")
 
 
 def _path(keep: Path, order: Order) -> Path:

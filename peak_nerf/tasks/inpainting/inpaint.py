@@ -1,7 +1,7 @@
 """Image reconstruction from part of the pixels: one field f(x) per picture, fitted to what was observed.
 
     result = inpaint(values, observed)            # numpy in, numpy out
-    result.reconstruction, result.field
+    result.reconstruction, result.field_picture, result.field
 
 Source: Li et al., ICML 2025, section 4.3.
 """
@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,16 @@ from peak_nerf.system.memory import check_memory
 from peak_nerf.tasks.field_settings import needed_bytes
 from peak_nerf.tasks.image_field import ImageField, pixel_coordinates, render
 from peak_nerf.tasks.inpainting import classical
-from peak_nerf.tasks.inpainting.problem import InpaintProblem
+from peak_nerf.tasks.inpainting.combine import (
+    COMBINED,
+    FIELD,
+    MAX_MISSING,
+    Plan,
+    classical_estimates,
+    combine_estimates,
+    similar_holes,
+)
+from peak_nerf.tasks.inpainting.problem import InpaintProblem, within
 from peak_nerf.tasks.inpainting.settings import InpaintSettings, settings_for
 
 
@@ -31,13 +40,18 @@ class Inpainting:
     """What `inpaint` returns."""
 
     reconstruction: np.ndarray
-    """Shape of the values given, float32 in [0, 1]; the field's own, observed pixels are not pasted back."""
+    """Shape of the values given, float32 in [0, 1]. Missing pixels: the weighted mean of what `weights` names. Observed
+    ones are the field's own, not pasted back."""
+    field_picture: np.ndarray
+    """Likewise, the field's alone; the same where nothing was combined, and of a classical method."""
     field: ImageField | None
     """The fitted field, x in [-1, 1]^2 (`pixel_coordinates`); None for a classical method."""
     settings: InpaintSettings | None
     """What made it; None for a classical method."""
     fit: FitResult
-    """Steps, seconds, history."""
+    """Steps, seconds (the classical estimates' included), history of the field's own PSNR."""
+    weights: dict[str, float]
+    """Of the field and of each classical estimate in the reconstruction."""
 
     @property
     def n_parameters(self) -> int:
@@ -59,24 +73,31 @@ def inpaint(
     checkpoint: Path | None = None,
     resume: bool = False,
     most_seconds: float | None = None,
+    combine: bool = True,
 ) -> Inpainting:
     """Reconstruct a picture from its observed pixels.
+
+    With `combine` (methods of `combine.COMBINED`) the reconstruction is the mean of three estimates of the missing
+    pixels, the field's, `biharmonic`'s and that of `patches`, weighted by their errors on observed pixels that none of
+    them was shown. `field_picture` is the field's alone. With more than `combine.MAX_MISSING` missing pixels, for which
+    the classical methods take too long, it is the field's alone too.
 
     Args:
         values: (h, w) or (h, w, c) in [0, 1]. Pixels that are not observed, or NaN, are never looked at.
         observed: (h, w) bool; None for all that are finite.
         method: a field (`peak`, `peak-siren`, `mlp`, `fourier`, `siren`, `hash`) or a classical tool (`biharmonic`,
-            `telea`, `navier-stokes`, `linear`).
+            `telea`, `navier-stokes`, `linear`, `patches`).
         settings: of a field, instead of `settings_for(method, size)`.
         steps: of the fit, by default the method's own number; the same seed then gives the same result.
-        budget_seconds: length of the fit, instead of steps.
+        budget_seconds: length of the fit and the classical estimates, instead of steps.
         seed: of the field, the held-out pixels and the draws of the fit.
         truth: shape of the values, NaN where unknown; recorded in the history as PSNR over time (of large pictures over
             `problem.SCORED_PIXELS` of them), never used otherwise.
         on_progress: called at each check with the progress.
         checkpoint: where the fit's state is kept.
         resume: go on from it, see `core.fit.fit`.
-        most_seconds: training time by which a fit of so many steps ends even so.
+        most_seconds: by which a fit of so many steps, and the classical estimates, end even so.
+        combine: whether classical estimates have a part in the missing pixels.
 
     Ctrl-C during the fit gives the best field so far, marked `fit.partial`.
 
@@ -102,8 +123,8 @@ def inpaint(
         raise ValueError("give steps or budget_seconds, not both")
     if method in classical.CLASSICAL:
         start = time.perf_counter()
-        filled = classical.fill(method, image, seen)
-        return Inpainting(filled.reshape(np.shape(values)), None, None, FitResult(0, time.perf_counter() - start))
+        filled = classical.fill(method, image, seen).reshape(np.shape(values))
+        return Inpainting(filled, filled, None, None, FitResult(0, time.perf_counter() - start), {method: 1.0})
     size = (image.shape[0], image.shape[1])
     settings = settings or settings_for(method, size)
     shape = (*size, image.shape[2])
@@ -112,15 +133,31 @@ def inpaint(
         torch.manual_seed(seed)
         field = ImageField(settings, shape)
     generator = torch.Generator().manual_seed(seed)
-    problem = InpaintProblem(field, settings, image, seen, truth, generator)
+    plan = None
+    if combine and method in COMBINED and 0 < np.count_nonzero(~seen) <= MAX_MISSING:
+        plan = Plan.of(seen, budget_seconds or most_seconds)
+    holes = None if plan is None else similar_holes(seen, seen & within(settings.reach, seen), seed)
+    problem = InpaintProblem(field, settings, image, seen, truth, generator, holes)
+    held_out = problem.held_out.numpy()
     if steps is None and budget_seconds is None:
         steps = settings.steps
+    start = time.perf_counter()
+    estimates = {} if plan is None else classical_estimates(image, seen, held_out, plan)
+    seconds = time.perf_counter() - start
     _warm_up(field)
-    fingerprint = "" if checkpoint is None else _fingerprint(settings, image, seen, seed)
-    length = FitSettings(steps, budget_seconds, None if budget_seconds else most_seconds)
+    fingerprint = "" if checkpoint is None else _fingerprint(settings, image, seen, seed, held_out)
+    budget, most = (s if s is None or plan is None else plan.left_of(s) for s in (budget_seconds, most_seconds))
+    length = FitSettings(steps, budget, None if budget else most)
     result = fit(field, problem, length, generator, on_progress, checkpoint, resume, fingerprint)
     rows, columns = pixel_coordinates(size)
-    return Inpainting(render(field, rows, columns).reshape(np.shape(values)), field, settings, result)
+    own = render(field, rows, columns)
+    filled, weights = own, {FIELD: 1.0}
+    if estimates:
+        own_held_out = problem.at_stopping_point(result.stopping_point)
+        filled, weights = combine_estimates(own, own_held_out, estimates, image, seen, held_out)
+    result = replace(result, seconds=result.seconds + seconds, stopping_point=[])
+    shape_given = np.shape(values)
+    return Inpainting(filled.reshape(shape_given), own.reshape(shape_given), field, settings, result, weights)
 
 
 def _warm_up(field: ImageField) -> None:
@@ -129,9 +166,12 @@ def _warm_up(field: ImageField) -> None:
     field.zero_grad(set_to_none=True)
 
 
-def _fingerprint(settings: InpaintSettings, image: np.ndarray, seen: np.ndarray, seed: int) -> str:
-    """The same for the same picture, mask, settings and seed: what a checkpoint belongs to."""
+def _fingerprint(
+    settings: InpaintSettings, image: np.ndarray, seen: np.ndarray, seed: int, held_out: np.ndarray
+) -> str:
+    """The same for the same picture, mask, settings, seed and held-out pixels: what a checkpoint belongs to."""
     digest = hashlib.sha256(f"{settings} {seed} {image.shape}".encode())
     digest.update(image.tobytes())
     digest.update(np.packbits(seen).tobytes())
+    digest.update(held_out.tobytes())
     return digest.hexdigest()

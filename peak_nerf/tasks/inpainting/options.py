@@ -44,13 +44,16 @@ class FitOptions:
     """The method and how long it is fitted."""
 
     method: str = field(default="peak", metadata={"choices": METHODS})
-    """peak, peak-siren, or a baseline: mlp, fourier, siren, hash; biharmonic, telea, navier-stokes, linear."""
+    """peak, peak-siren, or a baseline: mlp, fourier, siren, hash; biharmonic, telea, navier-stokes, linear, patches."""
+    combine: bool = True
+    """Fill the holes with the mean of the field's estimate, biharmonic's and that of patches, each by its errors on
+    held-out pixels (peak and peak-siren); with False by the field alone."""
     seed: Seed = 88
     """Of the mask and of the fit."""
     steps: Steps | None = None
     """Steps, instead of the method's own number; a seed then gives the same result every time."""
     budget_seconds: Seconds | None = None
-    """Training time, instead of steps; by default a repair ends within two minutes."""
+    """Time for the fit and what it is combined with, instead of steps; by default a repair ends within two minutes."""
     learning_rate: LearningRate | None = None
     """Adam's rate for the field."""
     uncertainty: bool = False

@@ -32,7 +32,8 @@ def within(reach: int | None, observed: np.ndarray) -> np.ndarray:
 class InpaintProblem:
     """`core.fit.Problem`: mean squared error on observed pixels, plus KAR on a window around a missing one.
 
-    The truth, of the image's shape (h, w, c), is for the history alone.
+    The truth, of the image's shape (h, w, c), is for the history alone. Held out are single observed pixels, drawn at
+    random, or those of (h, w) bool `held_out`.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class InpaintProblem:
         observed: np.ndarray,
         truth: np.ndarray | None,
         generator: torch.Generator,
+        held_out: np.ndarray | None = None,
     ) -> None:
         self.field, self.settings = field, settings
         self.rows, self.columns = pixel_coordinates((image.shape[0], image.shape[1]))
@@ -51,6 +53,9 @@ class InpaintProblem:
         n_held_out = max(min(int(len(pixels) * HELD_OUT_FRACTION), MAX_HELD_OUT), 1)
         order = torch.randperm(len(pixels), generator=generator)
         self.held_out, self.train = pixels[order[:n_held_out]], pixels[order[n_held_out:]].sort().values
+        if held_out is not None:
+            self.held_out = torch.from_numpy(np.flatnonzero(held_out))
+            self.train = pixels[~torch.isin(pixels, self.held_out)]
         self.observed_pixels = pixels
         self.measured = torch.zeros(len(self.values), dtype=torch.bool)
         self.measured[torch.from_numpy(np.flatnonzero(observed))] = True
@@ -113,6 +118,17 @@ class InpaintProblem:
         """On the held-out pixels, in dB."""
         error = self.field(self.at(self.held_out)) - self.values[self.held_out]
         return psnr(float(error.square().mean()))
+
+    def at_stopping_point(self, parameters: list[Tensor]) -> np.ndarray:
+        """(n, c) values of the held-out pixels by the field with these parameters, or as it is where there are none."""
+        live = [p for group in self.parameter_groups() for p in group["params"]]
+        kept = [p.detach().clone() for p in live]
+        with torch.no_grad():
+            if parameters:
+                torch._foreach_copy_(live, parameters)
+            found = self.field(self.at(self.held_out)).clamp(0, 1).numpy()
+            torch._foreach_copy_(live, kept)
+        return found
 
     def test_psnr(self) -> float | None:
         """Against the truth, in dB; None where there is none."""

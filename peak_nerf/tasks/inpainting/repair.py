@@ -14,6 +14,7 @@ from peak_nerf.images.read import Picture
 from peak_nerf.images.resize import resize_picture
 from peak_nerf.metrics import psnr
 from peak_nerf.tasks.inpainting import classical
+from peak_nerf.tasks.inpainting.combine import COMBINED
 from peak_nerf.tasks.inpainting.crops import Crop, compose, hole_thickness
 from peak_nerf.tasks.inpainting.fits import Fit, Order, carry_out_all, n_cores, run_order, summary
 from peak_nerf.tasks.inpainting.inpaint import Inpainting
@@ -32,8 +33,6 @@ REACH = 12
 """Pixels around a hole that are fitted, or as many as it is thick."""
 PER_STEP = 4000
 """Pixels that take as long as what a step costs beside pixels."""
-WITH_BIHARMONIC = ("peak", "peak-siren")
-"""Methods whose fill in a repair is its mean with biharmonic's; baselines stand for themselves."""
 N_ENSEMBLE = 3
 """Fits whose spread is the uncertainty."""
 
@@ -45,7 +44,7 @@ class Repair:
     picture: np.ndarray
     """(h, w, c) float32, the method's own where a crop is, else the picture as it was."""
     fill: np.ndarray
-    """(h, w, c) float32, what holes get from it: the same, or its mean with biharmonic's."""
+    """(h, w, c) float32, what holes get from it: the same, or its mean with classical estimates."""
     fits: list[tuple[Crop, Fit]]
     spread: np.ndarray | None = None
     """(h, w) float32, standard deviation of several fits, mean over channels; 0 outside crops."""
@@ -56,6 +55,11 @@ class Repair:
     seconds: float = 0.0
     partial: bool = False
     history: list[Progress] = field(default_factory=list)
+
+    @property
+    def is_combined(self) -> bool:
+        """Whether classical estimates have a part in it beside a field."""
+        return any(len(fit.weights) > 1 for _, fit in self.fits)
 
     @property
     def psnr_validation(self) -> float | None:
@@ -113,6 +117,7 @@ def fit_crops(
     seeds: tuple[int, ...],
     *,
     fill: np.ndarray | None = None,
+    combine: bool = True,
     truth: np.ndarray | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     checkpoint: Path | None = None,
@@ -130,6 +135,7 @@ def fit_crops(
         length: of all fits.
         seeds: several give the mean of their pictures, and its spread.
         fill: (h, w) bool, in a repair what is to be filled, all that is fitted being near it; else None.
+        combine: whether classical estimates have a part in what holes get, with methods of `combine.COMBINED`.
         truth: (h, w, c), NaN where nobody knows, for the history of a single fit of the whole picture.
         on_progress: called now and then with how far all are.
         checkpoint: where the state of a single fit is kept.
@@ -138,7 +144,7 @@ def fit_crops(
 
     Raises: PeakError as `inpaint` does.
     """
-    orders, n_workers = _orders(values, observed, crops, method, settings_for_size, length, seeds, fill)
+    orders, n_workers = _orders(values, observed, crops, method, settings_for_size, length, seeds, fill, combine)
     if len(orders) == 1:
         crop = crops[0]
         whole = crop.size == values.shape[:2] and crop.scale == 1
@@ -183,6 +189,7 @@ def _orders(
     length: Length,
     seeds: tuple[int, ...],
     fill: np.ndarray | None,
+    combine: bool,
 ) -> tuple[list[Order], int]:
     """One for each crop and seed, and how many are carried out at a time."""
     parts = []
@@ -197,9 +204,9 @@ def _orders(
     settings = [settings_for_size(part.size) for part in parts]
     if fill is not None:
         settings = [adapted(one, part.observed) for one, part in zip(settings, parts, strict=True)]
-    beside = fill is not None and method in WITH_BIHARMONIC
+    combine = combine and method in COMBINED
     costs = np.array([_pixels_per_step(one, part) for one, part in zip(settings, parts, strict=True)])
-    if beside and n_orders > (most_fits := length.affords(n_workers)):
+    if fill is not None and combine and n_orders > (most_fits := length.affords(n_workers)):
         by_hole = np.argsort([np.count_nonzero(part.observed) - part.observed.size for part in parts], kind="stable")
         costs[by_hole[max(int(most_fits) // len(seeds), 1) :]] = 0
     shares = length.share(np.repeat(costs / (costs.sum() * len(seeds)), len(seeds)), n_workers)
@@ -207,10 +214,10 @@ def _orders(
     for i, part in enumerate(parts):
         for j, seed in enumerate(seeds):
             if costs[i] == 0:
-                order = Order(part.values, part.observed, "biharmonic", None, None, None, None, seed, beside)
+                order = Order(part.values, part.observed, "biharmonic", None, None, None, None, seed)
             else:
                 budget, most = shares[i * len(seeds) + j]
-                order = Order(part.values, part.observed, method, settings[i], length.steps, budget, most, seed, beside)
+                order = Order(part.values, part.observed, method, settings[i], length.steps, budget, most, seed, combine)
             orders.append(order)
     return orders, n_workers
 

@@ -86,8 +86,8 @@ def write_results(
 
 
 def scored_picture(source: Source, repair: Repair, values: np.ndarray) -> np.ndarray:
-    """The field's own in an experiment, as papers score it; the finished picture in a repair."""
-    return values if source.is_repair else repair.picture
+    """The finished picture in a repair, and where estimates are combined; else the field's own, as papers score it."""
+    return values if source.is_repair or repair.is_combined else repair.picture
 
 
 def _metrics(options: InpaintOptions, source: Source, repair: Repair, values: np.ndarray) -> dict[str, Any]:
@@ -108,15 +108,19 @@ def _metrics(options: InpaintOptions, source: Source, repair: Repair, values: np
         else:
             observed = ~source.fill if source.is_repair else source.observed
             result |= scores(scored, source.truth, observed, source.has_truth)
+            if repair.is_combined and not source.is_repair:
+                of_field = scores(repair.picture, source.truth, observed, source.has_truth)
+                result |= {f"{name}_field": of_field[name] for name in ("psnr", "psnr_missing") if name in of_field}
     if source.is_repair or repair.spread is not None:
         if repair.psnr_validation is not None:
             result["psnr_validation"] = repair.psnr_validation
         result["crops"] = [
             {"rows": [c.top, c.top + c.height], "columns": [c.left, c.left + c.width], "scale": c.scale,
-             "steps": f.steps, "seconds": f.seconds, "psnr_validation": f.psnr_validation,
-             "fraction_of_method": f.fraction}
+             "steps": f.steps, "seconds": f.seconds, "psnr_validation": f.psnr_validation, "weights": f.weights}
             for c, f in repair.fits
         ]  # fmt: skip
+    elif repair.is_combined:
+        result["weights"] = repair.fits[0][1].weights
     if repair.spread is not None:
         result["uncertainty"] = float(repair.spread[source.fill].mean())
     return {

@@ -13,7 +13,7 @@ from peak_nerf.tasks.image_field import ImageFieldSettings, KarSettings
 from peak_nerf.tasks.inpainting import classical
 
 Method = Literal[
-    "peak", "peak-siren", "mlp", "fourier", "siren", "hash", "biharmonic", "telea", "navier-stokes", "linear"
+    "peak", "peak-siren", "mlp", "fourier", "siren", "hash", "biharmonic", "telea", "navier-stokes", "linear", "patches"
 ]
 
 

@@ -82,11 +82,15 @@ def test_a_field_changes_the_hole_alone_and_its_own_picture_is_another_file(
     assert peak("inpaint", scratched, "--mask", mask, "--steps", 30, "--out", out) == 0
     result, own = (np.asarray(Image.open(out / name)) for name in ("reconstruction.png", "field.png"))
     np.testing.assert_array_equal(result[~HOLE], SCRATCHED[~HOLE])
-    fraction = read_metrics(out)["crops"][0]["fraction_of_method"]
-    biharmonic = classical.fill("biharmonic", (SCRATCHED / np.float32(255)).astype(np.float32), ~HOLE) * 255
-    assert 0 < fraction < 1
-    mean = fraction * own[HOLE] + (1 - fraction) * biharmonic[HOLE]
-    assert np.abs(result[HOLE] - mean).max() <= 1.01
+    weights = read_metrics(out)["crops"][0]["weights"]
+    assert set(weights) == {"field", "biharmonic", "patches"}
+    assert sum(weights.values()) == pytest.approx(1)
+    assert (result[HOLE] != own[HOLE]).mean() > 0.5
+    alone = tmp_path / "alone"
+    assert peak("inpaint", scratched, "--mask", mask, "--steps", 30, "--no-combine", "--out", alone) == 0
+    result_alone, own_alone = (np.asarray(Image.open(alone / n)) for n in ("reconstruction.png", "field.png"))
+    np.testing.assert_array_equal(result_alone[HOLE], own_alone[HOLE])
+    assert read_metrics(alone)["crops"][0]["weights"] == {"field": 1}
     assert (own[~HOLE] != SCRATCHED[~HOLE]).mean() > 0.1
     assert size_of(out / "comparison.png") == (3 * W + 4, H)  # before, mask, after
     before = np.asarray(Image.open(out / "comparison.png"))[:, :W]
@@ -275,20 +279,6 @@ def test_uncertainty_is_the_spread_of_three_fits(mask: Path, scratched: Path, tm
     assert metrics["uncertainty"] == pytest.approx(spread[HOLE].mean(), rel=0.1)
 
 
-def test_a_field_and_biharmonic_count_by_their_errors_on_held_out_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
-    values = np.full((8, 8, 1), 0.25, dtype=np.float32)
-    observed = np.ones((8, 8), dtype=bool)
-    observed[3:5, 3:5] = False
-    order = fits.Order(values, observed, "peak", None, 1, None, None, 0, with_biharmonic=True)
-    monkeypatch.setattr(fits, "_classical_score", lambda order: 20.0 if order.method == "biharmonic" else None)
-    own = np.full((8, 8, 1), 0.8, dtype=np.float32)
-    fill, fraction = fits.together(order, own, 30.0)  # squared errors of 0.001 and 0.01
-    assert fraction == pytest.approx(10 / 11)
-    np.testing.assert_allclose(fill[3:5, 3:5], 10 / 11 * 0.8 + 1 / 11 * 0.25, rtol=1e-5)
-    np.testing.assert_array_equal(fill[observed], own[observed])
-    assert fits.together(order, own, None)[1] == 0.5
-
-
 def test_time_is_shared_by_pixels() -> None:
     shares = Length(most_seconds=100).share(np.array([0.7, 0.29, 0.01]), n_workers=2)
     assert [most for _, most in shares] == pytest.approx([100, 58, 2])
@@ -309,7 +299,7 @@ def test_with_more_holes_than_time_the_smallest_are_biharmonics_alone(
     assert peak("inpaint", image, "--mask", mask, "--out", tmp_path / "out") == 0
     crops = read_metrics(tmp_path / "out")["crops"]
     holes = [np.count_nonzero(hole[slice(*c["rows"]), slice(*c["columns"])]) for c in crops]
-    alone = [c["fraction_of_method"] == 0 for c in crops]
+    alone = [c["weights"] == {"biharmonic": 1} for c in crops]
     assert sum(alone) == 1
     assert holes[alone.index(True)] == min(holes) < max(holes)
     assert [c["steps"] == 0 for c in crops] == alone

@@ -1,0 +1,46 @@
+"""Write photographs that come with scikit-image as PNGs, for configs/studies/colour.yaml; no network.
+
+    python data_scripts/write_photographs.py --out DATA
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tyro
+
+from peak_nerf.errors import exit_on_peak_error
+from peak_nerf.images.read import write_png
+
+PHOTOGRAPHS = ("astronaut", "coffee", "chelsea")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Write astronaut, coffee and chelsea at their own sizes."""
+
+    out: Path
+    """Folder to write NAME.png into."""
+
+
+def write(out: Path) -> None:
+    """NAME.png for each photograph. Raises: PeakError when `out` cannot be written."""
+    from skimage import data
+
+    for name in PHOTOGRAPHS:
+        pixels = getattr(data, name)()
+        write_png(out / f"{name}.png", (pixels / np.float32(255)).astype(np.float32))
+        print(f"{out / name}.png: {pixels.shape[1]} x {pixels.shape[0]} pixels", flush=True)
+
+
+def main() -> None:
+    """Run from the command line."""
+    settings = tyro.cli(Settings, description=__doc__)
+    with exit_on_peak_error():
+        write(settings.out)
+
+
+if __name__ == "__main__":
+    main()

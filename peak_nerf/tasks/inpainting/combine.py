@@ -1,0 +1,175 @@
+"""What fills the holes of a picture: the field's estimate and classical ones, each by its errors on held-out pixels."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+
+import numpy as np
+
+from peak_nerf.tasks.inpainting import classical
+from peak_nerf.tasks.inpainting.crops import mean_depth
+from peak_nerf.tasks.inpainting.patches import N_SWEEPS, THIN, fill_by_patches, seconds_per_sweep
+
+FIELD = "field"
+"""The name of the field's own estimate among the weights."""
+COMBINED = ("peak", "peak-siren")
+"""Methods whose fill is combined with classical ones; baselines stand for themselves."""
+MAX_MISSING = 2**18
+"""Missing pixels of a picture above which the classical methods would take too long, and the field is alone."""
+SHARE = 0.4
+"""Of the time limit of a fit that the sweeps of `patches` may take; there are as many as fit in."""
+AGAIN = 2
+"""Sweeps after which the estimate from all observed pixels has taken up what was held out before."""
+BIHARMONIC_SECONDS = 1e-4
+"""Per missing pixel, roughly."""
+RIDGE = 0.1
+"""Added to the errors' second moments, in units of the mean square error: draws the weights towards equal ones."""
+N_OFFSETS = 64
+"""Offsets that are tried to find holes of the same shapes elsewhere."""
+N_COPIES = 2
+"""Copies of the holes that are held out where there is room."""
+MAX_FRACTION = 0.08
+"""Of the observed pixels that are held out as copies of the holes."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What classical estimates are made beside a fit, and how long they take, by a rough reckoning and no clock: the
+    same limit always gives the same plan."""
+
+    n_sweeps: int
+    """Of `patches`, without the held-out pixels; 0 for no such estimate."""
+    seconds: float
+
+    @staticmethod
+    def of(observed: np.ndarray, limit: float | None) -> Plan:
+        """For a picture with (h, w) bool observed pixels, and a fit that ends within so many seconds."""
+        per_sweep = seconds_per_sweep(observed)
+        n_sweeps = N_SWEEPS if limit is None else min(N_SWEEPS, int(SHARE * limit / per_sweep) - AGAIN)
+        seconds = 2 * BIHARMONIC_SECONDS * np.count_nonzero(~observed)
+        return Plan(max(n_sweeps, 0), float(seconds + ((n_sweeps + AGAIN) * per_sweep if n_sweeps > 0 else 0)))
+
+    def left_of(self, limit: float) -> float:
+        """Of so many seconds for all, those for the fit: half of them at least."""
+        return max(limit - self.seconds, limit / 2)
+
+
+@dataclass(frozen=True, eq=False)
+class Estimate:
+    """One classical estimate of a picture."""
+
+    filled: np.ndarray
+    """(h, w, c) float32, from all observed pixels."""
+    held_out: np.ndarray
+    """(n, c) float32, values of the held-out pixels from the others."""
+
+
+def similar_holes(observed: np.ndarray, allowed: np.ndarray, seed: int) -> np.ndarray | None:
+    """(h, w) bool, observed pixels to hold out: holes of the same shapes elsewhere; None where single pixels will do.
+
+    How well a method fills a hole depends on its depth. Errors on single pixels say what there is to know of a random
+    mask, and nothing of a patch.
+
+    Args:
+        observed: (h, w) bool.
+        allowed: (h, w) bool, observed pixels of which some may be held out.
+        seed: of the offsets.
+    """
+    import cv2
+
+    if mean_depth(observed) < THIN:
+        return None
+    away = allowed & ~cv2.dilate((~observed).astype(np.uint8), np.ones((5, 5), np.uint8)).astype(bool)
+    most = int(MAX_FRACTION * np.count_nonzero(allowed))
+    rng = np.random.default_rng(seed)
+    chosen = np.zeros_like(observed)
+    for _ in range(N_COPIES):
+        offsets = rng.integers(0, observed.shape, (N_OFFSETS, 2))
+        copies = (np.roll(~observed, tuple(offset), (0, 1)) & away & ~chosen for offset in offsets)
+        copy = max(copies, key=np.count_nonzero)
+        if np.count_nonzero(copy) + np.count_nonzero(chosen) > most:
+            break
+        chosen |= copy
+    return chosen if chosen.any() else None
+
+
+def classical_estimates(
+    values: np.ndarray, observed: np.ndarray, held_out: np.ndarray, plan: Plan
+) -> dict[str, Estimate]:
+    """Biharmonic's and that of patches, each from all observed pixels and from all but the held-out.
+
+    Args:
+        values: (h, w, c) in [0, 1].
+        observed: (h, w) bool.
+        held_out: flat numbers of observed pixels.
+        plan: what there is time for.
+    """
+    left = observed.copy()
+    left.flat[held_out] = False
+
+    def at_held_out(picture: np.ndarray) -> np.ndarray:
+        return picture.reshape(-1, picture.shape[2])[held_out]
+
+    with_less, with_all = (classical.fill("biharmonic", values, seen) for seen in (left, observed))
+    estimates = {"biharmonic": Estimate(with_all, at_held_out(with_less))}
+    if plan.n_sweeps > 0:
+        known = np.where(observed[..., None], values, 0).astype(np.float32)
+        with_less = fill_by_patches(known, left, with_less, plan.n_sweeps)
+        with_all = fill_by_patches(known, observed, with_less, AGAIN)
+        estimates["patches"] = Estimate(with_all, at_held_out(with_less))
+    return estimates
+
+
+def weights_by_error(errors: dict[str, np.ndarray]) -> dict[str, float]:
+    """Weights w >= 0 that sum to 1 and make the mean square of sum_k w_k e_k least, plus `RIDGE` s |w|^2.
+
+    With s the mean square of all errors e_k. Unlike weights by each error's own size they know that two estimates may
+    fail in the same way.
+
+    Args:
+        errors: (n, c) of each estimate, on the same held-out pixels.
+    """
+    names = list(errors)
+    flat = np.stack([errors[name].reshape(-1).astype(np.float64) for name in names])
+    moments = flat @ flat.T / max(flat.shape[1], 1)
+    scale = max(float(np.trace(moments)) / len(names), 1e-12)
+    moments = moments / scale + RIDGE * np.eye(len(names))
+    best, least = np.full(len(names), 1 / len(names)), np.inf
+    # So few that every set of weights above 0 can be tried.
+    for n in range(1, len(names) + 1):
+        for chosen in itertools.combinations(range(len(names)), n):
+            solution = np.linalg.solve(moments[np.ix_(chosen, chosen)], np.ones(n))
+            solution /= solution.sum()
+            weights = np.zeros(len(names))
+            weights[list(chosen)] = solution
+            if solution.min() >= 0 and (value := float(weights @ moments @ weights)) < least:
+                best, least = weights, value
+    return dict(zip(names, best.tolist(), strict=True))
+
+
+def combine_estimates(
+    own: np.ndarray,
+    own_held_out: np.ndarray,
+    estimates: dict[str, Estimate],
+    values: np.ndarray,
+    observed: np.ndarray,
+    held_out: np.ndarray,
+) -> tuple[np.ndarray, dict[str, float]]:
+    """The weighted mean of a field's picture and the classical estimates at missing pixels, and the weights.
+
+    Observed pixels are the field's own: at a soft edge one counts as observed and yet holds some of the scratch, which
+    the classical estimates hand through.
+
+    Args:
+        own: (h, w, c) the field's picture.
+        own_held_out: (n, c) the field's values at the held-out pixels, before it was shown them.
+        estimates: the classical ones.
+        values, observed: of the picture.
+        held_out: flat numbers of observed pixels.
+    """
+    truth = values.reshape(-1, values.shape[2])[held_out]
+    errors = {FIELD: own_held_out - truth, **{name: e.held_out - truth for name, e in estimates.items()}}
+    weights = weights_by_error(errors)
+    mean = weights[FIELD] * own + sum(weights[name] * e.filled for name, e in estimates.items())
+    return np.where(observed[..., None], own, np.clip(mean, 0, 1)).astype(np.float32), weights

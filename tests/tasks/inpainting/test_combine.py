@@ -1,0 +1,124 @@
+"""The mean of several estimates: its weights worked out by hand, what is held out for them, when it is made."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from peak_nerf.images.masks import patch_mask, random_mask, textural_mask
+from peak_nerf.tasks.inpainting import combine, inpaint
+from peak_nerf.tasks.inpainting.combine import Estimate, Plan, combine_estimates, similar_holes, weights_by_error
+from peak_nerf.tasks.inpainting.patches import N_SWEEPS
+from tests.tasks.inpainting.test_inpaint import picture
+
+
+def test_unrelated_errors_weigh_by_one_over_their_square(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(combine, "RIDGE", 0.0)
+    errors = {"a": np.array([[0.1], [0.1]]), "b": np.array([[0.2], [-0.2]])}
+    assert weights_by_error(errors) == pytest.approx({"a": 0.8, "b": 0.2})
+
+
+def test_an_estimate_that_errs_like_a_better_one_gets_no_weight(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(combine, "RIDGE", 1e-6)
+    errors = {"a": np.array([[0.1], [0.0]]), "twice a": np.array([[0.2], [0.0]]), "b": np.array([[0.0], [0.1]])}
+    assert weights_by_error(errors) == pytest.approx({"a": 0.5, "twice a": 0.0, "b": 0.5}, abs=1e-4)
+
+
+def test_the_ridge_draws_weights_towards_equal_ones() -> None:
+    """Second moments 0.01 and 0.04, mean 0.025: in its units 0.4 and 1.6, plus 0.1 each."""
+    errors = {"a": np.array([[0.1], [0.1]]), "b": np.array([[0.2], [-0.2]])}
+    assert weights_by_error(errors) == pytest.approx({"a": 1.7 / 2.2, "b": 0.5 / 2.2})
+    assert weights_by_error({"a": np.zeros((3, 1)), "b": np.zeros((3, 1))}) == pytest.approx({"a": 0.5, "b": 0.5})
+
+
+def test_holes_get_the_mean_and_observed_pixels_are_the_fields() -> None:
+    values = np.full((4, 4, 1), 0.5, dtype=np.float32)
+    observed = np.ones((4, 4), dtype=bool)
+    observed[1, 1] = False
+    own, other = np.full_like(values, 0.6), Estimate(np.full_like(values, 0.2), np.array([[0.7], [0.3]], np.float32))
+    held_out = np.array([0, 1])
+    filled, weights = combine_estimates(
+        own, np.array([[0.6], [0.6]], np.float32), {"b": other}, values, observed, held_out
+    )
+    assert weights == pytest.approx({"field": 1.7 / 2.2, "b": 0.5 / 2.2})
+    assert filled[1, 1, 0] == pytest.approx((1.7 * 0.6 + 0.5 * 0.2) / 2.2)
+    assert (filled[observed] == own[observed]).all()
+
+
+@pytest.mark.parametrize("name", ["patch", "textural"])
+def test_held_out_are_holes_of_the_same_shapes_elsewhere(name: str) -> None:
+    observed = patch_mask((256, 256)) if name == "patch" else textural_mask((256, 256))
+    found = similar_holes(observed, observed, 88)
+    assert found is not None
+    assert not (found & ~observed).any()
+    fraction = found.sum() / observed.sum()
+    assert 0.5 * (~observed).mean() < fraction <= combine.MAX_FRACTION
+    again = similar_holes(observed, observed, 88)
+    np.testing.assert_array_equal(found, again)
+    assert (found != similar_holes(observed, observed, 89)).any()
+    # As deep as the holes themselves.
+    depths = [cv2.distanceTransform(hole.astype(np.uint8), cv2.DIST_L2, 3)[hole].mean() for hole in (found, ~observed)]
+    assert depths[0] == pytest.approx(depths[1], rel=0.25)
+
+
+def test_where_holes_are_like_single_pixels_or_leave_no_room_single_ones_do() -> None:
+    observed = random_mask((64, 64), 0.5, 0)
+    assert similar_holes(observed, observed, 0) is None
+    large = np.ones((64, 64), dtype=bool)
+    large[10:50, 10:50] = False
+    assert similar_holes(large, large, 0) is None
+
+
+def test_a_plan_fits_into_its_time() -> None:
+    observed = random_mask((256, 256), 0.5, 0)
+    without = Plan.of(observed, None)
+    assert without.n_sweeps == N_SWEEPS
+    for limit in (5.0, 20.0, 60.0):
+        plan = Plan.of(observed, limit)
+        assert plan.n_sweeps <= N_SWEEPS
+        assert plan.left_of(limit) >= limit / 2
+        assert plan.left_of(limit) + min(plan.seconds, limit / 2) <= limit + 1e-9
+    assert Plan.of(observed, 0.1).n_sweeps == 0
+
+
+def test_peak_is_combined_and_its_field_is_as_it_would_be_alone() -> None:
+    values, observed = picture(3)
+    both = inpaint(values, observed, steps=12)
+    alone = inpaint(values, observed, steps=12, combine=False)
+    assert set(both.weights) == {"field", "biharmonic", "patches"}
+    assert alone.weights == {"field": 1.0}
+    np.testing.assert_array_equal(both.field_picture, alone.field_picture)
+    np.testing.assert_array_equal(alone.reconstruction, alone.field_picture)
+    np.testing.assert_array_equal(both.reconstruction[observed], both.field_picture[observed])
+    assert not np.array_equal(both.reconstruction[~observed], both.field_picture[~observed])
+    assert set(inpaint(values, observed, "hash", steps=3).weights) == {"field"}
+    assert set(inpaint(values, observed, "telea").weights) == {"telea"}
+
+
+def test_weights_are_of_the_stopping_point_which_never_saw_what_is_held_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the last tenth of a run on all observed pixels the field is better at those that were held out before."""
+    values, observed = picture(3)
+    inpainting = importlib.import_module("peak_nerf.tasks.inpainting.inpaint")
+    given: dict[str, np.ndarray] = {}
+
+    def note(own: np.ndarray, own_held_out: np.ndarray, *rest: Any) -> tuple[np.ndarray, dict[str, float]]:
+        given.update(end=own.reshape(-1, 3)[rest[-1]], stop=own_held_out, truth=values.reshape(-1, 3)[rest[-1]])
+        return own, {}
+
+    monkeypatch.setattr(inpainting, "combine_estimates", note)
+    inpaint(values, observed, steps=150)
+    at_end, at_stop = (np.square(given[name] - given["truth"]).mean() for name in ("end", "stop"))
+    assert at_end < at_stop / 4
+
+
+def test_above_so_many_missing_pixels_the_field_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    values, observed = picture()
+    inpainting = importlib.import_module("peak_nerf.tasks.inpainting.inpaint")
+    monkeypatch.setattr(inpainting, "MAX_MISSING", int((~observed).sum()) - 1)
+    assert inpaint(values, observed, steps=3).weights == {"field": 1.0}
+    monkeypatch.setattr(inpainting, "MAX_MISSING", int((~observed).sum()))
+    assert len(inpaint(values, observed, steps=3).weights) == 3
