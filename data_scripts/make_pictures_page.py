@@ -202,6 +202,9 @@ on observed pixels around the holes that were held out (`psnr_validation`).
   count as missing from half on, and blend. How it was read is printed: `3.4 % missing, black is the hole`.
 - Each hole is fitted with its surroundings alone, several side by side, so that a scratch takes seconds in a photo of
   any size. A long one is cut into overlapping crops, a thick one is first seen at a smaller scale.
+- What a hole gets is the mean of three estimates, the field's, biharmonic's and that of similar patches, weighted by
+  their errors on pixels around the holes that none was shown (`weights` of each crop in `metrics.json`); with
+  `--no-combine` the field's alone. Other methods stand for themselves.
 - `reconstruction.*` keeps every known pixel bit by bit, and the picture's size, depth (8, 16 bit, float), channels,
   alpha, colour profile and EXIF. TIFF gives TIFF, JPEG and all else PNG, since JPEG would change known pixels. CMYK
   becomes sRGB.

@@ -9,7 +9,7 @@ import numpy as np
 
 from peak_nerf.tasks.inpainting import classical
 from peak_nerf.tasks.inpainting.crops import mean_depth
-from peak_nerf.tasks.inpainting.patches import N_SWEEPS, THIN, fill_by_patches, seconds_per_sweep
+from peak_nerf.tasks.inpainting.patches import N_SWEEPS, fill_by_patches, seconds_per_sweep
 
 FIELD = "field"
 """The name of the field's own estimate among the weights."""
@@ -25,6 +25,8 @@ BIHARMONIC_SECONDS = 1e-4
 """Per missing pixel, roughly."""
 RIDGE = 0.1
 """Added to the errors' second moments, in units of the mean square error: draws the weights towards equal ones."""
+THIN = 1.3
+"""Mean distance in pixels of missing pixels to the nearest observed one, below which holes are like single pixels."""
 N_OFFSETS = 64
 """Offsets that are tried to find holes of the same shapes elsewhere."""
 N_COPIES = 2

@@ -5,13 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from peak_nerf.system.parallel import parallel_for
-from peak_nerf.tasks.inpainting.crops import mean_depth
 
-THIN = 1.3
-"""Mean depth of holes, in pixels, below which they are like single pixels."""
-SIDES = (6, 8)
-"""Of a patch, in pixels: with thin holes, and with others. Anchors are half of it apart, and lie between those of the
-sweep before."""
+SIDE = 6
+"""Of a patch, in pixels."""
+STRIDE = 3
+"""Pixels from one anchor to the next; a sweep's anchors lie between those of the sweep before."""
 RADIUS = 12
 """Pixels around an anchor in which similar patches are looked for."""
 N_GROUP = 40
@@ -29,7 +27,7 @@ PER_PRIOR = 8
 """Every so many anchors count for the covariance of all groups."""
 STRIP = 32
 """Rows of anchors that are worked on at a time."""
-SECONDS_PER_ANCHOR = 3e-4
+SECONDS_PER_ANCHOR = 2e-4
 """Of a sweep on one core of 2026, roughly."""
 
 
@@ -62,7 +60,7 @@ def fill_by_patches(
     from peak_nerf.tasks.inpainting import patches_numba as kernels
 
     picture = np.where(observed[..., None], known, start).astype(np.float32)
-    side = _side(observed)
+    side = min(SIDE, *observed.shape)
     for sweep in range(n_sweeps):
         trust = np.where(observed, 1, TRUST[min(sweep, len(TRUST) - 1)]).astype(np.float32)
         anchors = _anchors(observed, side, sweep)
@@ -91,19 +89,15 @@ def fill_by_patches(
 
 def seconds_per_sweep(observed: np.ndarray) -> float:
     """What a sweep takes on one core, roughly."""
-    return SECONDS_PER_ANCHOR * len(_anchors(observed, _side(observed), 0))
-
-
-def _side(observed: np.ndarray) -> int:
-    return min(SIDES[0] if mean_depth(observed) < THIN else SIDES[1], *observed.shape)
+    return SECONDS_PER_ANCHOR * len(_anchors(observed, min(SIDE, *observed.shape), 0))
 
 
 def _anchors(observed: np.ndarray, side: int, sweep: int) -> np.ndarray:
     """(n, 2) upper left pixels of the patches on a grid that have a missing pixel, row by row."""
     from scipy.ndimage import maximum_filter  # type: ignore[import-untyped]
 
-    stride = -(-side // 2)
-    rows, columns = (np.unique([0, *range(sweep % stride, n - side + 1, stride), n - side]) for n in observed.shape)
+    ends = [n - side for n in observed.shape]
+    rows, columns = (np.unique([0, *range(sweep % STRIDE, end + 1, STRIDE), end]) for end in ends)
     # At (r, c) the maximum over r .. r + side - 1 and c .. c + side - 1.
     lacking = maximum_filter(~observed, size=side, origin=-(side // 2), mode="constant")
     i, j = np.nonzero(lacking[np.ix_(rows, columns)])

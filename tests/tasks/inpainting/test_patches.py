@@ -35,7 +35,7 @@ def test_one_estimate_is_the_conditional_mean(monkeypatch: pytest.MonkeyPatch) -
     picture = rng.random((8, 10, 2)).astype(np.float32)
     observed = np.ones((8, 10), dtype=bool)
     observed[3, 4] = observed[4, 6] = False
-    for name, value in (("N_ESTIMATED", 1), ("SIDES", (8, 8)), ("STRENGTH", 5.0), ("NOISE", 1e-3)):
+    for name, value in (("N_ESTIMATED", 1), ("SIDE", 8), ("STRIDE", 4), ("STRENGTH", 5.0), ("NOISE", 1e-3)):
         monkeypatch.setattr(patches, name, value)
     result = fill_by_patches(picture, observed, picture, n_sweeps=1)
     views = np.stack([picture[:, c : c + 8].reshape(64, 2) for c in range(3)]).astype(np.float64)
