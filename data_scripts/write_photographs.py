@@ -1,6 +1,6 @@
 """Write photographs that come with scikit-image as PNGs, for configs/studies/colour.yaml; no network.
 
-    python data_scripts/write_photographs.py --out DATA
+python data_scripts/write_photographs.py --out DATA
 """
 
 from __future__ import annotations

@@ -129,8 +129,8 @@ def inpaint_command(
     With --mask FILE only the holes change: reconstruction.png has every other pixel as it was, at the picture's size
     and depth, with its alpha, colour profile and EXIF; TIFF gives reconstruction.tif, JPEG a PNG. comparison.png shows
     before, mask, after; field.png what was fitted. With a random, patch or textural mask it is an experiment: one field
-    is fitted to all observed pixels, and the result is scored, and the field's own picture too (psnr_field). Leaves metrics.json too. Ctrl-C ends a fit early: what it has is
-    written and marked partial.
+    is fitted to all observed pixels; the result is scored, and the field's own picture too (psnr_field). Leaves
+    metrics.json too. Ctrl-C ends a fit early: what it has is written and marked partial.
     """
     from rich.console import Console
 

@@ -128,7 +128,7 @@ def compose(
 
 
 def mean_depth(observed: np.ndarray) -> float:
-    """Mean distance of the missing pixels to the nearest observed one, in pixels: 1 for a line; 0 where none is missing."""
+    """Mean distance of missing pixels to the nearest observed one: 1 for a line, 0 where none is missing."""
     missing = ~observed
     return float(_depth(missing.astype(np.uint8))[missing].mean()) if missing.any() else 0.0
 

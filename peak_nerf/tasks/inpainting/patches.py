@@ -31,9 +31,7 @@ SECONDS_PER_ANCHOR = 2e-4
 """Of a sweep on one core of 2026, roughly."""
 
 
-def fill_by_patches(
-    known: np.ndarray, observed: np.ndarray, start: np.ndarray, n_sweeps: int = N_SWEEPS
-) -> np.ndarray:
+def fill_by_patches(known: np.ndarray, observed: np.ndarray, start: np.ndarray, n_sweeps: int = N_SWEEPS) -> np.ndarray:
     r"""Missing pixels as conditional means under Gaussian models of groups of similar patches.
 
     For each anchor on a grid the patches y_1 .. y_n most like it are found nearby. They are taken as draws from

@@ -217,7 +217,9 @@ def _orders(
                 order = Order(part.values, part.observed, "biharmonic", None, None, None, None, seed)
             else:
                 budget, most = shares[i * len(seeds) + j]
-                order = Order(part.values, part.observed, method, settings[i], length.steps, budget, most, seed, combine)
+                order = Order(
+                    part.values, part.observed, method, settings[i], length.steps, budget, most, seed, combine
+                )
             orders.append(order)
     return orders, n_workers
 
