@@ -167,7 +167,8 @@ def combine_estimates(
         own: (h, w, c) the field's picture.
         own_held_out: (n, c) the field's values at the held-out pixels, before it was shown them.
         estimates: the classical ones.
-        values, observed: of the picture.
+        values: (h, w, c) of the picture.
+        observed: (h, w) bool.
         held_out: flat numbers of observed pixels.
     """
     truth = values.reshape(-1, values.shape[2])[held_out]
