@@ -37,7 +37,7 @@ def test_a_field_comes_back_as_it_was(method: str, n_channels: int, tmp_path: Pa
     module, size = load_field(tmp_path / "field.safetensors")
     assert torch.equal(torch.get_rng_state(), before)
     assert size == (H, W)
-    assert np.array_equal(render_field(module, size, size), result.reconstruction)
+    assert np.array_equal(render_field(module, size, size), result.field_picture)
 
 
 def test_overridden_settings_and_two_dimensional_grey_come_back(tmp_path: Path) -> None:
@@ -48,7 +48,7 @@ def test_overridden_settings_and_two_dimensional_grey_come_back(tmp_path: Path) 
     assert result.field is not None
     save_field(tmp_path / "f.safetensors", result)
     module, size = load_field(tmp_path / "f.safetensors")
-    assert np.array_equal(render_field(module, size, size)[..., 0], result.reconstruction)
+    assert np.array_equal(render_field(module, size, size)[..., 0], result.field_picture)
     with pytest.raises(ValueError, match="leaves no field"):
         save_field(tmp_path / "none.safetensors", inpaint(smooth_picture(H, W), some_missing(H, W), "linear"))
     assert module.kar is not None
@@ -60,7 +60,7 @@ def test_any_resolution_covers_the_same_picture(tmp_path: Path) -> None:
     assert result.field is not None
     finer = render_field(result.field, (H, W), (2 * H - 1, 3 * W - 2))
     assert finer.shape == (2 * H - 1, 3 * W - 2, 1)
-    assert np.allclose(finer[::2, ::3], result.reconstruction, atol=1e-4)
+    assert np.allclose(finer[::2, ::3], result.field_picture, atol=1e-4)
     assert render_field(result.field, (H, W), (1, 1)).shape == (1, 1, 1)
 
 

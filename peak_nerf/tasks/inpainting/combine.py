@@ -23,7 +23,7 @@ AGAIN = 2
 """Sweeps after which the estimate from all observed pixels has taken up what was held out before."""
 BIHARMONIC_SECONDS = 1e-4
 """Per missing pixel, roughly."""
-RIDGE = 0.1
+RIDGE = 0.05
 """Added to the errors' second moments, in units of the mean square error: draws the weights towards equal ones."""
 THIN = 1.3
 """Mean distance in pixels of missing pixels to the nearest observed one, below which holes are like single pixels."""

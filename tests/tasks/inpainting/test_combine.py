@@ -29,9 +29,9 @@ def test_an_estimate_that_errs_like_a_better_one_gets_no_weight(monkeypatch: pyt
 
 
 def test_the_ridge_draws_weights_towards_equal_ones() -> None:
-    """Second moments 0.01 and 0.04, mean 0.025: in its units 0.4 and 1.6, plus 0.1 each."""
+    """Second moments 0.01 and 0.04, mean 0.025: in its units 0.4 and 1.6, plus 0.05 each."""
     errors = {"a": np.array([[0.1], [0.1]]), "b": np.array([[0.2], [-0.2]])}
-    assert weights_by_error(errors) == pytest.approx({"a": 1.7 / 2.2, "b": 0.5 / 2.2})
+    assert weights_by_error(errors) == pytest.approx({"a": 1.65 / 2.1, "b": 0.45 / 2.1})
     assert weights_by_error({"a": np.zeros((3, 1)), "b": np.zeros((3, 1))}) == pytest.approx({"a": 0.5, "b": 0.5})
 
 
@@ -44,8 +44,8 @@ def test_holes_get_the_mean_and_observed_pixels_are_the_fields() -> None:
     filled, weights = combine_estimates(
         own, np.array([[0.6], [0.6]], np.float32), {"b": other}, values, observed, held_out
     )
-    assert weights == pytest.approx({"field": 1.7 / 2.2, "b": 0.5 / 2.2})
-    assert filled[1, 1, 0] == pytest.approx((1.7 * 0.6 + 0.5 * 0.2) / 2.2)
+    assert weights == pytest.approx({"field": 1.65 / 2.1, "b": 0.45 / 2.1})
+    assert filled[1, 1, 0] == pytest.approx((1.65 * 0.6 + 0.45 * 0.2) / 2.1)
     assert (filled[observed] == own[observed]).all()
 
 

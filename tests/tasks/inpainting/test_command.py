@@ -37,7 +37,7 @@ def test_everything_that_is_promised_is_there(image: Path, tmp_path: Path, capsy
     assert metrics["steps"] == 6
     assert metrics["partial"] is False
     assert 0.4 < metrics["missing_fraction"] < 0.6
-    assert metrics["history"][-1]["psnr"] == pytest.approx(metrics["psnr"], abs=0.02)
+    assert metrics["history"][-1]["psnr"] == pytest.approx(metrics["psnr_field"], abs=0.02)
     assert 0.05 < metrics["peak_memory_gib"] < 16
     assert size_of(out / "reconstruction.png") == (W, H)
     printed = capsys.readouterr().out
@@ -48,11 +48,18 @@ def test_everything_that_is_promised_is_there(image: Path, tmp_path: Path, capsy
 def test_scores_are_those_of_the_picture_that_is_left(image: Path, tmp_path: Path) -> None:
     metrics = run_inpainting(InpaintOptions(image, **SAME), tmp_path / "out")  # type: ignore[arg-type]
     values = smooth_picture(H, W)[..., 0]
-    left = np.asarray(Image.open(tmp_path / "out" / "field.png")) / 255
     observed = np.random.RandomState(88).rand(H, W) > 0.5
-    for name, chosen in (("psnr", np.ones_like(observed)), ("psnr_missing", ~observed)):
-        by_hand = -10 * np.log10(((left - values)[chosen] ** 2).mean())
-        assert metrics[name] == pytest.approx(by_hand, abs=0.1)
+    for file, end in (("reconstruction.png", ""), ("field.png", "_field")):
+        left = np.asarray(Image.open(tmp_path / "out" / file)) / 255
+        for name, chosen in (("psnr", np.ones_like(observed)), ("psnr_missing", ~observed)):
+            by_hand = -10 * np.log10(((left - values)[chosen] ** 2).mean())
+            assert metrics[name + end] == pytest.approx(by_hand, abs=0.1)
+    assert metrics["psnr"] != metrics["psnr_field"]
+    assert sum(metrics["weights"].values()) == pytest.approx(1)
+    alone = run_inpainting(InpaintOptions(image, combine=False, **SAME), tmp_path / "alone")  # type: ignore[arg-type]
+    assert alone["psnr"] == metrics["psnr_field"]
+    assert "weights" not in alone
+    assert "psnr_field" not in alone
 
 
 @pytest.mark.parametrize("method", ["biharmonic", "telea", "navier-stokes", "linear"])

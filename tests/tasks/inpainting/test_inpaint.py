@@ -113,7 +113,7 @@ def test_the_truth_is_recorded_and_never_steers(scored: int, monkeypatch: pytest
     assert all(p.psnr is None for p in without.fit.history)
     last = with_truth.fit.history[-1].psnr
     assert last is not None
-    end = psnr(float(((with_truth.reconstruction - values) ** 2).mean()))
+    end = psnr(float(((with_truth.field_picture - values) ** 2).mean()))
     assert last == pytest.approx(end, abs=1e-3 if scored > H * W else 3)
     assert wrong_truth.fit.history[-1].psnr != last
 
@@ -123,7 +123,7 @@ def test_where_there_is_no_truth_nothing_is_scored() -> None:
     half = values.copy()
     half[: H // 2] = np.nan
     result = quick(values, observed, truth=half)
-    error = (result.reconstruction - values)[H // 2 :]
+    error = (result.field_picture - values)[H // 2 :]
     assert result.fit.history[-1].psnr == pytest.approx(psnr(float((error**2).mean())), abs=1e-3)
     nothing = quick(values, observed, truth=np.full_like(values, np.nan))
     assert all(p.psnr is None for p in nothing.fit.history)
@@ -219,7 +219,7 @@ def test_few_pixels_a_step_are_enough_to_fit() -> None:
     values, observed = picture()
     settings = dataclasses.replace(settings_for("hash", (H, W)), pixels_per_step=64)
     result = quick(values, observed, settings=settings, steps=150)
-    assert psnr(float(((result.reconstruction - values)[observed] ** 2).mean())) > 22
+    assert psnr(float(((result.field_picture - values)[observed] ** 2).mean())) > 22
 
 
 def test_the_regulariser_takes_part_unless_its_weight_is_zero() -> None:
@@ -228,7 +228,7 @@ def test_the_regulariser_takes_part_unless_its_weight_is_zero() -> None:
     off, stronger = with_overrides(on, kar_weight=0.0), with_overrides(on, kar_weight=50.0)
     results = [quick(values, observed, settings=s) for s in (on, off, stronger)]
     for a, b in ((0, 1), (0, 2), (1, 2)):
-        assert not np.array_equal(results[a].reconstruction, results[b].reconstruction)
+        assert not np.array_equal(results[a].field_picture, results[b].field_picture)
     # Same start, same pixels: without weight g is as it was drawn.
     torch.manual_seed(88)
     drawn = ImageField(off, (H, W, 1))
@@ -254,7 +254,7 @@ def test_the_field_answers_between_pixels() -> None:
     finer = torch.linspace(float(rows[0]), float(rows[-1]), 2 * H - 1)
     picture_ = render(result.field, finer, columns)
     assert picture_.shape == (2 * H - 1, W, 1)
-    assert np.allclose(picture_[::2], result.reconstruction, atol=1e-5)
+    assert np.allclose(picture_[::2], result.field_picture, atol=1e-5)
 
 
 def test_parameters_are_counted_with_those_of_g() -> None:
