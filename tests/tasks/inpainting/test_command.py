@@ -53,7 +53,7 @@ def test_scores_are_those_of_the_picture_that_is_left(image: Path, tmp_path: Pat
         left = np.asarray(Image.open(tmp_path / "out" / file)) / 255
         for name, chosen in (("psnr", np.ones_like(observed)), ("psnr_missing", ~observed)):
             by_hand = -10 * np.log10(((left - values)[chosen] ** 2).mean())
-            assert metrics[name + end] == pytest.approx(by_hand, abs=0.1)
+            assert metrics[name + end] == pytest.approx(by_hand, abs=0.5)  # 8 bits
     assert metrics["psnr"] != metrics["psnr_field"]
     assert sum(metrics["weights"].values()) == pytest.approx(1)
     alone = run_inpainting(InpaintOptions(image, combine=False, **SAME), tmp_path / "alone")  # type: ignore[arg-type]
