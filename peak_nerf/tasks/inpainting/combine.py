@@ -23,16 +23,11 @@ AGAIN = 2
 """Sweeps after which the estimate from all observed pixels has taken up what was held out before."""
 BIHARMONIC_SECONDS = 1e-4
 """Per missing pixel, roughly."""
-RIDGE = 0.05
-"""Added to the errors' second moments, in units of the mean square error: draws the weights towards equal ones."""
 THIN = 1.3
 """Mean distance in pixels of missing pixels to the nearest observed one, below which holes are like single pixels."""
-N_OFFSETS = 64
-"""Offsets that are tried to find holes of the same shapes elsewhere."""
-N_COPIES = 2
-"""Copies of the holes that are held out where there is room."""
-MAX_FRACTION = 0.08
-"""Of the observed pixels that are held out as copies of the holes."""
+RIDGES = (0.05, 0.5)
+"""Added to the errors' second moments, in units of the mean square error: draws the weights towards equal ones. More
+where holes are thick, of which errors on single held-out pixels say less."""
 
 
 @dataclass(frozen=True)
@@ -67,35 +62,6 @@ class Estimate:
     """(n, c) float32, values of the held-out pixels from the others."""
 
 
-def similar_holes(observed: np.ndarray, allowed: np.ndarray, seed: int) -> np.ndarray | None:
-    """(h, w) bool, observed pixels to hold out: holes of the same shapes elsewhere; None where single pixels will do.
-
-    How well a method fills a hole depends on its depth. Errors on single pixels say what there is to know of a random
-    mask, and nothing of a patch.
-
-    Args:
-        observed: (h, w) bool.
-        allowed: (h, w) bool, observed pixels of which some may be held out.
-        seed: of the offsets.
-    """
-    import cv2
-
-    if mean_depth(observed) < THIN:
-        return None
-    away = allowed & ~cv2.dilate((~observed).astype(np.uint8), np.ones((5, 5), np.uint8)).astype(bool)
-    most = int(MAX_FRACTION * np.count_nonzero(allowed))
-    rng = np.random.default_rng(seed)
-    chosen = np.zeros_like(observed)
-    for _ in range(N_COPIES):
-        offsets = rng.integers(0, observed.shape, (N_OFFSETS, 2))
-        copies = (np.roll(~observed, tuple(offset), (0, 1)) & away & ~chosen for offset in offsets)
-        copy = max(copies, key=np.count_nonzero)
-        if np.count_nonzero(copy) + np.count_nonzero(chosen) > most:
-            break
-        chosen |= copy
-    return chosen if chosen.any() else None
-
-
 def classical_estimates(
     values: np.ndarray, observed: np.ndarray, held_out: np.ndarray, plan: Plan
 ) -> dict[str, Estimate]:
@@ -123,20 +89,21 @@ def classical_estimates(
     return estimates
 
 
-def weights_by_error(errors: dict[str, np.ndarray]) -> dict[str, float]:
-    """Weights w >= 0 that sum to 1 and make the mean square of sum_k w_k e_k least, plus `RIDGE` s |w|^2.
+def weights_by_error(errors: dict[str, np.ndarray], ridge: float) -> dict[str, float]:
+    """Weights w >= 0 that sum to 1 and make the mean square of sum_k w_k e_k least, plus ridge s |w|^2.
 
     With s the mean square of all errors e_k. Unlike weights by each error's own size they know that two estimates may
     fail in the same way.
 
     Args:
         errors: (n, c) of each estimate, on the same held-out pixels.
+        ridge: draws the weights towards equal ones.
     """
     names = list(errors)
     flat = np.stack([errors[name].reshape(-1).astype(np.float64) for name in names])
     moments = flat @ flat.T / max(flat.shape[1], 1)
     scale = max(float(np.trace(moments)) / len(names), 1e-12)
-    moments = moments / scale + RIDGE * np.eye(len(names))
+    moments = moments / scale + ridge * np.eye(len(names))
     best, least = np.full(len(names), 1 / len(names)), np.inf
     # So few that every set of weights above 0 can be tried.
     for n in range(1, len(names) + 1):
@@ -173,6 +140,6 @@ def combine_estimates(
     """
     truth = values.reshape(-1, values.shape[2])[held_out]
     errors = {FIELD: own_held_out - truth, **{name: e.held_out - truth for name, e in estimates.items()}}
-    weights = weights_by_error(errors)
+    weights = weights_by_error(errors, RIDGES[mean_depth(observed) >= THIN])
     mean = weights[FIELD] * own + sum(weights[name] * e.filled for name, e in estimates.items())
     return np.where(observed[..., None], own, np.clip(mean, 0, 1)).astype(np.float32), weights

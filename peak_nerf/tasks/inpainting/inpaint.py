@@ -29,9 +29,8 @@ from peak_nerf.tasks.inpainting.combine import (
     Plan,
     classical_estimates,
     combine_estimates,
-    similar_holes,
 )
-from peak_nerf.tasks.inpainting.problem import InpaintProblem, within
+from peak_nerf.tasks.inpainting.problem import InpaintProblem
 from peak_nerf.tasks.inpainting.settings import InpaintSettings, settings_for
 
 
@@ -136,8 +135,7 @@ def inpaint(
     plan = None
     if combine and method in COMBINED and 0 < np.count_nonzero(~seen) <= MAX_MISSING:
         plan = Plan.of(seen, budget_seconds or most_seconds)
-    holes = None if plan is None else similar_holes(seen, seen & within(settings.reach, seen), seed)
-    problem = InpaintProblem(field, settings, image, seen, truth, generator, holes)
+    problem = InpaintProblem(field, settings, image, seen, truth, generator)
     held_out = problem.held_out.numpy()
     if steps is None and budget_seconds is None:
         steps = settings.steps

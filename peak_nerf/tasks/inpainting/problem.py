@@ -32,8 +32,7 @@ def within(reach: int | None, observed: np.ndarray) -> np.ndarray:
 class InpaintProblem:
     """`core.fit.Problem`: mean squared error on observed pixels, plus KAR on a window around a missing one.
 
-    The truth, of the image's shape (h, w, c), is for the history alone. Held out are single observed pixels, drawn at
-    random, or those of (h, w) bool `held_out`.
+    The truth, of the image's shape (h, w, c), is for the history alone.
     """
 
     def __init__(
@@ -44,7 +43,6 @@ class InpaintProblem:
         observed: np.ndarray,
         truth: np.ndarray | None,
         generator: torch.Generator,
-        held_out: np.ndarray | None = None,
     ) -> None:
         self.field, self.settings = field, settings
         self.rows, self.columns = pixel_coordinates((image.shape[0], image.shape[1]))
@@ -53,9 +51,6 @@ class InpaintProblem:
         n_held_out = max(min(int(len(pixels) * HELD_OUT_FRACTION), MAX_HELD_OUT), 1)
         order = torch.randperm(len(pixels), generator=generator)
         self.held_out, self.train = pixels[order[:n_held_out]], pixels[order[n_held_out:]].sort().values
-        if held_out is not None:
-            self.held_out = torch.from_numpy(np.flatnonzero(held_out))
-            self.train = pixels[~torch.isin(pixels, self.held_out)]
         self.observed_pixels = pixels
         self.measured = torch.zeros(len(self.values), dtype=torch.bool)
         self.measured[torch.from_numpy(np.flatnonzero(observed))] = True
