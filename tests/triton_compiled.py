@@ -14,7 +14,7 @@ from peak_nerf.nerf.render import volrend_triton as volrend
 
 NEWEST, OLDEST = 90, 80
 """Compute capabilities, of an H100 and an A100. All kernels are compiled for the first, a few for the other too."""
-TYPES = dict.fromkeys(("n", "n_levels", "n_rays", "resolution", "budget"), "i32")
+TYPES = dict.fromkeys(("n", "n_levels", "n_rays", "n_rows", "resolution", "budget"), "i32")
 TYPES |= dict.fromkeys(("dt", "cone", "reference", "opaque", "explore"), "fp32")
 TYPES |= dict.fromkeys(("levels_ptr", "ends_ptr", "ray_ptr", "cell_ptr", "starts_ptr"), "*i64")
 TYPES |= dict.fromkeys(("found_ptr", "taken_ptr"), "*i32") | dict.fromkeys(("candidates_ptr", "blocks_ptr"), "*u8")

@@ -23,6 +23,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from peak_nerf.core.weight_average import WeightAverage
 from peak_nerf.errors import PeakError, first_line
 from peak_nerf.system.files import write_atomically
 from peak_nerf.system.interrupts import interrupts_deferred
@@ -106,32 +107,6 @@ class FitSettings:
     """Fraction of the run before which no stopping point is sought: for losses that are annealed."""
     average: float = 0.02
     """Weights are averaged over about this fraction of the run; 0 for none."""
-
-
-class _Average:
-    """Exponential moving average of parameters, swapped in for scoring."""
-
-    def __init__(self, parameters: list[Tensor]) -> None:
-        self.live = parameters
-        self.mean = [p.detach().clone() for p in parameters]
-
-    @torch.no_grad()
-    def update(self, horizon: float) -> None:
-        torch._foreach_lerp_(self.mean, [p.detach() for p in self.live], 1 / max(horizon, 1.0))
-
-    @torch.no_grad()
-    def exchange(self) -> None:
-        kept = [p.detach().clone() for p in self.live]
-        torch._foreach_copy_(self.live, self.mean)
-        torch._foreach_copy_(self.mean, kept)
-
-    @contextmanager
-    def swapped_in(self) -> Iterator[None]:
-        self.exchange()
-        try:
-            yield
-        finally:
-            self.exchange()
 
 
 class _Clock:
@@ -245,7 +220,7 @@ class _Run:
         self.optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99), eps=1e-15, fused=True)
         self.rates = [group["lr"] for group in self.optimizer.param_groups]
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        self.average = _Average(self.parameters)
+        self.average = WeightAverage(self.parameters)
         self.best = [p.detach().clone() for p in self.parameters]
         self.best_score, self.best_step, self.best_fraction = -math.inf, 0, 0.0
         self.steps, self.fraction, self.seconds = 0, 0.0, 0.0

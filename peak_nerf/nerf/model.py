@@ -2,7 +2,6 @@
 
 # No `from __future__ import annotations`: tyro reads this module's dataclass fields as types.
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +12,6 @@ from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.data.scene_box import OrientedBox
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
 from nerfstudio.models.base_model import Model, ModelConfig
-from nerfstudio.utils import colormaps
 from nerfstudio.viewer.viewer_elements import ViewerSlider
 from torch import Tensor
 from torch.nn import Parameter
@@ -21,11 +19,11 @@ from torch.nn import Parameter
 from peak_nerf.core.backbones import ReluInit
 from peak_nerf.core.field import FieldConfig, HashGridConfig
 from peak_nerf.core.kar import KernelAlignmentRegularizer, Norm
-from peak_nerf.metrics import psnr, view_scores
 from peak_nerf.nerf.camera_refinement import CameraRefinement, CameraRefinementConfig, refinement_is_due
 from peak_nerf.nerf.data.pixel_rays import rays_of_picture
 from peak_nerf.nerf.data.points import knows_sightings
 from peak_nerf.nerf.ddp import seen_by_ddp
+from peak_nerf.nerf.evaluation import evaluated, without_background
 from peak_nerf.nerf.exposure import Exposure, exposure_correction
 from peak_nerf.nerf.losses.depth import loss_at_points
 from peak_nerf.nerf.losses.kar import KarForm, KarStep
@@ -34,7 +32,7 @@ from peak_nerf.nerf.losses.kar_samples import KarAtSamples
 from peak_nerf.nerf.losses.kar_unobserved import KarUnobserved
 from peak_nerf.nerf.losses.regularizers import regularization_losses
 from peak_nerf.nerf.options import ModelOptions, resolve_defaults
-from peak_nerf.nerf.photo_residuals import PhotoResiduals, TrainingRenderings, render_training_views
+from peak_nerf.nerf.photo_residuals import PhotoResiduals, TrainingRenderings
 from peak_nerf.nerf.progress import progress_callback
 from peak_nerf.nerf.render.crop import crop_of, cropped
 from peak_nerf.nerf.render.field import PeakRadianceField, networks_in_bfloat16
@@ -221,12 +219,10 @@ class PeakModel(Model):
 
     @torch.no_grad()
     def get_outputs_for_camera_ray_bundle(self, camera_ray_bundle: RayBundle) -> dict[str, Tensor]:
-        """Images of a whole camera; adds `kar_residual`, |f - A f| along the ray weighted as colour is.
-
-        With photo residuals, `rgb` has them, and `rgb_field` is the field's own.
-        """
+        """Images of a whole camera; adds `kar_residual`, |f - A f| along the ray weighted as colour is, and to `rgb`
+        photo residuals, where there are some."""
         height, width = camera_ray_bundle.shape
-        outputs = self._images(camera_ray_bundle)
+        outputs = self.images(camera_ray_bundle)
         if self.kar_form is not None:
             stride = self.config.kar_residual_stride
             coarse = camera_ray_bundle[::stride, ::stride].to(self.device)
@@ -234,44 +230,16 @@ class PeakModel(Model):
             enlarged = F.interpolate(residual, size=(height, width), mode="bilinear", align_corners=False)
             outputs["kar_residual"] = enlarged[0, 0, :, :, None]
         if self.residuals is not None and crop_of(camera_ray_bundle, self.half_extent) is None:
-            origins, directions = (
-                x.float().to(self.device) for x in (camera_ray_bundle.origins, camera_ray_bundle.directions)
-            )
-            outputs["rgb_field"] = outputs["rgb"]
-            outputs["rgb"] = self.residuals.add(outputs["rgb"], origins, directions, outputs["depth"])
+            self.residuals.add_to(outputs, camera_ray_bundle)
         return outputs
 
-    def _images(self, rays: RayBundle) -> dict[str, Tensor]:
+    @torch.no_grad()
+    def images(self, rays: RayBundle) -> dict[str, Tensor]:
         """What `_render` gives, (h, w, c) each."""
         size, parts = self.config.eval_num_rays_per_chunk, []
         for start in range(0, rays.size, size):
             parts.append(self._render(rays.get_row_major_sliced_ray_bundle(start, start + size).to(self.device)))
         return {name: torch.cat([part[name] for part in parts]).reshape(*rays.shape, -1) for name in parts[0]}
-
-    @torch.no_grad()
-    def rendered_training_views(
-        self, cameras: Cameras, on_progress: Callable[[int, int], None]
-    ) -> TrainingRenderings | None:
-        """For `photo_residuals`: the field's renderings of the training photos as they are, their exposure included.
-
-        Args:
-            cameras: of training, where refinement has put them.
-            on_progress: how many views are done, of how many.
-
-        Returns: None where no photo residuals are wanted, or of cameras that are not perspective.
-        """
-        if not self.config.photo_residuals:
-            return None
-
-        def render(view: int, stride: int) -> tuple[Tensor, Tensor]:
-            images = self._images(rays_of_picture(cameras[view : view + 1], stride))
-            rgb = images["rgb"]
-            if self.exposure is not None and self.corrects_exposure:
-                picture = torch.full((rgb[..., 0].numel(),), view, device=rgb.device)
-                rgb = self.exposure(rgb.reshape(-1, 3), picture).reshape(rgb.shape)
-            return rgb, images["depth"][..., 0]
-
-        return render_training_views(cameras, render, on_progress)
 
     # Losses
 
@@ -341,27 +309,12 @@ class PeakModel(Model):
     def get_image_metrics_and_images(
         self, outputs: dict[str, Tensor], batch: dict[str, Tensor]
     ) -> tuple[dict[str, float], dict[str, Tensor]]:
-        """PSNR and SSIM, LPIPS when its weights are on this machine; truth beside rendering, accumulation, depth.
-
-        With photo residuals also `psnr_field`, of what the field renders alone.
-        """
-        truth = self.over_background(batch["image"].to(self.device))
-        rgb = outputs["rgb"]
-        images = {
-            "img": torch.cat((truth, rgb), 1),
-            "accumulation": colormaps.apply_colormap(outputs["accumulation"]),
-            "depth": colormaps.apply_depth_colormap(outputs["depth"], accumulation=outputs["accumulation"]),
-        }
-        scores = view_scores(*(picture.cpu().numpy() for picture in (rgb, truth)))
-        if "rgb_field" in outputs:
-            scores["psnr_field"] = psnr(float(F.mse_loss(outputs["rgb_field"].clamp(0, 1), truth)))
-        return scores, images
+        """PSNR and SSIM, LPIPS when its weights are on this machine; truth beside rendering, accumulation, depth."""
+        return evaluated(outputs, self.over_background(batch["image"].to(self.device)))
 
     def get_rgba_image(self, outputs: dict[str, Tensor], output_name: str = "rgb") -> Tensor:
         """Colour without the background, and accumulation as alpha."""
-        accumulation = outputs["accumulation"]
-        foreground = outputs[output_name] - (1 - accumulation) * outputs.get("background", self.background_colour)
-        return torch.cat((foreground / accumulation.clamp(min=1e-6), accumulation), -1).clamp(0, 1)
+        return without_background(outputs, output_name, self.background_colour)
 
     # Training
 

@@ -26,6 +26,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from nerfstudio.cameras.cameras import Cameras, CameraType
+from nerfstudio.cameras.rays import RayBundle
 from torch import Tensor, nn
 
 from peak_nerf.nerf.cameras import project
@@ -197,6 +198,12 @@ class PhotoResiduals:
             seen = torch.maximum(seen, same[:, None])
         mean = total / weights.clamp(min=1e-9)
         return (rgb + (TRUST * seen * mean).reshape(rgb.shape)).clamp(0, 1)
+
+    def add_to(self, outputs: dict[str, Tensor], rays: RayBundle) -> None:
+        """To `rgb` of a rendered view, (h, w); what it was is `rgb_field`."""
+        origins, directions = (x.float().to(outputs["rgb"].device) for x in (rays.origins, rays.directions))
+        outputs["rgb_field"] = outputs["rgb"]
+        outputs["rgb"] = self.add(outputs["rgb"], origins, directions, outputs["depth"])
 
     def _weight(self, n: int, points: Tensor, toward: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """w and v of the n-th view for points that are looked at along `toward`, and where it has them, (p, 2)."""

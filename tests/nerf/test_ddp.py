@@ -63,5 +63,7 @@ def test_two_processes_have_the_gradients_of_one(tmp_path: Path) -> None:
         for name, gradient in one.items():
             # In nerfacto's first step not every proposal network has one.
             assert gradient.norm() > 0 or name.startswith("proposal_networks"), f"{method} {name}"
-            # Sums in another order; one that is not shared would be off by its own size.
-            assert (two[name] - gradient).norm() <= 1e-2 * gradient.norm(), f"{method} {name}"
+            # Sums in another order; one that is not shared would be off by its own size. g's temperature has a gradient
+            # of 1e-9 in the first step, a sum of terms that cancel.
+            off = 0.1 if name == "kar.log_temperature" else 1e-2
+            assert (two[name] - gradient).norm() <= off * gradient.norm(), f"{method} {name}"

@@ -22,12 +22,12 @@ from peak_nerf.nerf.data import scene_files
 from peak_nerf.nerf.data.camera_checks import check_cameras, check_views
 from peak_nerf.nerf.data.intrinsics import cameras_of, full_size, half_angle
 from peak_nerf.nerf.data.placement import Placement, depth_bounds, in_own_frame, oriented, own_space
-from peak_nerf.nerf.data.plain_background import all_before_white
+from peak_nerf.nerf.data.plain_background import BEFORE_WHITE, all_before_white
 from peak_nerf.nerf.data.points import Cloud, has_points, read_cloud
 from peak_nerf.nerf.data.scene_box import SceneSpace, Space, choose_space
 from peak_nerf.nerf.data.scene_masks import MaskFile
 from peak_nerf.nerf.data.scene_pictures import ScenePicture
-from peak_nerf.nerf.data.split_pictures import SplitPictures, pictures_of_split, usable_frames
+from peak_nerf.nerf.data.split_pictures import pictures_of_split, usable_frames
 from peak_nerf.nerf.data.transforms_file import Scene, SceneFile
 
 _said: set[str] = set()
@@ -193,12 +193,12 @@ class PeakDataParser(DataParser):
             scene, scene_file, indices, training, downscale, config.opaque_is_photo, config.for_others, say_once
         )
         sizes = split_pictures.sizes
-        plain = _before_plain_white(config, split_pictures)
+        plain = config.plain_background and not config.for_others
+        if split_pictures.has_alpha:  # which may have been put before white
+            plain &= not config.use_alpha and config.background == "white"
+        plain = plain and all_before_white(split_pictures.training)
         if plain:
-            say_once(
-                f"all {len(training)} pictures are of an object before plain white, which is taken for transparent from"
-                " the border on; --plain-background False takes them for photos"
-            )
+            say_once(BEFORE_WHITE.format(len(training)))
         with_alpha = split_pictures.has_alpha or plain
 
         # Where splits have a file each, all of them are placed by that of the training views.
@@ -284,14 +284,6 @@ def _views_line(views: tuple[int, ...], n_available: int) -> str:
     if len(shown) > 32:
         shown = [*shown[:10], "...", shown[-1]]
     return f"{len(views)} of {n_available} training views: {', '.join(shown)}"
-
-
-def _before_plain_white(config: PeakDataParserConfig, pictures: SplitPictures) -> bool:
-    """Whether nothing but plain white tells what is empty."""
-    if not config.plain_background or config.for_others:
-        return False
-    in_white = config.background == "white" if pictures.has_alpha else True
-    return in_white and not (pictures.has_alpha and config.use_alpha) and all_before_white(pictures.training)
 
 
 def _poses(scene_file: SceneFile) -> Tensor:

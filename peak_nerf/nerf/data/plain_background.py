@@ -21,6 +21,10 @@ BORDER = 0.9
 """Fraction of a picture's border that must be white: an object may touch it."""
 SMALLEST_HOLE = 9
 """Pixels of white within the object that are taken for a hole in it; fewer are highlights."""
+BEFORE_WHITE = (
+    "all {} pictures are of an object before plain white, which is taken for transparent from the border on;"
+    " --plain-background False takes them for photos"
+)
 _CONTRAST = 0.02
 """Squared distance of C from white below which a pixel's colour does not tell its opacity."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,8 +12,14 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
 from peak_nerf.nerf.data.datamanager import PeakDataManager
+from peak_nerf.nerf.data.pixel_rays import rays_of_picture
 from peak_nerf.nerf.model import PeakModel
-from peak_nerf.nerf.photo_residuals import PhotoResiduals, TrainingPhoto, TrainingRenderings
+from peak_nerf.nerf.photo_residuals import (
+    PhotoResiduals,
+    TrainingPhoto,
+    TrainingRenderings,
+    render_training_views,
+)
 
 COLOUR, VIEW = "training_renderings.colour", "training_renderings.view"
 
@@ -34,14 +41,41 @@ def add_photo_residuals(pipeline: Any) -> None:
     try:
         with Progress(console=CONSOLE, transient=True) as bar:
             task = bar.add_task("Rendering the training photos", total=None)
-            model.training_renderings = model.rendered_training_views(
-                refined_cameras(model, datamanager), lambda i, n: bar.update(task, completed=i, total=n)
+            model.training_renderings = rendered_training_views(
+                model, refined_cameras(model, datamanager), lambda i, n: bar.update(task, completed=i, total=n)
             )
     except KeyboardInterrupt:
         say("photo residuals are left out: views are rendered by the field alone")
     finally:
         model.train()
     attach(model, datamanager)
+
+
+def rendered_training_views(
+    model: PeakModel, cameras: Cameras, on_progress: Callable[[int, int], None]
+) -> TrainingRenderings | None:
+    """The field's renderings of the training photos as they are, their exposure included.
+
+    Args:
+        model: whose field it is.
+        cameras: of training, where refinement has put them.
+        on_progress: how many views are done, of how many.
+
+    Returns: None where no photo residuals are wanted, or of cameras that are not perspective.
+    """
+    if not model.config.photo_residuals:
+        return None
+
+    def render(view: int, stride: int) -> tuple[Tensor, Tensor]:
+        images = model.images(rays_of_picture(cameras[view : view + 1], stride))
+        rgb = images["rgb"]
+        if model.exposure is not None and model.corrects_exposure:
+            picture = torch.full((rgb[..., 0].numel(),), view, device=rgb.device)
+            rgb = model.exposure(rgb.reshape(-1, 3), picture).reshape(rgb.shape)
+        return rgb, images["depth"][..., 0]
+
+    with torch.no_grad():
+        return render_training_views(cameras, render, on_progress)
 
 
 def forget(model: PeakModel) -> None:

@@ -86,8 +86,8 @@ def write_results(
 
 
 def scored_picture(source: Source, repair: Repair, values: np.ndarray) -> np.ndarray:
-    """The finished picture in a repair, and where estimates are combined; else the field's own, as papers score it."""
-    return values if source.is_repair or repair.is_combined else repair.picture
+    """The finished picture in a repair; else what was estimated for all pixels, the observed ones too, as in papers."""
+    return values if source.is_repair else repair.fill
 
 
 def _metrics(options: InpaintOptions, source: Source, repair: Repair, values: np.ndarray) -> dict[str, Any]:

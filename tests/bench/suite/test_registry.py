@@ -89,8 +89,8 @@ def test_shipped_suites_ask_for_what_their_tasks_have(path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("  - siren\n", "  - sirne\n", "methods[5].method: 'sirne' is not known; did you mean 'siren'?"),
-        ("{kar_weight: 0}", "{kar_wieght: 0}", "methods[1].settings.kar_wieght: the task has no option"),
+        ("  - siren\n", "  - sirne\n", "methods[6].method: 'sirne' is not known; did you mean 'siren'?"),
+        ("kar_weight: 0}", "kar_wieght: 0}", "methods[2].settings.kar_wieght: the task has no option"),
         ("missing: 0.5", "missing: half", "settings.missing: 'half' will not do"),
     ],
 )

@@ -6,7 +6,6 @@ import pytest
 import torch
 from nerfstudio.utils.eval_utils import eval_setup
 
-from peak_nerf.nerf.model import PeakModel
 from peak_nerf.nerf.train import training_views
 from tests.nerf.runs import start, tiny_config, train
 from tests.nerf.scene_factory import write_nerfstudio_scene
@@ -121,7 +120,7 @@ def test_ctrl_c_leaves_them_out_and_the_run_is_whole(
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(PeakModel, "rendered_training_views", interrupted)
+    monkeypatch.setattr(training_views, "rendered_training_views", interrupted)
     config = photos_config(tmp_path, steps=5)
     trainer = train(config)
     assert "photo residuals are left out" in capsys.readouterr().out
