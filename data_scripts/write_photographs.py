@@ -22,17 +22,19 @@ class Settings:
     """Write astronaut, coffee and chelsea at their own sizes."""
 
     out: Path
-    """Folder to write NAME.png into."""
+    """Data root of suites: NAME.png go into its images/."""
 
 
 def write(out: Path) -> None:
-    """NAME.png for each photograph. Raises: PeakError when `out` cannot be written."""
+    """images/NAME.png for each photograph, where suites look for it. Raises: PeakError when `out` cannot be written."""
     from skimage import data
 
     for name in PHOTOGRAPHS:
         pixels = getattr(data, name)()
-        write_png(out / f"{name}.png", (pixels / np.float32(255)).astype(np.float32))
-        print(f"{out / name}.png: {pixels.shape[1]} x {pixels.shape[0]} pixels", flush=True)
+        path = out / "images" / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_png(path, (pixels / np.float32(255)).astype(np.float32))
+        print(f"{path}: {pixels.shape[1]} x {pixels.shape[0]} pixels", flush=True)
 
 
 def main() -> None:
