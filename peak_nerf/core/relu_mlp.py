@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -11,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 
+from peak_nerf.core.compiled import compiled_kernels_take
 from peak_nerf.system.parallel import parallel_for
 
 MIN_ROWS = 8192
@@ -20,8 +19,6 @@ MIN_ROWS = 8192
 CHUNK_ROWS, MAX_CHUNKS = 216, 32
 """Weight gradients are summed over chunks of at least so many rows, at most so many chunks, whatever the number of
 threads: it changes no result."""
-
-_HAS_NUMBA = importlib.util.find_spec("numba") is not None
 
 
 def relu_mlp(x: Float[Tensor, "... in_dim"], layers: Sequence[nn.Module]) -> Float[Tensor, "... out_dim"]:
@@ -35,25 +32,15 @@ def relu_mlp(x: Float[Tensor, "... in_dim"], layers: Sequence[nn.Module]) -> Flo
 
 
 def kernels_apply(x: Tensor, layers: Sequence[nn.Module]) -> bool:
-    """Whether the compiled kernels take this call: float32 on the CPU, enough rows, and only autograd looking on.
+    """Whether the compiled kernels take this call: `compiled_kernels_take` all of it, and there are enough rows.
 
-    torch takes it under autocast, `torch.func`, forward-mode differentiation and compilation, and where a layer has a
-    hook or is not just an `nn.Linear` (as weight norm and the like make it).
+    torch takes it where a layer has a hook or is not just an `nn.Linear` (as weight norm and the like make it).
     """
     return (
-        _HAS_NUMBA
-        and x.numel() >= MIN_ROWS * x.shape[-1]
+        x.numel() >= MIN_ROWS * x.shape[-1]
         and all(type(layer) is nn.Linear and not _has_hook(layer) for layer in layers)
         and len({layer.bias is None for layer in layers}) == 1
-        and all(
-            type(t) in (Tensor, nn.Parameter) and t.dtype == torch.float32 and t.device.type == "cpu"
-            for t in (x, *_parameters(layers))
-        )
-        and not torch.is_autocast_enabled("cpu")
-        and not torch._C._are_functorch_transforms_active()
-        and forward_ad._current_level < 0
-        and not torch.compiler.is_compiling()
-        and not torch.jit.is_tracing()
+        and compiled_kernels_take(x, *_parameters(layers))
     )
 
 

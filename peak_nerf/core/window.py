@@ -9,11 +9,16 @@ from __future__ import annotations
 
 import math
 from itertools import product
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from peak_nerf.core.compiled import compiled_kernels_take
+from peak_nerf.system.parallel import parallel_for
 
 
 def symmetric_offsets(reach: float) -> Int[Tensor, "k 2"]:
@@ -41,13 +46,16 @@ def window_attention(
     r"""log A(x, X) at every pixel x, whose anchors are the pairs X_s = {x + s, x - s}.
 
     A pair is one anchor: g(X_s) = (g(x + s) + g(x - s)) / 2, and A = softmax(g(x)^T g(X_s) + log P(s)). The window is
-    mirrored at its border.
+    mirrored at its border. Compiled kernels do the work where `compiled_kernels_take` it.
 
     Raises: ValueError on no offsets, or one that reaches past the window.
     Source: Li et al., ICML 2025, section 3.4; the pairs and their prior are ours.
     """
-    pairs = _pair_means(g, offsets)
-    return (torch.stack([(pair * g).sum(dim=-1) for pair in pairs], dim=-1) + log_prior).log_softmax(dim=-1)
+    if compiled_kernels_take(g):
+        similarities = cast(Tensor, _Similarities.apply(_padded(g, offsets), offsets))
+    else:
+        similarities = torch.stack([(pair * g).sum(dim=-1) for pair in _pair_means(g, offsets)], dim=-1)
+    return (similarities + log_prior).log_softmax(dim=-1)
 
 
 def window_residual(
@@ -78,23 +86,62 @@ def kl_to_prior(
 
 def within_reach(known: Bool[Tensor, "h w"], offsets: Int[Tensor, "k 2"]) -> Bool[Tensor, "h w"]:
     """Pixels that are known themselves, or have a known pixel no further in row and column than the offsets go."""
-    rows, columns = offsets.abs().amax(dim=0).tolist()
+    rows, columns = _border(offsets)
     size = (2 * rows + 1, 2 * columns + 1)
     return F.max_pool2d(known.float()[None, None], size, stride=1, padding=(rows, columns))[0, 0] > 0
+
+
+class _Similarities(torch.autograd.Function):
+    """(h, w, k) similarities of a padded g, by compiled kernels."""
+
+    @staticmethod
+    def forward(ctx: Any, padded: Tensor, offsets: Tensor) -> Tensor:
+        from peak_nerf.core import window_numba as kernels  # numba takes a second to import
+
+        rows, columns = _border(offsets)
+        out = torch.empty(padded.shape[0] - 2 * rows, padded.shape[1] - 2 * columns, len(offsets))
+        ctx.save_for_backward(padded, offsets)
+        call = (padded.detach().numpy(), offsets.numpy(), rows, columns, out.numpy())
+        parallel_for(lambda i, j: kernels.similarities(*call, i, j), len(out))
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor, None]:
+        from peak_nerf.core import window_numba as kernels
+
+        padded, offsets = ctx.saved_tensors
+        gradient = torch.empty_like(padded)
+        call = (padded.numpy(), offsets.numpy(), *_border(offsets), grad_out.contiguous().numpy(), gradient.numpy())
+        parallel_for(lambda i, j: kernels.similarities_gradient(*call, i, j), len(padded))
+        return gradient, None
 
 
 def _pair_means(image: Float[Tensor, "h w c"], offsets: Int[Tensor, "k 2"]) -> list[Tensor]:
     """(image(x + s) + image(x - s)) / 2 for each offset s."""
     h, w = image.shape[:2]
-    if len(offsets) == 0 or bool((offsets.abs() >= torch.tensor([h, w])).any()):
-        raise ValueError(f"offsets must exist and stay below the window's {h} x {w} pixels, got {offsets.tolist()}")
-    m_row, m_column = offsets.abs().amax(dim=0).tolist()
-    padded = image.index_select(0, _mirrored(h, m_row)).index_select(1, _mirrored(w, m_column))
+    padded, (m_row, m_column) = _padded(image, offsets), _border(offsets)
 
     def shifted(row: int, column: int) -> Tensor:
         return padded[m_row + row : m_row + row + h, m_column + column : m_column + column + w]
 
     return [(shifted(row, column) + shifted(-row, -column)) / 2 for row, column in offsets.tolist()]
+
+
+def _padded(image: Float[Tensor, "h w c"], offsets: Int[Tensor, "k 2"]) -> Tensor:
+    """With as many rows and columns more on each side as the offsets reach. Raises: ValueError when they reach past it,
+    or there are none."""
+    h, w = image.shape[:2]
+    if len(offsets) == 0 or bool((offsets.abs() >= torch.tensor([h, w])).any()):
+        raise ValueError(f"offsets must exist and stay below the window's {h} x {w} pixels, got {offsets.tolist()}")
+    m_row, m_column = _border(offsets)
+    return image.index_select(0, _mirrored(h, m_row)).index_select(1, _mirrored(w, m_column))
+
+
+def _border(offsets: Int[Tensor, "k 2"]) -> tuple[int, int]:
+    """Rows and columns that the offsets reach."""
+    rows, columns = offsets.abs().amax(dim=0).tolist()
+    return rows, columns
 
 
 def _mirrored(n: int, m: int) -> Int[Tensor, " n_padded"]:

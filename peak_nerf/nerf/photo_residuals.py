@@ -214,7 +214,7 @@ class PhotoResiduals:
         place = torch.stack((u, v), -1)
         ray = points - self.cameras.camera_to_worlds[camera, :, 3]
         t = ray.norm(dim=-1).clamp(min=1e-9)
-        nearness = _sample(self._rendered(n, self.renderings.nearness.float()[:, None]), place, self.cameras, camera)
+        nearness = _sample(self._rendered(n, self.renderings.nearness[:, None]), place, self.cameras, camera)
         own = 1 / nearness[:, 0].clamp(min=1e-6) - 1
         same = torch.exp(-(((t - own) / (SAME * t)) ** 2)) * inside
         known = self.photo(camera).known

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from peak_nerf.core.compiled import compiled_kernels_take
 from peak_nerf.core.window import (
     kl_to_prior,
     locality_prior,
@@ -151,3 +152,45 @@ def test_within_reach_by_hand() -> None:
     expected = torch.zeros(6, 7, dtype=torch.bool)
     expected[:3, :3] = True
     assert torch.equal(reached, expected)
+
+
+@pytest.mark.parametrize(("h", "w", "r", "reach"), [(4, 4, 1, 3.0), (5, 23, 7, 3.0), (31, 12, 100, 2.0), (40, 40, 16, 1.0)])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_compiled_kernels_agree_with_torch_and_its_gradient(h: int, w: int, r: int, reach: float, threads: int) -> None:
+    generator = torch.Generator().manual_seed(h)
+    exact = torch.randn(h, w, r, generator=generator, dtype=torch.float64)
+    of_attention = torch.randn(h, w, len(symmetric_offsets(reach)), generator=generator, dtype=torch.float64)
+    offsets, results = symmetric_offsets(reach), []
+    before = torch.get_num_threads()
+    for g, kernels in ((exact, False), (exact.float(), True), (exact.float().mT.contiguous().mT, True)):
+        g = g.clone().requires_grad_()
+        assert compiled_kernels_take(g) == kernels
+        try:
+            torch.set_num_threads(threads)
+            attention = window_attention(g, offsets, locality_prior(offsets, 0.1).to(g))
+            (attention * of_attention.to(g)).sum().backward()
+        finally:
+            torch.set_num_threads(before)
+        assert g.grad is not None
+        results.append((attention.detach().double(), g.grad.double()))
+    for attention, gradient in results[1:]:
+        assert torch.allclose(attention, results[0][0], atol=2e-5, rtol=1e-5)
+        assert torch.allclose(gradient, results[0][1], atol=1e-4, rtol=1e-5)
+
+
+def test_threads_change_no_digit_of_the_compiled_kernels() -> None:
+    g, offsets = torch.randn(17, 9, 20), symmetric_offsets(3.0)
+    results, before = [], torch.get_num_threads()
+    for threads in (1, 2, 5):
+        leaf = g.clone().requires_grad_()
+        try:
+            torch.set_num_threads(threads)
+            attention = window_attention(leaf, offsets, locality_prior(offsets, 0.1))
+            attention.square().sum().backward()
+        finally:
+            torch.set_num_threads(before)
+        results.append((attention.detach(), leaf.grad))
+    for attention, gradient in results[1:]:
+        assert torch.equal(attention, results[0][0])
+        assert gradient is not None and results[0][1] is not None
+        assert torch.equal(gradient, results[0][1])
