@@ -165,7 +165,7 @@ def _other_files(todo: runner.Plan) -> list[str]:
     """Files that are not called NAME.png and scenes that are not called NAME, each as `house is images/House.jpg`."""
     found = {}
     for job in todo.to_run:
-        for option in job.files:
+        for option in (option for option in job.files if option in job.cell.options):
             name, file = str(job.cell.options[option]), str(job.recorded[option]).rpartition(" sha256:")[0]
             if file.rpartition("/")[2] not in (name.rpartition("/")[2], f"{name}.png"):
                 found[name] = f"{name} is {file}"

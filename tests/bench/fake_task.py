@@ -25,6 +25,7 @@ class FakeOptions:
 
     image: Path = Path()
     mask: str = "random"
+    truth: Path | None = None
     method: Literal["peak", "siren", "fails", "raises", "dies", "sleeps", "waits", "masks", "no-metrics", "partial"] = (
         "peak"
     )

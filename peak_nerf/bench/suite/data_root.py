@@ -88,9 +88,17 @@ class DataRoot:
                 file = self._picture("masks", name)
                 if not drawn or os.path.isfile(file):
                     self._use_file(job, "mask", file)
+                    self._use_as_truth(job)
         if "scene" in cell.options:
             self._use_scene(job, str(cell.options["scene"]))
         return job
+
+    def _use_as_truth(self, job: Job) -> None:
+        """The image is undamaged: with a mask's file `peak inpaint` would take it for one that is to be repaired."""
+        if "image" in job.cell.options and "truth" not in job.cell.options:
+            job.options["truth"] = job.options["image"]
+            if "image" in job.recorded:
+                job.recorded["truth"] = job.recorded["image"]
 
     def _use_scene(self, job: Job, name: str) -> None:
         """A scene is as much as its poses and points say and the pictures in its folder are.

@@ -125,10 +125,8 @@ def combine_estimates(
     observed: np.ndarray,
     held_out: np.ndarray,
 ) -> tuple[np.ndarray, dict[str, float]]:
-    """The weighted mean of a field's picture and the classical estimates at missing pixels, and the weights.
-
-    Observed pixels are the field's own: at a soft edge one counts as observed and yet holds some of the scratch, which
-    the classical estimates hand through.
+    """The weighted mean of a field's picture and the classical estimates, which hold observed pixels as they are; and
+    the weights.
 
     Args:
         own: (h, w, c) the field's picture.
@@ -142,4 +140,4 @@ def combine_estimates(
     errors = {FIELD: own_held_out - truth, **{name: e.held_out - truth for name, e in estimates.items()}}
     weights = weights_by_error(errors, RIDGES[mean_depth(observed) >= THIN])
     mean = weights[FIELD] * own + sum(weights[name] * e.filled for name, e in estimates.items())
-    return np.where(observed[..., None], own, np.clip(mean, 0, 1)).astype(np.float32), weights
+    return np.clip(mean, 0, 1).astype(np.float32), weights

@@ -39,8 +39,8 @@ class Inpainting:
     """What `inpaint` returns."""
 
     reconstruction: np.ndarray
-    """Shape of the values given, float32 in [0, 1]. Missing pixels: the weighted mean of what `weights` names. Observed
-    ones are the field's own, not pasted back."""
+    """Shape of the values given, float32 in [0, 1]: the weighted mean of what `weights` names. Observed pixels are no
+    exception: the field has its own estimate of them, and classical ones hold them as they are."""
     field_picture: np.ndarray
     """Likewise, the field's alone; the same where nothing was combined, and of a classical method."""
     field: ImageField | None

@@ -32,7 +32,8 @@ class PictureOptions:
     """What of the mask's file is the hole: black or white; painted or transparent where it has transparency. By default
     black, painted, or what was painted over the picture."""
     truth: Path | None = None
-    """The undamaged picture, which scores the result and is never fitted."""
+    """The undamaged picture, which scores the result and is never fitted. PICTURE itself, with a mask's file, makes an
+    experiment of it, scored over the whole picture as in papers."""
     missing: Annotated[float, Field(gt=0, lt=1)] = 0.5
     """Fraction of pixels missing in the random mask."""
     size: str | None = None

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -40,7 +41,8 @@ class Source:
     has_truth: np.ndarray
     """(h, w) bool; in a repair without `--truth` nowhere that is filled."""
     is_repair: bool
-    """Only holes are filled, by a mask's file or the picture's own; else it is an experiment on a whole picture."""
+    """Only holes are filled, by a mask's file or the picture's own; else, with a drawn mask or a picture that is its own
+    truth, it is an experiment on a whole picture."""
     masked: bool
     """Whether there is a mask beside what the picture itself lacks."""
     notes: tuple[str, ...]
@@ -89,10 +91,11 @@ def read_source(options: PictureOptions, seed: int) -> Source:
     picture = to_picture(image, original)
     parts = [] if options.mask == "none" else masks.mask_parts(options.mask)
     files = [part for part in parts if masks.is_mask_file(part)]
-    is_repair = len(files) == len(parts)
+    by_files = len(files) == len(parts)
+    is_repair = by_files and not _is_same_file(options.truth, image)
     if options.mask_hole is not None and not files:
         raise PeakError(f"--mask-hole {options.mask_hole}: is for a mask's file; name one with --mask")
-    text = options.size or ("original" if is_repair else EXPERIMENT_SIZE)
+    text = options.size or ("original" if by_files else EXPERIMENT_SIZE)
     size = parse_size(text, picture.size, None if is_repair else MAX_PIXELS)
 
     given = {file: read_mask_original(file) for file in files}
@@ -132,6 +135,10 @@ def read_source(options: PictureOptions, seed: int) -> Source:
     if is_repair and original.kind == "png" and image.suffix.lower() != ".png":
         notes.append(f"{image}: the result is a PNG, which keeps known pixels exactly")
     return replace(source, notes=(*notes, f"{percent(source.missing_fraction)} missing, {'; '.join(readings)}"))
+
+
+def _is_same_file(one: Path | None, other: Path) -> bool:
+    return one is not None and os.path.exists(one) and os.path.samefile(one, other)
 
 
 def _known(

@@ -121,6 +121,20 @@ def test_without_a_truth_there_is_no_psnr_but_that_on_held_out_pixels(
     assert "cut.png: is 80 x 50 pixels and the picture 80 x 60; give the same picture" in line
 
 
+def test_a_picture_that_is_its_own_truth_is_an_experiment(mask: Path, tmp_path: Path) -> None:
+    Image.fromarray(PHOTO).save(tmp_path / "photo.png")
+    (tmp_path / "link.png").symlink_to(tmp_path / "photo.png")
+    options = InpaintOptions(tmp_path / "photo.png", mask=str(mask), method="hash", steps=9, size="original")
+    repaired = run_inpainting(options, tmp_path / "repair")
+    assert "psnr" not in repaired
+    scored = run_inpainting(replace(options, truth=tmp_path / "link.png"), tmp_path / "experiment")
+    own = np.asarray(Image.open(tmp_path / "experiment" / "field.png")).astype(float)
+    assert scored["psnr"] == pytest.approx(psnr(float(np.mean(((own - PHOTO) / 255) ** 2))), abs=0.05)
+    assert scored["missing_fraction"] == pytest.approx(HOLE.mean())
+    written = np.asarray(Image.open(tmp_path / "experiment" / "reconstruction.png"))
+    np.testing.assert_array_equal(written[~HOLE], PHOTO[~HOLE])
+
+
 def test_soft_edges_blend(tmp_path: Path) -> None:
     levels = np.where(HOLE, 0, 255).astype(np.uint8)
     levels[24, 10:70] = 102  # (0.4 - 0.1) / 0.8 = 0.375 known: missing
