@@ -25,7 +25,7 @@ BIHARMONIC_SECONDS = 1e-4
 """Per missing pixel, roughly."""
 THIN = 1.3
 """Mean distance in pixels of missing pixels to the nearest observed one, below which holes are like single pixels."""
-RIDGES = (0.05, 0.5)
+RIDGES = (0.05, 2.0)
 """Added to the errors' second moments, in units of the mean square error: draws the weights towards equal ones. More
 where holes are thick, of which errors on single held-out pixels say less."""
 
@@ -58,8 +58,8 @@ class Estimate:
 
     filled: np.ndarray
     """(h, w, c) float32, from all observed pixels."""
-    held_out: np.ndarray
-    """(n, c) float32, values of the held-out pixels from the others."""
+    without: np.ndarray
+    """(h, w, c) float32, from all but those that are held out."""
 
 
 def classical_estimates(
@@ -76,16 +76,13 @@ def classical_estimates(
     left = observed.copy()
     left.flat[held_out] = False
 
-    def at_held_out(picture: np.ndarray) -> np.ndarray:
-        return picture.reshape(-1, picture.shape[2])[held_out]
-
     with_less, with_all = (classical.fill("biharmonic", values, seen) for seen in (left, observed))
-    estimates = {"biharmonic": Estimate(with_all, at_held_out(with_less))}
+    estimates = {"biharmonic": Estimate(with_all, with_less)}
     if plan.n_sweeps > 0:
         known = np.where(observed[..., None], values, 0).astype(np.float32)
         with_less = fill_by_patches(known, left, with_less, plan.n_sweeps)
         with_all = fill_by_patches(known, observed, with_less, AGAIN)
-        estimates["patches"] = Estimate(with_all, at_held_out(with_less))
+        estimates["patches"] = Estimate(with_all, with_less)
     return estimates
 
 
@@ -137,7 +134,8 @@ def combine_estimates(
         held_out: flat numbers of observed pixels.
     """
     truth = values.reshape(-1, values.shape[2])[held_out]
-    errors = {FIELD: own_held_out - truth, **{name: e.held_out - truth for name, e in estimates.items()}}
+    errors = {FIELD: own_held_out - truth}
+    errors |= {name: e.without.reshape(-1, values.shape[2])[held_out] - truth for name, e in estimates.items()}
     weights = weights_by_error(errors, RIDGES[mean_depth(observed) >= THIN])
     mean = weights[FIELD] * own + sum(weights[name] * e.filled for name, e in estimates.items())
     return np.clip(mean, 0, 1).astype(np.float32), weights

@@ -78,7 +78,8 @@ def inpaint(
 
     With `combine` (methods of `combine.COMBINED`) the reconstruction is the mean of three estimates of the missing
     pixels, the field's, `biharmonic`'s and that of `patches`, weighted by their errors on observed pixels that none of
-    them was shown. `field_picture` is the field's alone. With more than `combine.MAX_MISSING` missing pixels, for which
+    them was shown; and for the first part of its fit (`settings.guided`) the field is drawn towards the biharmonic one,
+    which it would take hundreds of steps to reach deep in a hole. `field_picture` is the field's alone. With more than `combine.MAX_MISSING` missing pixels, for which
     the classical methods take too long, it is the field's alone too.
 
     Args:
@@ -141,9 +142,11 @@ def inpaint(
         steps = settings.steps
     start = time.perf_counter()
     estimates = {} if plan is None else classical_estimates(image, seen, held_out, plan)
+    if estimates:
+        problem.draw_towards(estimates["biharmonic"].without)
     seconds = time.perf_counter() - start
     _warm_up(field)
-    fingerprint = "" if checkpoint is None else _fingerprint(settings, image, seen, seed, held_out)
+    fingerprint = "" if checkpoint is None else _fingerprint(settings, image, seen, seed, held_out, bool(estimates))
     budget, most = (s if s is None or plan is None else plan.left_of(s) for s in (budget_seconds, most_seconds))
     length = FitSettings(steps, budget, None if budget else most)
     result = fit(field, problem, length, generator, on_progress, checkpoint, resume, fingerprint)
@@ -165,10 +168,10 @@ def _warm_up(field: ImageField) -> None:
 
 
 def _fingerprint(
-    settings: InpaintSettings, image: np.ndarray, seen: np.ndarray, seed: int, held_out: np.ndarray
+    settings: InpaintSettings, image: np.ndarray, seen: np.ndarray, seed: int, held_out: np.ndarray, guided: bool
 ) -> str:
-    """The same for the same picture, mask, settings, seed and held-out pixels: what a checkpoint belongs to."""
-    digest = hashlib.sha256(f"{settings} {seed} {image.shape}".encode())
+    """The same for the same picture, mask, settings, seed, held-out pixels and guide: what a checkpoint belongs to."""
+    digest = hashlib.sha256(f"{settings} {seed} {image.shape} {guided}".encode())
     digest.update(image.tobytes())
     digest.update(np.packbits(seen).tobytes())
     digest.update(held_out.tobytes())

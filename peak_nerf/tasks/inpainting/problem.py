@@ -30,7 +30,8 @@ def within(reach: int | None, observed: np.ndarray) -> np.ndarray:
 
 
 class InpaintProblem:
-    """`core.fit.Problem`: mean squared error on observed pixels, plus KAR on a window around a missing one.
+    """`core.fit.Problem`: mean squared error on observed pixels, plus KAR on a window around a missing one, plus at first
+    the squared distance to a guide where nothing was measured.
 
     The truth, of the image's shape (h, w, c), is for the history alone.
     """
@@ -56,6 +57,7 @@ class InpaintProblem:
         self.measured[torch.from_numpy(np.flatnonzero(observed))] = True
         missing = torch.from_numpy(np.flatnonzero(~observed))
         self.centres = missing if len(missing) > 0 else pixels
+        self.guide: Tensor | None = None
         self.scored, self.truth = None, None
         if truth is not None:
             flat = np.asarray(truth, dtype=np.float32).reshape(self.values.shape)
@@ -64,6 +66,10 @@ class InpaintProblem:
             chosen = torch.randperm(len(finite), generator=torch.Generator().manual_seed(0))[:SCORED_PIXELS]
             self.scored = finite[chosen].sort().values
             self.truth = torch.from_numpy(flat)[self.scored]
+
+    def draw_towards(self, guide: np.ndarray) -> None:
+        """Take (h, w, c) as a guide for the first `settings.guided` of the fit. It must not know held-out pixels."""
+        self.guide = torch.from_numpy(guide.reshape(self.values.shape))
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Those of the field."""
@@ -88,7 +94,11 @@ class InpaintProblem:
         everywhere = torch.cat([pixels, window])
         f = self.field(self.at(everywhere))
         # f is evaluated at the window's measured pixels anyway, so they are fitted too.
-        error = (f - self.values[everywhere])[self.measured[everywhere]].square().mean()
+        measured = self.measured[everywhere]
+        error = (f - self.values[everywhere])[measured].square().mean()
+        if self.guide is not None and progress < self.settings.guided:
+            distance = (f - self.guide[everywhere])[~measured].square().mean(dim=1).sum() / len(everywhere)
+            error = error + (1 - progress / self.settings.guided) * distance
         return error + weight * self.kar_loss(f[len(pixels) :].reshape(h, w, -1), window)
 
     def window(self, side: int, generator: torch.Generator) -> tuple[Tensor, int, int]:

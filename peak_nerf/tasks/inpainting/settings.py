@@ -27,6 +27,8 @@ class InpaintSettings(ImageFieldSettings):
     """Observed pixels further than this from any missing one teach KAR alone, and are not fitted; None for none."""
     steps: int = 900
     """Steps when no budget is given."""
+    guided: float = 0.3
+    """Fraction of the fit in which missing pixels are drawn to a guide, where there is one, less and less."""
 
 
 def settings_for(method: str, size: tuple[int, int]) -> InpaintSettings:
@@ -38,7 +40,7 @@ def settings_for(method: str, size: tuple[int, int]) -> InpaintSettings:
     )
     presets: dict[str, Callable[[], InpaintSettings]] = {
         # With a vertex per pixel one hidden layer is enough.
-        "peak": lambda: InpaintSettings(FieldConfig(hash_grid=grid, n_hidden=1), KarSettings()),
+        "peak": lambda: InpaintSettings(FieldConfig(hash_grid=grid, n_hidden=1), KarSettings(), pixels_per_step=2**14),
         "peak-siren": lambda: InpaintSettings(
             FieldConfig(
                 hash_grid=None,

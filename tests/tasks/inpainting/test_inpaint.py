@@ -246,6 +246,34 @@ def test_observed_pixels_of_a_field_are_its_own_and_not_pasted_back() -> None:
     assert not np.array_equal(result.reconstruction[observed], values[observed])
 
 
+def test_missing_pixels_are_drawn_to_the_guide_for_the_first_part_of_a_fit() -> None:
+    values, observed = picture()
+    settings = settings_for("peak", (H, W))
+    problem = InpaintProblem(ImageField(settings, (H, W, 1)), settings, values, observed, None, torch.Generator())
+
+    def loss(progress: float) -> float:
+        return float(problem.loss(progress, False, torch.Generator().manual_seed(1)).detach())
+
+    plain = [loss(progress) for progress in (0.0, 0.15, 0.3, 0.9)]
+    with torch.no_grad():
+        own = render(problem.field, problem.rows, problem.columns)
+    problem.draw_towards(own + np.float32(0.5))
+    more = [after - before for after, before in zip(map(loss, (0.0, 0.15, 0.3, 0.9)), plain, strict=True)]
+    assert more[0] > 0.01
+    assert more[1] == pytest.approx(more[0] / 2, rel=1e-3)
+    assert more[2:] == [0, 0]
+
+
+def test_a_field_that_is_combined_fills_the_middle_of_a_hole_from_the_start() -> None:
+    values = np.repeat(np.linspace(0.1, 0.9, 64, dtype=np.float32)[:, None, None], 64, axis=1)
+    observed = np.ones((64, 64), dtype=bool)
+    observed[12:52, 12:52] = False
+    middle = np.s_[24:40, 24:40]
+    guided, alone = (inpaint(values, observed, steps=100, combine=combine).field_picture for combine in (True, False))
+    errors = [float(np.square(picture_ - values)[middle].mean()) for picture_ in (guided, alone)]
+    assert errors[0] < errors[1] / 4
+
+
 def test_the_field_answers_between_pixels() -> None:
     values, observed = picture()
     result = quick(values, observed)
