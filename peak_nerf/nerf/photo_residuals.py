@@ -9,9 +9,12 @@ Symbols:
     x           the point that the pixel shows, by the field's depth
     P_i, R_i    photo i and the field's rendering of it; they have x at a distance t_i by the field's depth
     theta_i     angle at x between the view asked for and photo i
-    w_i         exp(-((|x - o_i| - t_i) / (`SAME` |x - o_i|))^2) / (theta_i + `BLUNT`), o_i the photo's camera
+    v_i         exp(-((|x - o_i| - t_i) / (`SAME` |x - o_i|))^2), o_i the photo's camera
+    w_i         v_i / (theta_i + `BLUNT`)
+    r_i         min(1, (1 - W_(n+1) / W_i) / `SOFT`), W_i the sum of w_i over the view, W_(n+1) that of the first photo
+                that has no part in it: 0 as a photo joins the nearest or leaves them, or a flight would show it
 
-Rendered is c(x) + `TRUST` max_i v_i sum_i w_i (P_i - R_i)(x) / sum_i w_i, v_i the exponential in w_i.
+Rendered is c(x) + `TRUST` max_i r_i v_i sum_i r_i w_i (P_i - R_i)(x) / sum_i r_i w_i.
 
 Source: the weights are after Buehler et al., Unstructured Lumigraph Rendering, SIGGRAPH 2001; the residual of a field's
 rendering in place of the picture is ours, and nothing in it is learned.
@@ -35,6 +38,8 @@ SAME = 0.05
 """Relative difference of two distances up to which they are of one surface."""
 BLUNT = 0.02
 """Radians by which nearer photos are no better."""
+SOFT = 0.2
+"""A photo of so much more worth than the first that is left out counts fully."""
 TRUST = 0.9
 """Of the residuals' mean in the result."""
 MOST_PIXELS = 6_000_000
@@ -183,16 +188,19 @@ class PhotoResiduals:
         probes = slice(None, None, max(1, len(points) // PROBES))
         every = range(len(self.views))
         worth = torch.stack([self._weight(n, points[probes], toward[probes])[0].sum() for n in every])
-        best = worth.topk(min(self.n_views, len(self.views)))
+        best = worth.topk(min(self.n_views + 1, len(self.views)))
+        left_out = float(best.values[self.n_views]) if len(best.values) > self.n_views else 0.0
         total, weights, seen = (
             torch.zeros_like(points),
             torch.zeros_like(points[:, :1]),
             torch.zeros_like(points[:, :1]),
         )
-        for n, value in zip(best.indices.tolist(), best.values.tolist(), strict=True):
-            if value <= FAINT:
+        for n, value in zip(best.indices.tolist()[: self.n_views], best.values.tolist(), strict=False):
+            if value <= max(FAINT, left_out):
                 continue
             w, same, place = self._weight(n, points, toward)
+            part = min(1.0, (1 - left_out / value) / SOFT)
+            w, same = part * w, part * same
             total += w[:, None] * _sample(self._residual(n), place, self.cameras, self.views[n])
             weights += w[:, None]
             seen = torch.maximum(seen, same[:, None])

@@ -183,6 +183,23 @@ def test_only_so_many_photos_are_looked_at() -> None:
     assert torch.equal(again, one)
 
 
+def test_a_photo_joins_and_leaves_without_a_jump(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Photos of different brightness: as a flight passes the second, the third takes the place of the first."""
+    views = cameras([(x, 0.0) for x in (-1.5, -0.5, 0.5, 1.5)])
+    made = render_training_views(views, wall(views))
+    assert made is not None
+    result = PhotoResiduals(views, lambda i: TrainingPhoto(photo_of(views, i) + 0.2 * i - 0.3, None), made, 2)
+
+    def greatest_step() -> float:
+        flight = [seen_by(result, (x, 0.0))[0][INNER, INNER].mean() for x in torch.linspace(-0.6, -0.4, 21).tolist()]
+        return max(abs(float(b - a)) for a, b in zip(flight, flight[1:], strict=False))
+
+    smooth = greatest_step()
+    monkeypatch.setattr(photo_residuals, "SOFT", 1e-9)
+    assert greatest_step() > 0.02
+    assert smooth < 0.01
+
+
 def test_how_many_views_and_how_fine(monkeypatch: pytest.MonkeyPatch) -> None:
     views = cameras([(float(i), 0.0) for i in range(10)])
     n = SIZE * SIZE
