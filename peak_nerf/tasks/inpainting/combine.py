@@ -23,11 +23,17 @@ AGAIN = 2
 """Sweeps after which the estimate from all observed pixels has taken up what was held out before."""
 BIHARMONIC_SECONDS = 1e-4
 """Per missing pixel, roughly."""
-THIN = 1.3
+THIN = 1.6
 """Mean distance in pixels of missing pixels to the nearest observed one, below which holes are like single pixels."""
 RIDGES = (0.05, 2.0)
-"""Added to the errors' second moments, in units of the mean square error: draws the weights towards equal ones. More
-where holes are thick, of which errors on single held-out pixels say less."""
+"""Added to the errors' second moments, in units of the mean square error: draws the weights towards equal ones. The
+thicker holes are, the more, since errors on single held-out pixels say less of them."""
+
+
+def ridge_for(depth: float) -> float:
+    """Of the errors' second moments, for holes of a mean depth in pixels."""
+    least, most = RIDGES
+    return min(max(least, least * (depth / THIN) ** 4), most)
 
 
 @dataclass(frozen=True)
@@ -136,6 +142,6 @@ def combine_estimates(
     truth = values.reshape(-1, values.shape[2])[held_out]
     errors = {FIELD: own_held_out - truth}
     errors |= {name: e.without.reshape(-1, values.shape[2])[held_out] - truth for name, e in estimates.items()}
-    weights = weights_by_error(errors, RIDGES[mean_depth(observed) >= THIN])
+    weights = weights_by_error(errors, ridge_for(mean_depth(observed)))
     mean = weights[FIELD] * own + sum(weights[name] * e.filled for name, e in estimates.items())
     return np.clip(mean, 0, 1).astype(np.float32), weights

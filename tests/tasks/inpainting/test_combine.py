@@ -10,7 +10,14 @@ import pytest
 
 from peak_nerf.images.masks import random_mask
 from peak_nerf.tasks.inpainting import inpaint
-from peak_nerf.tasks.inpainting.combine import Estimate, Plan, combine_estimates, weights_by_error
+from peak_nerf.tasks.inpainting.combine import (
+    RIDGES,
+    Estimate,
+    Plan,
+    combine_estimates,
+    ridge_for,
+    weights_by_error,
+)
 from peak_nerf.tasks.inpainting.patches import N_SWEEPS
 from tests.tasks.inpainting.test_inpaint import picture
 
@@ -31,6 +38,17 @@ def test_the_ridge_draws_weights_towards_equal_ones() -> None:
     assert weights_by_error(errors, 0.05) == pytest.approx({"a": 1.65 / 2.1, "b": 0.45 / 2.1})
     zero = {"a": np.zeros((3, 1)), "b": np.zeros((3, 1))}
     assert weights_by_error(zero, 0.05) == pytest.approx({"a": 0.5, "b": 0.5})
+
+
+def test_thick_holes_draw_the_weights_towards_equal_ones() -> None:
+    """Errors on single held-out pixels say all of holes like them, and little of the middle of a thick one."""
+    errors = {"a": np.full((4, 1), 0.01), "b": np.array([[0.1], [-0.1], [0.1], [-0.1]])}
+    random, text, patch = (ridge_for(depth) for depth in (0.98, 1.58, 5.6))
+    assert random == text == RIDGES[0]
+    assert patch == RIDGES[1]
+    assert RIDGES[0] < ridge_for(2.4) < ridge_for(3.3) < RIDGES[1]
+    assert weights_by_error(errors, random)["a"] > 0.9
+    assert weights_by_error(errors, patch)["a"] < 0.7
 
 
 def test_all_pixels_are_the_mean_of_the_estimates() -> None:
