@@ -154,7 +154,9 @@ def test_within_reach_by_hand() -> None:
     assert torch.equal(reached, expected)
 
 
-@pytest.mark.parametrize(("h", "w", "r", "reach"), [(4, 4, 1, 3.0), (5, 23, 7, 3.0), (31, 12, 100, 2.0), (40, 40, 16, 1.0)])
+@pytest.mark.parametrize(
+    ("h", "w", "r", "reach"), [(4, 4, 1, 3.0), (5, 23, 7, 3.0), (31, 12, 100, 2.0), (40, 40, 16, 1.0)]
+)
 @pytest.mark.parametrize("threads", [1, 3])
 def test_compiled_kernels_agree_with_torch_and_its_gradient(h: int, w: int, r: int, reach: float, threads: int) -> None:
     generator = torch.Generator().manual_seed(h)
@@ -192,5 +194,6 @@ def test_threads_change_no_digit_of_the_compiled_kernels() -> None:
         results.append((attention.detach(), leaf.grad))
     for attention, gradient in results[1:]:
         assert torch.equal(attention, results[0][0])
-        assert gradient is not None and results[0][1] is not None
+        assert gradient is not None
+        assert results[0][1] is not None
         assert torch.equal(gradient, results[0][1])

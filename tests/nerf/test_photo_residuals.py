@@ -1,5 +1,6 @@
 """Residuals of photos, found again by depth: on a wall with a known pattern, in views that are worked out."""
 
+import itertools
 import math
 from collections.abc import Callable
 
@@ -192,7 +193,7 @@ def test_a_photo_joins_and_leaves_without_a_jump(monkeypatch: pytest.MonkeyPatch
 
     def greatest_step() -> float:
         flight = [seen_by(result, (x, 0.0))[0][INNER, INNER].mean() for x in torch.linspace(-0.6, -0.4, 21).tolist()]
-        return max(abs(float(b - a)) for a, b in zip(flight, flight[1:], strict=False))
+        return max(abs(float(b - a)) for a, b in itertools.pairwise(flight))
 
     smooth = greatest_step()
     monkeypatch.setattr(photo_residuals, "SOFT", 1e-9)

@@ -16,6 +16,7 @@ from peak_nerf.images.read import MAX_PIXELS, write_png
 from peak_nerf.images.resize import parse_size
 from peak_nerf.system import record
 from peak_nerf.system.choices import check_options
+from peak_nerf.system.locks import locked_folder
 from peak_nerf.tasks import field_file
 from peak_nerf.tasks.inpainting import classical
 from peak_nerf.tasks.inpainting.batch import run_batch
@@ -141,7 +142,7 @@ def inpaint_command(
         console.print(line, soft_wrap=True, markup=False, highlight=False)
 
     def run(options: InpaintOptions, out: Path) -> dict[str, Any]:
-        with record.progress_bar(console) as set_bar:
+        with locked_folder(out, "--out", "`peak inpaint`"), record.progress_bar(console) as set_bar:
 
             def show(p: Progress) -> None:
                 set_bar(p.fraction, f"{options.method}: held-out pixels {p.psnr_validation:.2f} dB")

@@ -79,8 +79,8 @@ def inpaint(
     With `combine` (methods of `combine.COMBINED`) the reconstruction is the mean of three estimates of the missing
     pixels, the field's, `biharmonic`'s and that of `patches`, weighted by their errors on observed pixels that none of
     them was shown; and for the first part of its fit (`settings.guided`) the field is drawn towards the biharmonic one,
-    which it would take hundreds of steps to reach deep in a hole. `field_picture` is the field's alone. With more than `combine.MAX_MISSING` missing pixels, for which
-    the classical methods take too long, it is the field's alone too.
+    which deep in a hole it would take hundreds of steps to reach. `field_picture` is the field's alone. With more than
+    `combine.MAX_MISSING` missing pixels, for which the classical methods take too long, it is the field's alone too.
 
     Args:
         values: (h, w) or (h, w, c) in [0, 1]. Pixels that are not observed, or NaN, are never looked at.
@@ -140,12 +140,12 @@ def inpaint(
     held_out = problem.held_out.numpy()
     if steps is None and budget_seconds is None:
         steps = settings.steps
+    _warm_up(field, plan)
     start = time.perf_counter()
     estimates = {} if plan is None else classical_estimates(image, seen, held_out, plan)
     if estimates:
         problem.draw_towards(estimates["biharmonic"].without)
     seconds = time.perf_counter() - start
-    _warm_up(field)
     fingerprint = "" if checkpoint is None else _fingerprint(settings, image, seen, seed, held_out, bool(estimates))
     budget, most = (s if s is None or plan is None else plan.left_of(s) for s in (budget_seconds, most_seconds))
     length = FitSettings(steps, budget, None if budget else most)
@@ -161,10 +161,13 @@ def inpaint(
     return Inpainting(filled.reshape(shape_given), own.reshape(shape_given), field, settings, result, weights)
 
 
-def _warm_up(field: ImageField) -> None:
-    """Compile what its first call compiles, or loads: no part of the training, whose time is measured and limited."""
+def _warm_up(field: ImageField, plan: Plan | None) -> None:
+    """Compile what first calls compile, or load it: no part of the fit, whose time is measured and limited."""
     field(torch.zeros(1, 2)).sum().backward()
     field.zero_grad(set_to_none=True)
+    if plan is not None:
+        tiny, once = np.zeros((8, 8, 1), np.float32), replace(plan, n_sweeps=min(plan.n_sweeps, 1))
+        classical_estimates(tiny, np.eye(8) < 1, np.array([1]), once)
 
 
 def _fingerprint(

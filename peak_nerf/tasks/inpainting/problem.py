@@ -30,8 +30,8 @@ def within(reach: int | None, observed: np.ndarray) -> np.ndarray:
 
 
 class InpaintProblem:
-    """`core.fit.Problem`: mean squared error on observed pixels, plus KAR on a window around a missing one, plus at first
-    the squared distance to a guide where nothing was measured.
+    """`core.fit.Problem`: mean squared error on observed pixels, plus KAR on a window around a missing one, plus, at
+    first, the squared distance to a guide where nothing was measured.
 
     The truth, of the image's shape (h, w, c), is for the history alone.
     """

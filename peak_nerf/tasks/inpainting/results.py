@@ -52,7 +52,7 @@ def write_results(
     options: InpaintOptions, out: Path, source: Source, repair: Repair, save_field: bool = False
 ) -> dict[str, Any]:
     """Write everything and return the metrics."""
-    # At a soft edge a pixel counts as observed and yet holds some of the scratch, which classical estimates hand through.
+    # At a soft edge a pixel counts as observed and yet holds some of the scratch, which classical estimates keep.
     written, values = source.finished(np.where(source.fill[..., None], repair.fill, repair.picture))
     metrics = _metrics(options, source, repair, values)
     # What stood here belongs to another run; without metrics.json nobody takes a half-written folder for a result.

@@ -41,8 +41,8 @@ class Source:
     has_truth: np.ndarray
     """(h, w) bool; in a repair without `--truth` nowhere that is filled."""
     is_repair: bool
-    """Only holes are filled, by a mask's file or the picture's own; else, with a drawn mask or a picture that is its own
-    truth, it is an experiment on a whole picture."""
+    """Only holes are filled, by a mask's file or the picture's own; else, with a drawn mask or a picture that is its
+    own truth, it is an experiment on a whole picture."""
     masked: bool
     """Whether there is a mask beside what the picture itself lacks."""
     notes: tuple[str, ...]

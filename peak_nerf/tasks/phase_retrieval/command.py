@@ -23,6 +23,7 @@ from peak_nerf.metrics import psnr, scores
 from peak_nerf.system import record
 from peak_nerf.system.choices import check_options, flag
 from peak_nerf.system.files import delete_written
+from peak_nerf.system.locks import locked_folder
 from peak_nerf.system.ranges import Seconds, Weight
 from peak_nerf.tasks import field_file
 from peak_nerf.tasks.phase_retrieval import problems
@@ -299,7 +300,7 @@ def phase_command(
 
     options = PhaseOptions(**vars(measurements), **vars(data), **vars(solver))
     console = Console()
-    with record.progress_bar(console) as show:
+    with locked_folder(output.out, "--out", "`peak phase`"), record.progress_bar(console) as show:
 
         def on_progress(p: Progress) -> None:
             show(p.fraction, f"{options.method}: magnitudes {p.psnr_validation:.2f} dB")

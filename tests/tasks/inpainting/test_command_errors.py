@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from peak_nerf.system.locks import locked_folder
 from peak_nerf.tasks.inpainting import command as inpaint_command
 from tests.images.pictures import smooth_picture, some_missing
 from tests.tasks.inpainting.runs import H, W, names, peak, refused, size_of, write_image
@@ -143,3 +144,10 @@ def test_a_field_renders_at_any_size(image: Path, tmp_path: Path, capsys: pytest
     assert ".png" in refused(capsys, "render-image", field, "--out", tmp_path / "r.jpg")
     assert "cannot be written" in refused(capsys, "render-image", field, "--out", image / "below.png")
     assert (tmp_path / "r.png").read_bytes() == kept
+
+
+def test_two_at_once_into_one_folder(image: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with locked_folder(tmp_path / "out", "--out", "`peak inpaint`"):
+        line = refused(capsys, "inpaint", image, "--method", "telea", "--out", tmp_path / "out")
+    assert "another `peak inpaint` is at work here; wait for it or give another --out" in line
+    assert peak("inpaint", image, "--method", "telea", "--out", tmp_path / "out") == 0

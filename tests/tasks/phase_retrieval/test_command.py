@@ -13,6 +13,7 @@ from PIL import Image
 from peak_nerf.bench.suite.file import read_suite
 from peak_nerf.cli import main
 from peak_nerf.errors import PeakError
+from peak_nerf.system.locks import locked_folder
 from peak_nerf.tasks.phase_retrieval import operators
 from peak_nerf.tasks.phase_retrieval.command import PhaseOptions, run_phase_retrieval
 from tests.tasks.phase_retrieval.pictures import scene
@@ -242,3 +243,10 @@ def test_table_2_keeps_the_row_of_the_picture_that_nobody_has() -> None:
     assert "boston" in suite.data["image"]
     assert suite.paper is not None
     assert len(suite.paper.values) == 18
+
+
+def test_two_at_once_into_one_folder(image: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with locked_folder(tmp_path / "out", "--out", "`peak phase`"), pytest.raises(SystemExit) as exit_:
+        main(["phase", str(image), "--out", str(tmp_path / "out")])
+    assert exit_.value.code == 2
+    assert "another `peak phase` is at work here; wait for it or give another --out" in capsys.readouterr().err
