@@ -4,6 +4,7 @@ nerfstudio's own sampler collates float images and runs the general camera model
 a CPU than our whole training step. Evaluation, rendering and export still go through nerfstudio's data manager.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
@@ -70,6 +71,8 @@ class PeakDataManager(PictureDataManager):
 
     progress = 0.0
     """The finished fraction of the training; the pipeline says."""
+    tables: Sequence[tuple[float, PixelTable]] = ()
+    """Of the training pictures. None yet where nerfstudio neither trains nor scores, as in `ns-render camera-path`."""
 
     def setup_train(self) -> None:
         """Load the training images once, as bytes."""

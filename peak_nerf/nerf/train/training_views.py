@@ -100,6 +100,8 @@ def attach(model: Any, datamanager: Any) -> None:
     """Have the model use its renderings, with the photos that the data manager has."""
     if not isinstance(model, PeakModel) or model.training_renderings is None:
         return
+    if not datamanager.tables:
+        datamanager.setup_train()
     cameras = refined_cameras(model, datamanager)
     table = datamanager.full_size
     known: Tensor | None = None

@@ -49,6 +49,22 @@ def test_a_checkpoint_renders_as_the_training_did(tmp_path) -> None:
         assert scores[name] == pytest.approx(float(wanted), abs=0.01)
 
 
+def test_where_nerfstudio_reads_no_pictures_views_are_the_same(tmp_path) -> None:
+    """`ns-render dataset` and `camera-path` set up for inference: neither trains nor scores."""
+    config = photos_config(tmp_path)
+    train(config)
+    views = {}
+    for mode in ("test", "inference"):
+        _, pipeline, _, _ = eval_setup(config.get_base_dir() / "config.yml", test_mode=mode)
+        camera = pipeline.datamanager.train_dataset.cameras[1:2]
+        with torch.no_grad():
+            views[mode] = pipeline.model.eval().get_outputs_for_camera(camera)
+    assert set(views["inference"]) == set(views["test"])
+    for name in ("rgb", "rgb_field", "depth", "accumulation"):
+        torch.testing.assert_close(views["inference"][name], views["test"][name], msg=name)
+    assert not torch.equal(views["inference"]["rgb"], views["inference"]["rgb_field"])
+
+
 def test_refined_cameras_are_where_their_rays_were(tmp_path) -> None:
     config = photos_config(tmp_path, steps=40)
     trainer = train(config)
