@@ -45,17 +45,19 @@ def lock_folder(folder: Path, option: str, who: str) -> TextIO:
 
 
 @contextmanager
-def locked_folder(folder: Path, option: str, who: str) -> Iterator[None]:
+def locked_folder(folder: Path, option: str, who: str, leaves_lock: bool = True) -> Iterator[None]:
     """Hold a folder as `lock_folder` does, for a while; where nothing came about in it, nothing of it stays.
 
-    Whoever holds it may move it, and goes on holding it, or delete it.
+    Whoever holds it may move it, and goes on holding it, or delete it. The file `LOCK` stays beside what came about
+    unless `leaves_lock` is False.
     """
     made = [path for path in (folder, *folder.parents) if not os.path.exists(path)]
     with lock_folder(folder, option, who):
         try:
             yield
         finally:
-            if folder.is_dir() and [path.name for path in folder.iterdir()] == [LOCK]:
+            names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+            if names == [LOCK] or (LOCK in names and not leaves_lock):
                 (folder / LOCK).unlink()
             for path in made:
                 if path.is_dir():

@@ -51,6 +51,9 @@ def test_nothing_stays_of_a_folder_in_which_nothing_came_about(tmp_path: Path) -
     with locked_folder(there / "new", "--out", "test"):
         (there / "new" / "file").write_text("")
     assert {path.name for path in (there / "new").iterdir()} == {".lock", "file"}
+    with locked_folder(there / "new", "--out", "test", leaves_lock=False):
+        assert (there / "new" / ".lock").is_file()
+    assert {path.name for path in (there / "new").iterdir()} == {"file"}
 
 
 def test_a_lock_that_its_holder_has_removed_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -142,7 +142,7 @@ def inpaint_command(
         console.print(line, soft_wrap=True, markup=False, highlight=False)
 
     def run(options: InpaintOptions, out: Path) -> dict[str, Any]:
-        with locked_folder(out, "--out", "`peak inpaint`"), record.progress_bar(console) as set_bar:
+        with locked_folder(out, "--out", "`peak inpaint`", leaves_lock=False), record.progress_bar(console) as set_bar:
 
             def show(p: Progress) -> None:
                 set_bar(p.fraction, f"{options.method}: held-out pixels {p.psnr_validation:.2f} dB")

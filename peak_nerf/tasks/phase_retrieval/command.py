@@ -300,7 +300,7 @@ def phase_command(
 
     options = PhaseOptions(**vars(measurements), **vars(data), **vars(solver))
     console = Console()
-    with locked_folder(output.out, "--out", "`peak phase`"), record.progress_bar(console) as show:
+    with locked_folder(output.out, "--out", "`peak phase`", leaves_lock=False), record.progress_bar(console) as show:
 
         def on_progress(p: Progress) -> None:
             show(p.fraction, f"{options.method}: magnitudes {p.psnr_validation:.2f} dB")
