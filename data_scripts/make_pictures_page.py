@@ -208,6 +208,8 @@ on observed pixels around the holes that were held out (`psnr_validation`).
 - `reconstruction.*` keeps every known pixel bit by bit, and the picture's size, depth (8, 16 bit, float), channels,
   alpha, colour profile and EXIF. TIFF gives TIFF, JPEG and all else PNG, since JPEG would change known pixels. CMYK
   becomes sRGB.
+- JPEG, WebP and HEIC keep colour at half the resolution: two pixels around a hole hold some of the damage's colour.
+  They stay as they are, but nothing is concluded from them.
 - `field.png` is what was fitted, `comparison.png` before, mask and after, `metrics.json` the figures of each crop.
 - `--uncertainty` fits three times: `uncertainty.png` shows how far the results differ, white for 0.1 of the range.
 - `peak inpaint --batch FOLDER` takes a folder with `photo.jpg` and `photo.mask.png` (or `photo_mask.png`,

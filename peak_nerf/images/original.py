@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import io
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +35,9 @@ from peak_nerf.system.record import memory_total
 MIN_SIDE = 8
 BYTES_PER_PIXEL = 80
 """What a picture takes while it is worked on: its numbers as they are, and four times as float32."""
+
+LOSSY, BLEED = ("JPEG", "WEBP", "HEIF", "AVIF"), 2
+"""Formats that halve the resolution of colour, and how far that blurs an edge."""
 
 _NPY = b"\x93NUMPY"
 _XCF = b"gimp xcf"
@@ -62,6 +65,8 @@ class Original:
     """Resolution of the print."""
     notes: tuple[str, ...] = ()
     """What was converted or left out, such as "palette, as RGB"."""
+    bleed: int = 0
+    """Pixels that colour may have run beyond an edge, in a format that keeps it coarser than the pixels."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -143,6 +148,7 @@ def _decode(path: Path, data: bytes, convert: bool, first: bool) -> Original:
         raise PeakError(f"{path}: not a picture that can be read; convert it to {FORMATS}") from None
     with image:
         check_size(path, image.height, image.width)
+        bleed = BLEED if image.format in LOSSY else 0
         n_frames, notes = getattr(image, "n_frames", 1), []
         if n_frames > 1 and not first and image.format != "PSD":  # whose frames are layers of the picture
             raise PeakError(f"{path}: holds {n_frames} pictures; save the one you mean in a file of its own")
@@ -178,7 +184,7 @@ def _decode(path: Path, data: bytes, convert: bool, first: bool) -> Original:
                 else:
                     array, note = _pillow_array(image)
                     notes += [note] if note else []
-        return _checked(path, array, kind, profile, exif, dpi, notes)
+        return replace(_checked(path, array, kind, profile, exif, dpi, notes), bleed=bleed)
 
 
 def _checked(

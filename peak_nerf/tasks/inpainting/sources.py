@@ -117,6 +117,8 @@ def read_source(options: PictureOptions, seed: int) -> Source:
     fill = ~observed
     if parts and original.alpha is not None and is_repair:
         fill = ~(known > 0.5) | nan
+    if is_repair and files and original.bleed:
+        observed = observed & ~_widened(fill, original.bleed)
     where = f"{image}" if options.mask == "none" else f"{image} with --mask {options.mask}"
     masks.check_mask(~fill, where)
     masks.check_mask(observed, where)
@@ -135,6 +137,13 @@ def read_source(options: PictureOptions, seed: int) -> Source:
     if is_repair and original.kind == "png" and image.suffix.lower() != ".png":
         notes.append(f"{image}: the result is a PNG, which keeps known pixels exactly")
     return replace(source, notes=(*notes, f"{percent(source.missing_fraction)} missing, {'; '.join(readings)}"))
+
+
+def _widened(fill: np.ndarray, pixels: int) -> np.ndarray:
+    """With so many pixels around it: they stay as they are, but the colour of the damage has run into them."""
+    import cv2
+
+    return cv2.dilate(fill.astype(np.uint8), np.ones((2 * pixels + 1, 2 * pixels + 1), np.uint8)).astype(bool)
 
 
 def _is_same_file(one: Path | None, other: Path) -> bool:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
+from peak_nerf.images import original
 from peak_nerf.images.original import Original, read_original
 from peak_nerf.images.write import write_original
 from peak_nerf.metrics import psnr
@@ -133,6 +134,24 @@ def test_a_picture_that_is_its_own_truth_is_an_experiment(mask: Path, tmp_path: 
     assert scored["missing_fraction"] == pytest.approx(HOLE.mean())
     written = np.asarray(Image.open(tmp_path / "experiment" / "reconstruction.png"))
     np.testing.assert_array_equal(written[~HOLE], PHOTO[~HOLE])
+
+
+def test_colour_that_a_jpeg_has_smeared_out_of_a_scratch_does_not_come_back(
+    mask: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """JPEG keeps colour at half the resolution: beside a white scratch orange is half grey."""
+    photo = np.full((H, W, 3), (230, 110, 70), np.uint8)
+    Image.fromarray(np.where(HOLE[..., None], 255, photo).astype(np.uint8)).save(tmp_path / "photo.jpg", quality=95)
+    errors: dict[int, float] = {}
+    assert original.BLEED == 2
+    for bleed in (2, 0):
+        monkeypatch.setattr(original, "BLEED", bleed)
+        run_inpainting(InpaintOptions(tmp_path / "photo.jpg", mask=str(mask), method="biharmonic"), tmp_path / "out")
+        result = np.asarray(Image.open(tmp_path / "out" / "reconstruction.png")).astype(int)
+        np.testing.assert_array_equal(result[~HOLE], np.asarray(Image.open(tmp_path / "photo.jpg"))[~HOLE])
+        errors[bleed] = np.abs(result - photo)[HOLE].mean()
+    assert errors[0] > 10
+    assert errors[2] < 4
 
 
 def test_soft_edges_blend(tmp_path: Path) -> None:
