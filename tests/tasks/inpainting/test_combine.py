@@ -49,6 +49,18 @@ def test_thick_holes_draw_the_weights_towards_equal_ones() -> None:
     assert RIDGES[0] < ridge_for(2.4) < ridge_for(3.3) < RIDGES[1]
     assert weights_by_error(errors, random)["a"] > 0.9
     assert weights_by_error(errors, patch)["a"] < 0.7
+    values, held_out = np.full((40, 40, 1), 0.5, np.float32), np.arange(4)
+    worse = values.copy()
+    worse.flat[held_out] += [0.1, -0.1, 0.1, -0.1]
+    shares = []
+    for side in (1, 20):
+        observed = np.ones((40, 40), dtype=bool)
+        observed[10 : 10 + side, 10 : 10 + side] = False
+        own = np.full((4, 1), 0.51, np.float32)
+        _, weights = combine_estimates(values, own, {"b": Estimate(values, worse)}, values, observed, held_out)
+        shares.append(weights["field"])
+    assert shares[0] > 0.9
+    assert shares[1] < 0.8
 
 
 def test_all_pixels_are_the_mean_of_the_estimates() -> None:
@@ -120,3 +132,20 @@ def test_above_so_many_missing_pixels_the_field_is_alone(monkeypatch: pytest.Mon
     assert inpaint(values, observed, steps=3).weights == {"field": 1.0}
     monkeypatch.setattr(inpainting, "MAX_MISSING", int((~observed).sum()))
     assert len(inpaint(values, observed, steps=3).weights) == 3
+
+
+def test_the_guide_of_a_field_knows_no_held_out_pixel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the field would know what chooses its stopping point and its weight."""
+    values, observed = picture(3)
+    inpainting = importlib.import_module("peak_nerf.tasks.inpainting.inpaint")
+    given: dict[str, np.ndarray] = {}
+
+    def note(problem: Any, guide: np.ndarray) -> None:
+        given.update(guide=guide.reshape(-1, 3), held_out=problem.held_out.numpy())
+
+    monkeypatch.setattr(inpainting.InpaintProblem, "draw_towards", note)
+    inpaint(values, observed, steps=2)
+    flat, kept = values.reshape(-1, 3), observed.reshape(-1).copy()
+    kept[given["held_out"]] = False
+    np.testing.assert_allclose(given["guide"][kept], flat[kept], atol=1e-6)
+    assert (np.abs(given["guide"] - flat)[given["held_out"]].max(axis=1) > 1e-5).all()

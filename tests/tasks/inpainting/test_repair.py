@@ -166,6 +166,12 @@ def test_soft_edges_blend(tmp_path: Path) -> None:
     for row, known in ((24, 0.375), (19, 0.625)):
         by_hand = known * SCRATCHED[row, 10:70] + (1 - known) * own[row, 10:70]
         np.testing.assert_allclose(result[row, 10:70], by_hand, atol=1)
+    # Of the mean of estimates, too, only what is missing gets any: classical ones would hand the observed edge through.
+    run_inpainting(InpaintOptions(tmp_path / "photo.png", mask=str(tmp_path / "mask.png"), steps=9), out)
+    result, own = (np.asarray(Image.open(out / name)).astype(float) for name in ("reconstruction.png", "field.png"))
+    by_hand = 0.625 * SCRATCHED[19, 10:70] + 0.375 * own[19, 10:70]
+    np.testing.assert_allclose(result[19, 10:70], by_hand, atol=1)
+    assert np.abs(result[19, 10:70] - SCRATCHED[19, 10:70]).mean() > 2
     np.testing.assert_array_equal(result[levels == 255], SCRATCHED[levels == 255])
 
 
