@@ -196,6 +196,9 @@ class RenderOptions:
     photo_residuals: Annotated[int, Field(ge=0, le=64)] = 5
     """A rendered view gets what so many of the nearest training photos show beyond the field: their residuals, found
     again by depth. After the training each photo is rendered once for that. 0: the field alone."""
+    fill_unseen: bool = True
+    """In unbounded space, fill in from beside it what no training photo shows of a rendered view. Only together with
+    photo residuals, whose renderings say what the photos show."""
     cone: Annotated[float, Field(ge=0, le=1)] = 1 / 256
     """In unbounded space a step is this fraction of the distance from the camera, where that is more than near it."""
     min_cameras: Annotated[int, Field(ge=1, le=10**6)] = 3

@@ -16,6 +16,11 @@ Symbols:
 
 Rendered is c(x) + `TRUST` max_i r_i v_i sum_i r_i w_i (P_i - R_i)(x) / sum_i r_i w_i.
 
+In unbounded space, a view's pixels that none of the photos vouches for are filled in from beside them (`nerf.unseen`).
+Photo i vouches for x by max(v_i, exp(-(phi_i / `PARALLAX`)^2)) inside its frame, phi_i the angle, seen from o_i,
+between x and the point of the same ray of the view asked for that would be as far as t_i: a wrong depth that hardly
+moves anything in a photo that is near, as in mirrors, does no harm.
+
 Source: the weights are after Buehler et al., Unstructured Lumigraph Rendering, SIGGRAPH 2001; the residual of a field's
 rendering in place of the picture is ours, and nothing in it is learned.
 """
@@ -33,6 +38,7 @@ from nerfstudio.cameras.rays import RayBundle
 from torch import Tensor, nn
 
 from peak_nerf.nerf.cameras import project
+from peak_nerf.nerf.unseen import confidence, fill, grid_step
 
 SAME = 0.05
 """Relative difference of two distances up to which they are of one surface."""
@@ -42,6 +48,10 @@ SOFT = 0.2
 """A photo of so much more worth than the first that is left out counts fully."""
 TRUST = 0.9
 """Of the residuals' mean in the result."""
+PARALLAX = 0.02
+"""Radians by which something may be displaced in a photo that vouches for it."""
+VOUCHED = 0.95
+"""Of a pixel for which a photo vouches so far no other is asked."""
 MOST_PIXELS = 6_000_000
 """That are rendered of all training views together; beyond, every second pixel or third in each direction."""
 COARSEST = 3
@@ -153,12 +163,18 @@ class PhotoResiduals:
         photo: the training picture of a view.
         renderings: of some of the views.
         n_views: how many photos a view is given residuals of.
+        fills: whether what no photo vouches for is filled in; only where all of them were rendered.
 
     Raises: ValueError when the renderings are of other cameras.
     """
 
     def __init__(
-        self, cameras: Cameras, photo: Callable[[int], TrainingPhoto], renderings: TrainingRenderings, n_views: int
+        self,
+        cameras: Cameras,
+        photo: Callable[[int], TrainingPhoto],
+        renderings: TrainingRenderings,
+        n_views: int,
+        fills: bool = False,
     ) -> None:
         self.cameras, self.photo, self.renderings, self.n_views = cameras, photo, renderings, n_views
         self.stride = int(renderings.stride)
@@ -172,6 +188,7 @@ class PhotoResiduals:
         self.sizes = [_coarse((int(cameras.height[i]), int(cameras.width[i])), self.stride) for i in self.views]
         if sum(h * w for h, w in self.sizes) != len(renderings.colour):
             raise ValueError("they are of pictures of other sizes")
+        self.fills = fills and len(set(self.views)) == len(cameras)
         counts = torch.tensor([h * w for h, w in self.sizes])
         self.first = (counts.cumsum(0) - counts).tolist()
 
@@ -185,10 +202,7 @@ class PhotoResiduals:
         """The rendering with the residuals of photos that see the same, in [0, 1]. Directions are of unit length."""
         points = (origins + directions * distance).reshape(-1, 3)
         toward = directions.reshape(-1, 3)
-        probes = slice(None, None, max(1, len(points) // PROBES))
-        every = range(len(self.views))
-        worth = torch.stack([self._weight(n, points[probes], toward[probes])[0].sum() for n in every])
-        best = worth.topk(min(self.n_views + 1, len(self.views)))
+        best = self._worth(points, toward).topk(min(self.n_views + 1, len(self.views)))
         left_out = float(best.values[self.n_views]) if len(best.values) > self.n_views else 0.0
         total, weights, seen = (
             torch.zeros_like(points),
@@ -207,14 +221,63 @@ class PhotoResiduals:
         mean = total / weights.clamp(min=1e-9)
         return (rgb + (TRUST * seen * mean).reshape(rgb.shape)).clamp(0, 1)
 
+    def seen(
+        self, origins: Float[Tensor, "h w 3"], directions: Float[Tensor, "h w 3"], distance: Float[Tensor, "h w 1"]
+    ) -> Float[Tensor, "h w"]:
+        """How far some photo vouches for each pixel, in [0, 1]. Directions are of unit length."""
+        o, d, t = (x.reshape(-1, x.shape[-1]) for x in (origins, directions, distance))
+        seen, asked = t.new_zeros(len(t)), torch.arange(len(t), device=t.device)
+        for n in self._worth(o + d * t, d).argsort(descending=True).tolist():
+            if not len(asked):
+                break
+            vouched = self._vouches(n, o[asked], d[asked], t[asked])
+            seen[asked] = torch.maximum(seen[asked], vouched)
+            asked = asked[vouched < VOUCHED]
+        return torch.where(seen < VOUCHED, seen, 1.0).reshape(distance.shape[:2])
+
     def add_to(self, outputs: dict[str, Tensor], rays: RayBundle) -> None:
-        """To `rgb` of a rendered view, (h, w); what it was is `rgb_field`."""
+        """To `rgb` of a rendered view, (h, w); what it was is `rgb_field`. With `fills`, `seen` is how sure it is."""
         origins, directions = (x.float().to(outputs["rgb"].device) for x in (rays.origins, rays.directions))
         outputs["rgb_field"] = outputs["rgb"]
         outputs["rgb"] = self.add(outputs["rgb"], origins, directions, outputs["depth"])
+        if self.fills:
+            height, width = outputs["rgb"].shape[:2]
+            step = grid_step(height, width)
+            grid = (slice(step // 2, None, step), slice(step // 2, None, step))
+            outputs["seen"] = confidence(
+                self.seen(origins[grid], directions[grid], outputs["depth"][grid]), height, width
+            )
+            outputs["rgb"] = fill(outputs["rgb"], outputs["seen"])
+
+    def _worth(self, points: Tensor, toward: Tensor) -> Tensor:
+        """W of each view, (v,), by some of the points."""
+        probes = slice(None, None, max(1, len(points) // PROBES))
+        every = range(len(self.views))
+        return torch.stack([self._weight(n, points[probes], toward[probes])[0].sum() for n in every])
 
     def _weight(self, n: int, points: Tensor, toward: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """w and v of the n-th view for points that are looked at along `toward`, and where it has them, (p, 2)."""
+        inside, place, ray, t, own = self._found(n, points)
+        same = torch.exp(-(((t - own) / (SAME * t)) ** 2)) * inside
+        known = self.photo(self.views[n]).known
+        if known is not None:
+            same = same * (_sample(known.float()[..., None], place, self.cameras, self.views[n])[:, 0] > 0.99)
+        cosine = ((ray / t[:, None]) * toward).sum(-1)
+        return same / (torch.acos(cosine.clamp(-1, 1)) + BLUNT), same, place
+
+    def _vouches(self, n: int, origins: Tensor, directions: Tensor, distance: Tensor) -> Tensor:
+        """How far the n-th view vouches for the points of rays at these distances (p, 1), in [0, 1].
+
+        What masks leave out counts as seen: there the field is all there is.
+        """
+        inside, _, ray, t, own = self._found(n, origins + directions * distance)
+        other = ray + directions * distance * (own / t - 1)[:, None]
+        shift = 2 * torch.asin((F.normalize(other, dim=-1) - ray / t[:, None]).norm(dim=-1).clamp(max=2) / 2)
+        return inside * torch.exp(-torch.minimum(((t - own) / (SAME * t)).square(), (shift / PARALLAX).square()))
+
+    def _found(self, n: int, points: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Of points (p, 3): whether they are inside the n-th view's frame, and where, (p, 2); the way to them from its
+        camera, (p, 3), its length t, and how far the view has what it shows there."""
         camera = self.views[n]
         u, v, before = project(self.cameras, camera, points)
         h, w = int(self.cameras.height[camera]), int(self.cameras.width[camera])
@@ -223,13 +286,7 @@ class PhotoResiduals:
         ray = points - self.cameras.camera_to_worlds[camera, :, 3]
         t = ray.norm(dim=-1).clamp(min=1e-9)
         nearness = _sample(self._rendered(n, self.renderings.nearness[:, None]), place, self.cameras, camera)
-        own = 1 / nearness[:, 0].clamp(min=1e-6) - 1
-        same = torch.exp(-(((t - own) / (SAME * t)) ** 2)) * inside
-        known = self.photo(camera).known
-        if known is not None:
-            same = same * (_sample(known.float()[..., None], place, self.cameras, camera)[:, 0] > 0.99)
-        cosine = ((ray / t[:, None]) * toward).sum(-1)
-        return same / (torch.acos(cosine.clamp(-1, 1)) + BLUNT), same, place
+        return inside, place, ray, t, 1 / nearness[:, 0].clamp(min=1e-6) - 1
 
     def _rendered(self, n: int, values: Tensor) -> Tensor:
         """The n-th view's part, (h, w, c), of every `stride`th pixel."""

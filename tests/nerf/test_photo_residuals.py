@@ -11,6 +11,7 @@ from nerfstudio.cameras.cameras import Cameras, CameraType
 from peak_nerf.nerf import photo_residuals
 from peak_nerf.nerf.data.pixel_rays import rays_of_picture
 from peak_nerf.nerf.photo_residuals import (
+    PARALLAX,
     TRUST,
     PhotoResiduals,
     TrainingPhoto,
@@ -143,6 +144,66 @@ def test_what_masks_hide_is_not_used() -> None:
     kept = (slice(4, -4), slice(SIZE // 2 + 1, -4))
     assert (rendered - truth)[kept].abs().max() < 0.03
     assert (truth[kept] - GREY).abs().max() > 0.1
+
+
+def vouched(result: PhotoResiduals, position: tuple[float, float], depth: float = WALL) -> torch.Tensor:
+    rays = rays_of_picture(cameras([position]))
+    return result.seen(rays.origins, rays.directions, -depth / rays.directions[..., 2:])
+
+
+def test_photos_vouch_for_what_they_show_inside_their_frames() -> None:
+    """A camera half a picture beside has half of its view in the photo."""
+    half = WALL * SIZE / FOCAL / 2
+    seen = vouched(residuals(cameras([(0.0, 0.0), (0.0, 0.1)])), (half, 0.0))
+    assert (seen[4:-4, : SIZE // 2 - 1] == 1).all()
+    assert (seen[:, SIZE // 2 + 1 :] == 0).all()
+
+
+def test_a_wrong_depth_counts_by_what_it_displaces_by_hand() -> None:
+    """The photo, 0.1 beside, has the wall behind the point: at the wall's distance the ray is b / 2 - b / 4 beside."""
+    seen = vouched(residuals(cameras([(0.0, 0.0)])), (0.1, 0.0), depth=WALL / 2)
+    shift = math.atan(0.1 / (WALL / 2)) - math.atan(0.1 / WALL)
+    middle = seen[SIZE // 2 - 1 : SIZE // 2 + 1, SIZE // 2 - 1 : SIZE // 2 + 1].mean()
+    assert float(middle) == pytest.approx(math.exp(-((shift / PARALLAX) ** 2)), rel=0.03)
+    assert (vouched(residuals(cameras([(0.0, 0.0)])), (0.0, 0.0), depth=WALL / 2)[4:-4, 4:-4] == 1).all()
+
+
+def test_what_masks_leave_out_counts_as_seen() -> None:
+    seen = vouched(residuals(cameras([(0.0, 0.0)]), known=torch.zeros(SIZE, SIZE, dtype=torch.bool)), (0.0, 0.0))
+    assert (seen[4:-4, 4:-4] == 1).all()
+
+
+def filling(views: Cameras) -> PhotoResiduals:
+    made = render_training_views(views, wall(views))
+    assert made is not None
+    return PhotoResiduals(views, lambda i: TrainingPhoto(photo_of(views, i), None), made, 3, fills=True)
+
+
+def test_what_no_photo_shows_is_filled_in_and_said() -> None:
+    """Where the wall goes on beyond the photo, the field has painted it black."""
+    half = WALL * SIZE / FOCAL / 2
+    rays = rays_of_picture(cameras([(half, 0.0)]))
+    painted = torch.full((SIZE, SIZE, 3), GREY)
+    painted[:, SIZE // 2 :] = 0
+    outputs = {"rgb": painted, "depth": -WALL / rays.directions[..., 2:]}
+    filling(cameras([(0.0, 0.0)])).add_to(outputs, rays)
+    assert torch.equal(outputs["rgb_field"], painted)
+    assert outputs["seen"].shape == (SIZE, SIZE, 1)
+    assert (outputs["seen"][8:-8, : SIZE // 2 - 6] == 1).all()
+    assert (outputs["seen"][:, SIZE // 2 + 6 :] == 0).all()
+    assert outputs["rgb"][:, SIZE // 2 + 6 :].min() > GREY - 0.25
+    shown = {"rgb": painted, "depth": outputs["depth"]}
+    residuals(cameras([(0.0, 0.0)])).add_to(shown, rays)
+    assert "seen" not in shown
+    assert (shown["rgb"][:, SIZE // 2 + 6 :] == 0).all()
+
+
+def test_nothing_is_filled_in_where_not_all_photos_were_rendered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of the others may show it."""
+    views = cameras([(x / 10, 0.0) for x in range(20)])
+    assert filling(views).fills
+    monkeypatch.setattr(photo_residuals, "MOST_PIXELS", 10 * math.ceil(SIZE / photo_residuals.COARSEST) ** 2)
+    assert not filling(views).fills
 
 
 def test_the_nearest_angle_counts_most_by_hand() -> None:

@@ -116,7 +116,13 @@ def attach(model: Any, datamanager: Any) -> None:
         return TrainingPhoto(colour, None if known is None else known[part].reshape(h, w))
 
     try:
-        model.residuals = PhotoResiduals(cameras, photo, model.training_renderings, model.config.photo_residuals)
+        model.residuals = PhotoResiduals(
+            cameras,
+            photo,
+            model.training_renderings,
+            model.config.photo_residuals,
+            fills=model.config.fill_unseen and model.renderer.unbounded,
+        )
     except ValueError as error:
         forget(model)
         say(f"the photos are not those of the training ({error}): views are rendered by the field alone")

@@ -115,6 +115,20 @@ def test_a_run_can_be_looked_at_without(tmp_path) -> None:
     assert "rgb_field" not in image(pipeline)
 
 
+def test_what_no_photo_shows_is_filled_in_unless_that_is_off(tmp_path) -> None:
+    """Of a run as it is, and with the option changed in its config.yml."""
+    config = photos_config(tmp_path)
+    pipeline = train(config).pipeline
+    assert pipeline.model.residuals.fills
+    rendered = image(pipeline)
+    assert rendered["seen"].shape == (*rendered["rgb"].shape[:2], 1)
+    path = config.get_base_dir() / "config.yml"
+    path.write_text(path.read_text().replace("fill_unseen: true", "fill_unseen: false"))
+    _, pipeline, _, _ = eval_setup(path)
+    assert not pipeline.model.residuals.fills
+    assert "seen" not in image(pipeline)
+
+
 def test_a_training_that_goes_on_makes_them_anew(tmp_path) -> None:
     config = photos_config(tmp_path)
     first = train(config)
