@@ -178,20 +178,22 @@ class VolumeRenderer:
     def random_samples(
         self, origins: Tensor, directions: Tensor, n: int
     ) -> tuple[Float[Tensor, "n 3"], Float[Tensor, "n 3"]]:
-        """Positions of n of the rays' training samples, drawn at random, and the directions of their rays.
+        """Positions of n of the rays' candidates, drawn at random, and the directions of their rays.
 
-        Fewer where the rays have fewer. On a GPU, where the host would have to wait for their number, there are always
-        n, all in the middle of the field's cube where rays have none; and rays at the end of an unusual batch, for
-        which there is no room, have none.
+        In a bounded scene those behind a surface are among them: what no camera sees must be probed as well. Fewer where
+        the rays have fewer. On a GPU, where the host would have to wait for their number, there are always n, all in
+        the middle of the field's cube where rays have none; and rays at the end of an unusual batch, for which there
+        is no room, have none.
         """
         n_rays = len(origins)
+        jitter = torch.rand(n_rays, device=origins.device)
         if not triton_takes(origins.device):
-            samples = self.training_samples(origins, directions)
+            samples = self._march(origins, directions, jitter)
             chosen = torch.randint(max(1, len(samples)), (min(n, len(samples)),), device=origins.device)
             return samples.x[chosen].detach(), directions[samples.ray[chosen]]
         n_rows = n_rays * (self.steps.budget + 1) if self.unbounded else self._room(n_rays)
-        samples = self._march(origins, directions, torch.rand(n_rays, device=origins.device), n_rows)
-        chosen = random_marked(samples.ray < n_rays if self.unbounded else self._reached(samples, n_rays), n)
+        samples = self._march(origins, directions, jitter, n_rows)
+        chosen = random_marked(samples.ray < n_rays, n)
         return samples.x[chosen].detach(), directions[samples.ray[chosen].clamp(max=n_rays - 1)]
 
     def _room(self, n_rays: int) -> int:

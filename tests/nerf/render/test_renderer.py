@@ -261,6 +261,19 @@ def test_in_a_bounded_scene_the_field_says_what_is_hidden() -> None:
     assert int((x < -0.2).sum()) == pytest.approx(80 * n, abs=n)
 
 
+def test_random_positions_are_behind_surfaces_too() -> None:
+    """KAR asks there: no camera sees it, and nothing else says what is there."""
+    renderer = renderer_of(Slab((0.0, 0.0, 0.0), 1.0, False))
+    renderer.coarseness = 1.0
+    renderer.field.world = lambda x: 400.0 * ((x[:, 0] >= -0.2) & (x[:, 0] < 0.3)).to(x.dtype)
+    torch.manual_seed(0)
+    o, d = torch.tensor([[-3.0, 0.1, 0.0]]).repeat(20, 1), torch.tensor([[1.0, 0.0, 0.0]]).repeat(20, 1)
+    x, directions = renderer.random_samples(o, d, 2000)
+    assert float(renderer.training_samples(o, d).x[:, 0].max()) < -0.15
+    assert float((x[:, 0] > 0).float().mean()) == pytest.approx(0.5, abs=0.04)
+    assert torch.equal(directions, d[:1].expand(2000, 3))
+
+
 def test_steps_are_no_shorter_than_training_asks() -> None:
     renderer = renderer_of(ToyField(), budget=8)
     renderer.least_coarseness = 3.0

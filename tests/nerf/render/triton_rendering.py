@@ -114,7 +114,7 @@ def check_random_samples_are_some_of_them() -> None:
         torch.manual_seed(1)
         x, directions = one.random_samples(*given, 64)
         torch.manual_seed(1)
-        every = one.training_samples(*given)
+        every = one._march(*given, torch.rand(30))
         same = (x[:, None] == every.x).all(-1)
         assert bool(same.any(1).all())
         assert torch.equal(directions, given[1][every.ray[same.int().argmax(1)]])
