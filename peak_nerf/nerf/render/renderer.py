@@ -180,10 +180,10 @@ class VolumeRenderer:
     ) -> tuple[Float[Tensor, "n 3"], Float[Tensor, "n 3"]]:
         """Positions of n of the rays' candidates, drawn at random, and the directions of their rays.
 
-        In a bounded scene those behind a surface are among them: what no camera sees must be probed as well. Fewer where
-        the rays have fewer. On a GPU, where the host would have to wait for their number, there are always n, all in
-        the middle of the field's cube where rays have none; and rays at the end of an unusual batch, for which there
-        is no room, have none.
+        In a bounded scene those behind a surface are among them: what no camera sees must be probed as well. Fewer
+        where the rays have fewer. On a GPU, where the host would have to wait for their number, there are always n, all
+        in the middle of the field's cube where rays have none; and rays at the end of an unusual batch, for which
+        there is no room, have none.
         """
         n_rays = len(origins)
         jitter = torch.rand(n_rays, device=origins.device)
