@@ -17,8 +17,10 @@ logger = logging.getLogger(__name__)
 
 FEW_VIEWS = 16
 """Up to so many training views KAR is on, the distortion loss too, and colour depends less on direction."""
-KAR_WEIGHTS = {"point": 0.004, "unobserved": 0.1, "observed": 0.01}
+KAR_WEIGHTS = {"point": 0.01, "unobserved": 0.1, "observed": 0.01}
 """Weight of each form of KAR where none is given; more costs quality."""
+POINT_IN_UNBOUNDED_SPACE = 0.004
+"""Weight of the point form there."""
 DEPTH_WEIGHT = 0.01
 """Of the depth loss, where none is given and the scene has sightings of sparse points."""
 RENAMED = {"kar_rank": "kar_n_features", "unseen_rays": "virtual_rays"}
@@ -45,7 +47,7 @@ class PeakOptions:
     """Degree of the learnable polynomial encoding of position; None leaves it out."""
     kar_weight: Annotated[Union[float, None], Field(ge=0, le=1e6)] = None  # noqa: UP007
     """Weight lambda of KAR; 0 trains without it. None takes 0.01, and in `peak` and `peak-lite` 0.004 for the point
-    form, 0.1 for the unobserved one."""
+    form in unbounded space, 0.1 for the unobserved one."""
     kar_warmup: Annotated[float, Field(ge=0, le=1)] = 0.1
     """Fraction of the training over which KAR's weight rises from 0."""
     kar_queries: Annotated[int, Field(ge=1, le=1 << 20)] = 128
@@ -256,7 +258,7 @@ def resolve_defaults(options: Options, n_views: int, unbounded: bool, sightings:
     if form == "free-space":
         form = "unobserved"
     if weight is None:
-        weight = KAR_WEIGHTS[form]
+        weight = POINT_IN_UNBOUNDED_SPACE if form == "point" and unbounded else KAR_WEIGHTS[form]
     if levels is None:
         levels = 2 if few else 4
         logger.info("colour: %d levels of spherical harmonics for %d training views", levels, n_views)
