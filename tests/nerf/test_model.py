@@ -295,10 +295,10 @@ def test_the_start_is_not_grey(tmp_path, background: str) -> None:
 
 
 CHOICES = [
-    ({}, 6, KarAtSamples, 0.004),
+    ({}, 6, KarAtSamples, 0.01),
     ({}, 20, type(None), 0.0),
-    ({"kar_weight": 0.01}, 20, KarAtSamples, 0.01),
-    ({"kar_form": "point"}, 20, KarAtSamples, 0.004),
+    ({"kar_weight": 0.02}, 20, KarAtSamples, 0.02),
+    ({"kar_form": "point"}, 20, KarAtSamples, 0.01),
     ({"kar_form": "unobserved"}, 6, KarUnobserved, 0.1),
     ({"kar_weight": 0.0}, 6, type(None), 0.0),
 ]

@@ -16,10 +16,10 @@ from peak_nerf.nerf.options import DEPTH_WEIGHT, RENAMED, KarOptions, LossOption
 @pytest.mark.parametrize(
     ("options", "views", "form", "weight"),
     [
-        ({}, 16, "point", 0.004),
+        ({}, 16, "point", 0.01),
         ({}, 17, "point", 0.0),
-        ({"kar_weight": 0.01}, 17, "point", 0.01),
-        ({"kar_form": "point"}, 17, "point", 0.004),
+        ({"kar_weight": 0.02}, 17, "point", 0.02),
+        ({"kar_form": "point"}, 17, "point", 0.01),
         ({"kar_form": "unobserved"}, 6, "unobserved", 0.1),
         ({"kar_form": "observed"}, 6, "observed", 0.01),
         ({"kar_form": "free-space"}, 6, "unobserved", 0.1),  # its former name
@@ -29,6 +29,15 @@ from peak_nerf.nerf.options import DEPTH_WEIGHT, RENAMED, KarOptions, LossOption
 def test_kar_by_the_number_of_views(options: dict, views: int, form: str, weight: float) -> None:
     resolved = resolve_defaults(ModelOptions(**options), views, unbounded=False)
     assert (resolved.kar_form, resolved.kar_weight) == (form, weight)
+
+
+def test_kar_weighs_less_in_unbounded_space() -> None:
+    """The point form alone, and only where no weight is given."""
+    weights = [
+        resolve_defaults(ModelOptions(**options), 6, unbounded=True).kar_weight
+        for options in ({}, {"kar_weight": 0.02}, {"kar_form": "unobserved"}, {"kar_form": "observed"})
+    ]
+    assert weights == [0.004, 0.02, 0.1, 0.01]
 
 
 @pytest.mark.parametrize(
