@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 WINDOW = 5
-"""Grid points along a side: a thin line that nothing vouches for, as at outlines, is left as it is."""
+"""Grid points along a side: a thin line that nothing vouches for, as at outlines, changes little."""
 UNSURE = 0.5
 """Mean of s up to which a rendering is not believed at all."""
 LOOKED_AT = 16384
