@@ -38,6 +38,7 @@ from peak_nerf.nerf.render.crop import crop_of, cropped
 from peak_nerf.nerf.render.field import PeakRadianceField, networks_in_bfloat16
 from peak_nerf.nerf.render.marcher import Steps
 from peak_nerf.nerf.render.occupancy import OccupancyGrid
+from peak_nerf.nerf.render.pixel_selection import selected_pixels
 from peak_nerf.nerf.render.renderer import RenderedRays, VolumeRenderer
 
 FORMS: dict[str, type[KarForm]] = {"point": KarAtSamples, "unobserved": KarUnobserved}
@@ -235,11 +236,9 @@ class PeakModel(Model):
 
     @torch.no_grad()
     def images(self, rays: RayBundle) -> dict[str, Tensor]:
-        """What `_render` gives, (h, w, c) each."""
-        size, parts = self.config.eval_num_rays_per_chunk, []
-        for start in range(0, rays.size, size):
-            parts.append(self._render(rays.get_row_major_sliced_ray_bundle(start, start + size).to(self.device)))
-        return {name: torch.cat([part[name] for part in parts]).reshape(*rays.shape, -1) for name in parts[0]}
+        """What `_render` gives, (h, w, c) each; see `pixel_tolerance`."""
+        c = self.config
+        return selected_pixels(self._render, rays.to(self.device), c.pixel_tolerance, c.eval_num_rays_per_chunk)
 
     # Losses
 

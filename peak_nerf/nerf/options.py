@@ -195,6 +195,9 @@ class RenderOptions:
     """Samples of a training ray in unbounded space, at most; chosen by what the occupancy grid knows."""
     render_samples: Annotated[int, Field(ge=1, le=4096)] = 24
     """Samples of a rendered ray in unbounded space, at most."""
+    pixel_tolerance: Annotated[float, Field(ge=0, le=1)] = 0.03
+    """In rendering, a pixel is interpolated where the colours and opacities of its neighbours, in [0, 1], differ by no
+    more than this, and their depths by no more than 2 %; 0 renders every pixel."""
     photo_residuals: Annotated[int, Field(ge=0, le=64)] = 5
     """A rendered view gets what so many of the nearest training photos show beyond the field: their residuals, found
     again by depth. After the training each photo is rendered once for that. 0: the field alone."""
