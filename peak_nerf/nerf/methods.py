@@ -65,7 +65,7 @@ def _method(
 def _peak(name: str, description: str, full: bool) -> MethodSpecification:
     """PEAK in full size, for a GPU, or in that for two CPU cores."""
     if full:
-        model, length = PeakModelConfig(kar_queries=256), (20000, 2000, 2000)
+        model, length = PeakModelConfig(), (20000, 2000, 2000)
     else:
         model, length = (
             PeakModelConfig(

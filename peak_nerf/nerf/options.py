@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 FEW_VIEWS = 16
 """Up to so many training views KAR is on, the distortion loss too, and colour depends less on direction."""
-KAR_WEIGHTS = {"point": 0.01, "unobserved": 0.1, "observed": 0.01}
+KAR_WEIGHTS = {"point": 0.02, "unobserved": 0.1, "observed": 0.01}
 """Weight of each form of KAR where none is given; more costs quality."""
 POINT_IN_UNBOUNDED_SPACE = 0.004
 """Weight of the point form there."""
@@ -46,8 +46,8 @@ class PeakOptions:
     polynomial_degree: Annotated[Union[int, None], Field(ge=0, le=8)] = 1  # noqa: UP007 - tyro on Python 3.10
     """Degree of the learnable polynomial encoding of position; None leaves it out."""
     kar_weight: Annotated[Union[float, None], Field(ge=0, le=1e6)] = None  # noqa: UP007
-    """Weight lambda of KAR; 0 trains without it. None takes 0.01, and in `peak` and `peak-lite` 0.004 for the point
-    form in unbounded space, 0.1 for the unobserved one."""
+    """Weight lambda of KAR; 0 trains without it. None takes 0.01, and in `peak` and `peak-lite` 0.02 for the point
+    form, 0.004 for it in unbounded space, 0.1 for the unobserved one."""
     kar_warmup: Annotated[float, Field(ge=0, le=1)] = 0.1
     """Fraction of the training over which KAR's weight rises from 0."""
     kar_queries: Annotated[int, Field(ge=1, le=1 << 20)] = 128
@@ -77,6 +77,8 @@ class KarOptions(PeakOptions):
     unobserved: opacity in cells hidden from all cameras is regularised towards similar places that cameras do see.
     observed: the field at those ray samples is regularised towards what is known nearby: sparse points are solid and
     have the colour that cameras recorded, and between a camera and a point that it saw space is empty."""
+    kar_queries: Annotated[int, Field(ge=1, le=1 << 20)] = 512
+    """Query points of an evaluation of KAR."""
     kar_interval: Annotated[int, Field(ge=1, le=10**6)] = 2
     """point, observed: KAR is evaluated every so many steps, with as many times the weight; the unobserved form in
     every step."""

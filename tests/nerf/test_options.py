@@ -16,10 +16,10 @@ from peak_nerf.nerf.options import DEPTH_WEIGHT, RENAMED, KarOptions, LossOption
 @pytest.mark.parametrize(
     ("options", "views", "form", "weight"),
     [
-        ({}, 16, "point", 0.01),
+        ({}, 16, "point", 0.02),
         ({}, 17, "point", 0.0),
-        ({"kar_weight": 0.02}, 17, "point", 0.02),
-        ({"kar_form": "point"}, 17, "point", 0.01),
+        ({"kar_weight": 0.03}, 17, "point", 0.03),
+        ({"kar_form": "point"}, 17, "point", 0.02),
         ({"kar_form": "unobserved"}, 6, "unobserved", 0.1),
         ({"kar_form": "observed"}, 6, "observed", 0.01),
         ({"kar_form": "free-space"}, 6, "unobserved", 0.1),  # its former name

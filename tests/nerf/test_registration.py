@@ -35,7 +35,7 @@ def test_peak_has_the_size_of_its_machine(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     full = methods._peak_of_this_machine().config
     assert (full.method_name, full.machine.device_type) == ("peak", "cuda")
-    assert (full.max_num_iterations, full.pipeline.model) == (20000, PeakModelConfig(kar_queries=256))
+    assert (full.max_num_iterations, full.pipeline.model) == (20000, PeakModelConfig())
     assert (lite.max_num_iterations, lite.pipeline.model.log2_table_size) == (2800, 17)
 
 
