@@ -30,6 +30,7 @@ from peak_nerf.core.kar import KernelAlignmentRegularizer
 from peak_nerf.errors import PeakError
 from peak_nerf.metrics import lpips_weights
 from peak_nerf.nerf.ddp import seen_by_ddp
+from peak_nerf.nerf.options import KAR_QUERIES
 from peak_nerf.nerf.options import PeakOptions as PeakOptions
 from peak_nerf.nerf.progress import progress_callback
 from peak_nerf.system.waiting import sleep_when_busy
@@ -64,7 +65,8 @@ class PeakModelMixin(_Base):
         with without_lpips_download(type(self)):
             super().populate_modules()
         weight = KAR_WEIGHT if self.config.kar_weight is None else self.config.kar_weight
-        c = self.config = dataclasses.replace(self.config, kar_weight=weight)
+        queries = KAR_QUERIES if self.config.kar_queries is None else self.config.kar_queries
+        c = self.config = dataclasses.replace(self.config, kar_weight=weight, kar_queries=queries)
         if weight < 0 or c.kar_queries < 1 or c.kar_anchors < 1 or not c.kar_radius > 0:
             raise PeakError("--pipeline.model.kar-*: give a weight of 0 or more; queries, anchors and radius above 0")
         self.polynomials: list[PolynomialEncoding] = []

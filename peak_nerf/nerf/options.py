@@ -21,6 +21,10 @@ KAR_WEIGHTS = {"point": 0.02, "unobserved": 0.1, "observed": 0.01}
 """Weight of each form of KAR where none is given; more costs quality."""
 POINT_IN_UNBOUNDED_SPACE = 0.004
 """Weight of the point form there."""
+KAR_QUERIES = 128
+"""Query points where no number is given."""
+POINT_QUERIES_IN_A_BOX = 512
+"""Of the point form, in a scene that fits its box: there more of them gain, and in unbounded space nothing."""
 DEPTH_WEIGHT = 0.01
 """Of the depth loss, where none is given and the scene has sightings of sparse points."""
 RENAMED = {"kar_rank": "kar_n_features", "unseen_rays": "virtual_rays"}
@@ -50,8 +54,9 @@ class PeakOptions:
     form, 0.004 for it in unbounded space, 0.1 for the unobserved one."""
     kar_warmup: Annotated[float, Field(ge=0, le=1)] = 0.1
     """Fraction of the training over which KAR's weight rises from 0."""
-    kar_queries: Annotated[int, Field(ge=1, le=1 << 20)] = 128
-    """Query points per step."""
+    kar_queries: Annotated[Union[int, None], Field(ge=1, le=1 << 20)] = None  # noqa: UP007
+    """Query points of an evaluation of KAR. None takes 512 for the point form of `peak` and `peak-lite` in a scene that
+    fits its box, and 128 otherwise."""
     kar_anchors: Annotated[int, Field(ge=1, le=256)] = 8
     """Anchors near each query; the unobserved form has a bank instead."""
     kar_radius: Annotated[float, Field(ge=1e-5, le=2)] = 0.015
@@ -77,8 +82,6 @@ class KarOptions(PeakOptions):
     unobserved: opacity in cells hidden from all cameras is regularised towards similar places that cameras do see.
     observed: the field at those ray samples is regularised towards what is known nearby: sparse points are solid and
     have the colour that cameras recorded, and between a camera and a point that it saw space is empty."""
-    kar_queries: Annotated[int, Field(ge=1, le=1 << 20)] = 512
-    """Query points of an evaluation of KAR."""
     kar_interval: Annotated[int, Field(ge=1, le=10**6)] = 2
     """point, observed: KAR is evaluated every so many steps, with as many times the weight; the unobserved form in
     every step."""
@@ -264,6 +267,9 @@ def resolve_defaults(options: Options, n_views: int, unbounded: bool, sightings:
         form = "unobserved"
     if weight is None:
         weight = POINT_IN_UNBOUNDED_SPACE if form == "point" and unbounded else KAR_WEIGHTS[form]
+    queries = options.kar_queries
+    if queries is None:
+        queries = POINT_QUERIES_IN_A_BOX if form == "point" and not unbounded else KAR_QUERIES
     if levels is None:
         levels = 2 if few else 4
         logger.info("colour: %d levels of spherical harmonics for %d training views", levels, n_views)
@@ -290,8 +296,9 @@ def resolve_defaults(options: Options, n_views: int, unbounded: bool, sightings:
             " the option out"
         )
     options = dataclasses.replace(
-        options, kar_form=form, kar_weight=weight, sh_levels=levels, distortion_weight=distortion, depth_weight=depth
-    )
+        options, kar_form=form, kar_weight=weight, kar_queries=queries, sh_levels=levels, distortion_weight=distortion,
+        depth_weight=depth,
+    )  # fmt: skip
     multiple = 32 if unbounded else 8  # of the blocks that empty space is skipped by
     if options.occupancy_resolution < multiple or options.occupancy_resolution % multiple:
         raise PeakError(

@@ -25,6 +25,10 @@ def blender(tmp_path):
     return write_blender_scene(tmp_path / "ball", n_train=6, n_val=1, n_test=2, size=16)
 
 
+def test_queries_where_no_number_is_given(blender, tmp_path) -> None:
+    assert start(nerfacto_config(blender, tmp_path / "out", kar_queries=None)).pipeline.model.config.kar_queries == 128
+
+
 def test_twenty_steps_then_the_same_field_from_its_checkpoint(blender, tmp_path) -> None:
     config = nerfacto_config(blender, tmp_path / "out", steps=20)
     trainer = train(config)

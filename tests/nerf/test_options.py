@@ -41,6 +41,21 @@ def test_kar_weighs_less_in_unbounded_space() -> None:
 
 
 @pytest.mark.parametrize(
+    ("options", "unbounded", "queries"),
+    [
+        ({}, False, 512),
+        ({}, True, 128),
+        ({"kar_form": "unobserved"}, False, 128),
+        ({"kar_form": "observed"}, False, 128),
+        ({"kar_queries": 64}, False, 64),
+        ({"kar_queries": 64}, True, 64),
+    ],
+)
+def test_queries_of_kar_by_form_and_space(options: dict, unbounded: bool, queries: int) -> None:
+    assert resolve_defaults(ModelOptions(**options), 6, unbounded).kar_queries == queries
+
+
+@pytest.mark.parametrize(
     ("views", "unbounded", "levels", "distortion"),
     [(16, False, 2, 0.03), (17, False, 4, 0.0), (17, True, 4, 0.03)],
 )

@@ -53,6 +53,12 @@ class KarForm(ABC):
         self.interval = options.kar_interval
         self.waiting = 0  # steps until it is evaluated again
 
+    @property
+    def n_queries(self) -> int:
+        """Of an evaluation."""
+        assert self.options.kar_queries is not None  # resolved
+        return self.options.kar_queries
+
     def loss(self, step: KarStep) -> Tensor | None:
         """Weighted KAR, or None between its steps and where there is too little to compare.
 
@@ -79,7 +85,7 @@ class KarForm(ABC):
 
         Without virtual rays half the number of queries.
         """
-        n = self.options.kar_queries
+        n = self.n_queries
         parts = [_random_samples(step.rendered.samples, step.directions, n // 2)]
         if step.virtual_rays is not None:
             origins, directions = step.virtual_rays

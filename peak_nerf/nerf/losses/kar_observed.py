@@ -170,7 +170,7 @@ class KarObserved(KarForm):
         x, directions = self.ray_queries(step)
         if not len(x):
             return None
-        predicted = self.kar.mean_norm(self.left_out(self._random_anchors(self.options.kar_queries)))
+        predicted = self.kar.mean_norm(self.left_out(self._random_anchors(self.n_queries)))
         return predicted + self.kar.mean_norm(self.residual(x, directions))
 
     def left_out(self, anchor: Int[Tensor, " n"]) -> Float[Tensor, "n 4"]:

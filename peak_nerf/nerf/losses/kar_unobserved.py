@@ -106,7 +106,7 @@ class KarUnobserved(KarForm):
         itself = torch.arange(len(bank), device=bank.device)
         loss = self.kar.mean_norm(kernel_alignment_residual(f_bank, g_bank, f_bank, g_bank, itself))
         if not self.hidden.fewer_than(1):
-            x = self.renderer.to_field(occupancy.points_in(self.hidden.draw(self.options.kar_queries)))
+            x = self.renderer.to_field(occupancy.points_in(self.hidden.draw(self.n_queries)))
             with torch.no_grad():
                 g = self.kar.similarity_features(x)
             residual = kernel_alignment_residual(self._f(x), g, f_bank, g_bank.detach())

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from peak_nerf.nerf.options import ModelOptions
+from peak_nerf.nerf.options import POINT_QUERIES_IN_A_BOX, ModelOptions
 from peak_nerf.system.choices import check_numbers
 from peak_nerf.system.memory import check_memory
 from peak_nerf.system.ranges import LearningRate, Seed, Weight
@@ -110,7 +110,7 @@ def needed_bytes(options: ModelOptions) -> dict[str, int]:
         "occupancy grid (occupancy-resolution, cascades)": 16 * cells,
         "probes (occupancy-probes)": 4 * options.occupancy_probes * (inputs + layers),
         "KAR (kar-queries, kar-anchors, kar-n-features)": 16
-        * options.kar_queries
+        * (options.kar_queries or POINT_QUERIES_IN_A_BOX)
         * (options.kar_anchors + 1)
         * (options.kar_n_features + inputs + layers),
     }
