@@ -22,7 +22,14 @@ from peak_nerf.core.kar import KernelAlignmentRegularizer
 from peak_nerf.nerf.losses.kar import KarStep
 from peak_nerf.nerf.losses.kar_samples import KarAtSamples
 from peak_nerf.nerf.losses.regularizers import regularization_losses
-from peak_nerf.nerf.options import FEW_VIEWS, KAR_WEIGHTS, ModelOptions
+from peak_nerf.nerf.options import (
+    FEW_VIEWS,
+    KAR_QUERIES,
+    KAR_WEIGHTS,
+    NEAR_PLANE,
+    POINT_QUERIES_IN_A_BOX,
+    ModelOptions,
+)
 from peak_nerf.nerf.render.field import PeakRadianceField, networks_in_bfloat16
 from peak_nerf.nerf.render.marcher import Steps
 from peak_nerf.nerf.render.occupancy import OccupancyGrid
@@ -42,6 +49,8 @@ def for_scene(options: ModelOptions, n_views: int, unbounded: bool) -> ModelOpti
         options, sh_levels=2 if few else 4, occupancy_threshold=0.0005 if unbounded else 0.002,
         distortion_weight=0.03 if few or unbounded else 0.0, distortion_warmup=0.5 if unbounded else 0.0,
         network_rate=0.25 if few and unbounded else 1.0,
+        kar_queries=options.kar_queries or (KAR_QUERIES if unbounded else POINT_QUERIES_IN_A_BOX),
+        near_plane=NEAR_PLANE if options.near_plane is None else options.near_plane,
     )  # fmt: skip
 
 
@@ -76,7 +85,7 @@ class Training:
         ).to(device)  # fmt: skip
         self.renderer = VolumeRenderer(
             self.field, self.occupancy, Steps(step, c.cone if unbounded else 0.0, c.samples_per_ray),
-            c.near_plane / pictures.half, 1.0, c.render_substeps, c.render_samples,
+            (c.near_plane or 0.0) / pictures.half, 1.0, c.render_substeps, c.render_samples,
             c.gradient_reach if unbounded else 0.0,
         )  # fmt: skip
         groups = {

@@ -21,7 +21,7 @@ from peak_nerf.core.field import FieldConfig, HashGridConfig
 from peak_nerf.core.kar import KernelAlignmentRegularizer, Norm
 from peak_nerf.nerf.camera_refinement import CameraRefinement, CameraRefinementConfig, refinement_is_due
 from peak_nerf.nerf.data.pixel_rays import rays_of_picture
-from peak_nerf.nerf.data.points import knows_sightings
+from peak_nerf.nerf.data.points import knows_sightings, nearest_sighting
 from peak_nerf.nerf.ddp import seen_by_ddp
 from peak_nerf.nerf.evaluation import evaluated, without_background
 from peak_nerf.nerf.exposure import Exposure, exposure_correction
@@ -78,9 +78,11 @@ class PeakModel(Model):
         metadata: dict[str, Any] = self.kwargs.get("metadata") or {}
         unbounded = bool(metadata.get("unbounded"))
         sighted = knows_sightings(metadata)
-        c = self.config = resolve_defaults(self.config, self.num_train_data, unbounded, sighted)
+        near = nearest_sighting(metadata)
+        c = self.config = resolve_defaults(self.config, self.num_train_data, unbounded, sighted, near)
         assert c.sh_levels is not None  # resolved
         assert c.occupancy_threshold is not None
+        assert c.near_plane is not None
         device = self.kwargs.get("device", "cpu")
         finest = c.finest_resolution * (2 if unbounded else 1)
         grid = HashGridConfig(c.n_levels, c.n_features, c.log2_table_size, c.base_resolution, finest)
@@ -131,13 +133,12 @@ class PeakModel(Model):
         self.background_colour = 0.0 if metadata.get("background") == "black" else 1.0
         # Images that show the background where the scene is empty teach a random one as matter, painted on the box.
         self.solid_background = bool(metadata.get("solid_background"))
-        near = c.near_plane / self.half_extent
         dt = 2 / c.steps_per_side
         self.renderer = VolumeRenderer(
             self.field,
             self.occupancy,
             Steps(dt, c.cone if unbounded else 0.0, c.samples_per_ray),
-            near,
+            c.near_plane / self.half_extent,
             self.background_colour,
             c.render_substeps,
             c.render_samples,
@@ -215,7 +216,7 @@ class PeakModel(Model):
     @torch.no_grad()
     def get_outputs_for_camera(self, camera: Cameras, obb_box: OrientedBox | None = None) -> dict[str, Tensor]:
         """Images of a camera; its rays as training's: nerfstudio undoes a lens for every pixel, in seconds."""
-        rays, near = rays_of_picture(camera), self.config.near_plane
+        rays, near = rays_of_picture(camera), self.renderer.near * self.half_extent
         return self.get_outputs_for_camera_ray_bundle(rays if obb_box is None else cropped(rays, obb_box, near))
 
     @torch.no_grad()

@@ -21,6 +21,10 @@ KAR_WEIGHTS = {"point": 0.02, "unobserved": 0.1, "observed": 0.01}
 """Weight of each form of KAR where none is given; more costs quality."""
 POINT_IN_UNBOUNDED_SPACE = 0.004
 """Weight of the point form there."""
+NEAR_PLANE = 0.05
+"""Where rays begin when nothing is known, in world units."""
+BEFORE_POINTS = 0.5
+"""Where they begin, over the depth of the nearest sparse points."""
 KAR_QUERIES = 128
 """Query points where no number is given."""
 POINT_QUERIES_IN_A_BOX = 512
@@ -191,8 +195,10 @@ class RenderOptions:
     coarse_steps: Annotated[int, Field(ge=0, le=10**9)] = 200
     """Over so many first steps the length of a ray's steps shrinks from four times its final value: fog clears sooner,
     and thin matter is not taken for none before it has grown."""
-    near_plane: Annotated[float, Field(ge=0, le=1e3)] = 0.05
-    """Rays begin no nearer to the camera than this, in world units."""
+    near_plane: Annotated[Union[float, None], Field(ge=0, le=1e6)] = None  # noqa: UP007
+    """Rays begin no nearer to the camera than this, in world units. None takes, in unbounded space, half the depth of
+    the nearest sparse points that the training views saw, since floaters grow before cameras, where training rays are
+    few; where that is not known, 0.05."""
     train_background: Literal["random", "white", "black"] = "random"
     """What stands behind training rays; random teaches opacity where images have an alpha channel, and is the data
     parser's `background`, which evaluation uses, where they show that instead."""
@@ -232,7 +238,9 @@ class ModelOptions(FieldOptions, RenderOptions, KarOptions, LossOptions):
 Options = TypeVar("Options", bound=ModelOptions)
 
 
-def resolve_defaults(options: Options, n_views: int, unbounded: bool, sightings: bool = False) -> Options:
+def resolve_defaults(
+    options: Options, n_views: int, unbounded: bool, sightings: bool = False, nearest: float | None = None
+) -> Options:
     """The options with those that were left open chosen for this many training views; says which.
 
     KAR and the distortion loss by the number of views. Few views cannot tell a shine from a wrong surface: there colour
@@ -243,6 +251,7 @@ def resolve_defaults(options: Options, n_views: int, unbounded: bool, sightings:
         n_views: number of training views.
         unbounded: whether there is something behind the scene box.
         sightings: whether it is known which view saw which sparse points.
+        nearest: depth of the nearest sparse points that the training views saw, where it is known.
 
     Raises: PeakError on what is out of its range, on a form of KAR that is gone, and on a depth loss without sightings.
     """
@@ -282,6 +291,9 @@ def resolve_defaults(options: Options, n_views: int, unbounded: bool, sightings:
         options = dataclasses.replace(options, occupancy_threshold=0.0005 if unbounded else 0.002)
     if options.network_rate is None:
         options = dataclasses.replace(options, network_rate=0.25 if few and unbounded else 1.0)
+    if options.near_plane is None:
+        near = BEFORE_POINTS * nearest if unbounded and nearest is not None else NEAR_PLANE
+        options = dataclasses.replace(options, near_plane=near)
     if options.distortion_warmup is None:
         options = dataclasses.replace(options, distortion_warmup=0.5 if unbounded else 0.0)
     depth = options.depth_weight

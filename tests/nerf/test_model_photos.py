@@ -2,12 +2,10 @@
 
 import dataclasses
 
-import numpy as np
 import pytest
 import torch
 from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.engine.callbacks import TrainingCallbackAttributes, TrainingCallbackLocation
-from nerfstudio.exporter.exporter_utils import generate_point_cloud
 from PIL import Image
 
 from peak_nerf.nerf.render.marcher import PackedSamples
@@ -99,7 +97,7 @@ def test_exposure_of_pictures_with_alpha_is_refused(tmp_path, capsys) -> None:
 
 
 def test_photos_train_render_and_go_on(tmp_path) -> None:
-    """All of space in one field: the loss falls, the sky is behind everything, points and a checkpoint come out."""
+    """All of space in one field: the loss falls, the sky is behind everything, a checkpoint comes out."""
     config = photos_config(tmp_path, steps=60, kar_form="point", kar_warmup=0.0)
     trainer = start(config)
     pipeline, model = trainer.pipeline, trainer.pipeline.model
@@ -125,11 +123,6 @@ def test_photos_train_render_and_go_on(tmp_path) -> None:
     assert float(foreground.min()) > -1e-5
     rgba = model.get_rgba_image(outputs, "rgb_field")
     torch.testing.assert_close(rgba[..., :3] * rgba[..., 3:], foreground.clamp(0, 1), atol=1e-3, rtol=0)
-    cloud = generate_point_cloud(pipeline, 100, remove_outliers=False, normal_output_name="normals")
-    points = torch.tensor(np.asarray(cloud.points), dtype=torch.float32)
-    assert len(points) >= 100
-    reach = model.half_extent * 2 ** (model.config.cascades - 1)
-    assert float((points - model.centre).abs().max()) <= 1.001 * reach
     again = photos_config(tmp_path, steps=61, kar_form="point", kar_warmup=0.0)
     again.load_dir, again.timestamp = config.get_checkpoint_dir(), "again"
     loaded = start(again).pipeline.model.eval()

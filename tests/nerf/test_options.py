@@ -56,6 +56,23 @@ def test_queries_of_kar_by_form_and_space(options: dict, unbounded: bool, querie
 
 
 @pytest.mark.parametrize(
+    ("asked", "unbounded", "nearest", "near"),
+    [
+        (None, True, 3.0, 1.5),
+        (None, True, None, 0.05),
+        (None, False, 3.0, 0.05),
+        (0.2, True, 3.0, 0.2),
+        (0.0, True, 3.0, 0.0),
+    ],
+)
+def test_rays_of_photos_begin_well_before_the_nearest_points(
+    asked: float | None, unbounded: bool, nearest: float | None, near: float
+) -> None:
+    options = ModelOptions(near_plane=asked)
+    assert resolve_defaults(options, 6, unbounded, nearest is not None, nearest).near_plane == near
+
+
+@pytest.mark.parametrize(
     ("views", "unbounded", "levels", "distortion"),
     [(16, False, 2, 0.03), (17, False, 4, 0.0), (17, True, 4, 0.03)],
 )

@@ -199,3 +199,19 @@ def test_nerfacto_without_normals_names_the_other_method(
 
 def test_other_commands_are_left_alone() -> None:
     check_export(torch.nn.Identity())
+
+
+def test_points_of_photos_lie_within_the_reach_of_the_field(tmp_path) -> None:
+    from nerfstudio.exporter.exporter_utils import generate_point_cloud
+
+    write_nerfstudio_scene(tmp_path / "photos", n=9, size=32)
+    config = tiny_config(tmp_path, steps=60)
+    config.data = config.pipeline.datamanager.data = tmp_path / "photos"
+    pipeline = train(config).pipeline
+    model = pipeline.model.eval()
+    assert model.renderer.unbounded
+    cloud = generate_point_cloud(pipeline, 100, remove_outliers=False, normal_output_name="normals")
+    points = torch.tensor(np.asarray(cloud.points), dtype=torch.float32)
+    assert len(points) >= 100
+    reach = model.half_extent * 2 ** (model.config.cascades - 1)
+    assert float((points - model.centre).abs().max()) <= 1.001 * reach
