@@ -3,6 +3,7 @@
 # No `from __future__ import annotations`: tyro reads this module's dataclass fields as types.
 import math
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ from peak_nerf.core.field import FieldConfig, HashGridConfig
 from peak_nerf.core.kar import KernelAlignmentRegularizer, Norm
 from peak_nerf.nerf.camera_refinement import CameraRefinement, CameraRefinementConfig, refinement_is_due
 from peak_nerf.nerf.data.pixel_rays import rays_of_picture
-from peak_nerf.nerf.data.points import knows_sightings, nearest_sighting
+from peak_nerf.nerf.data.points import knows_sightings
 from peak_nerf.nerf.ddp import seen_by_ddp
 from peak_nerf.nerf.evaluation import evaluated, without_background
 from peak_nerf.nerf.exposure import Exposure, exposure_correction
@@ -37,6 +38,7 @@ from peak_nerf.nerf.progress import progress_callback
 from peak_nerf.nerf.render.crop import crop_of, cropped
 from peak_nerf.nerf.render.field import PeakRadianceField, networks_in_bfloat16
 from peak_nerf.nerf.render.marcher import Steps
+from peak_nerf.nerf.render.near_plane import before_points, near_of_view
 from peak_nerf.nerf.render.occupancy import OccupancyGrid
 from peak_nerf.nerf.render.pixel_selection import selected_pixels
 from peak_nerf.nerf.render.renderer import RenderedRays, VolumeRenderer
@@ -78,7 +80,8 @@ class PeakModel(Model):
         metadata: dict[str, Any] = self.kwargs.get("metadata") or {}
         unbounded = bool(metadata.get("unbounded"))
         sighted = knows_sightings(metadata)
-        near = nearest_sighting(metadata)
+        by_points = sighted and unbounded and self.config.near_plane is None
+        near = before_points(metadata["sightings"].depth) if by_points else None
         c = self.config = resolve_defaults(self.config, self.num_train_data, unbounded, sighted, near)
         assert c.sh_levels is not None  # resolved
         assert c.occupancy_threshold is not None
@@ -87,14 +90,9 @@ class PeakModel(Model):
         finest = c.finest_resolution * (2 if unbounded else 1)
         grid = HashGridConfig(c.n_levels, c.n_features, c.log2_table_size, c.base_resolution, finest)
         field_config = FieldConfig(
-            hash_grid=grid,
-            polynomial_degree=c.polynomial_degree,
-            hidden_dim=c.hidden_dim,
-            n_hidden=c.n_hidden,
-            bias=False,
-            relu_init=RELU_INIT,
+            grid, c.polynomial_degree, hidden_dim=c.hidden_dim, n_hidden=c.n_hidden, bias=False, relu_init=RELU_INIT,
             implementation=c.implementation,
-        )
+        )  # fmt: skip
         self.field = PeakRadianceField(
             field_config,
             n_geometry=c.n_geometry,
@@ -107,12 +105,9 @@ class PeakModel(Model):
             device=device,
         )
         self.occupancy = OccupancyGrid(
-            c.occupancy_resolution,
-            c.occupancy_threshold,
-            n_cascades=c.cascades if unbounded else 1,
-            step=2 / c.steps_per_side,
-            thin=math.exp(c.density_bias),
-        )
+            c.occupancy_resolution, c.occupancy_threshold, n_cascades=c.cascades if unbounded else 1,
+            step=2 / c.steps_per_side, thin=math.exp(c.density_bias),
+        )  # fmt: skip
         refinement = c.camera_optimizer.resolved(metadata.get("kind"), unbounded)
         self.camera_optimizer: CameraRefinement = refinement.setup(num_cameras=self.num_train_data, device=device)
         self.exposure, self.corrects_exposure = exposure_correction(c.exposure, self.num_train_data, metadata)
@@ -135,15 +130,13 @@ class PeakModel(Model):
         self.solid_background = bool(metadata.get("solid_background"))
         dt = 2 / c.steps_per_side
         self.renderer = VolumeRenderer(
-            self.field,
-            self.occupancy,
-            Steps(dt, c.cone if unbounded else 0.0, c.samples_per_ray),
-            c.near_plane / self.half_extent,
-            self.background_colour,
-            c.render_substeps,
-            c.render_samples,
+            self.field, self.occupancy, Steps(dt, c.cone if unbounded else 0.0, c.samples_per_ray),
+            c.near_plane / self.half_extent, self.background_colour, c.render_substeps, c.render_samples,
             c.gradient_reach if unbounded else 0.0,
-        )
+        )  # fmt: skip
+        self.points: Tensor | None = None  # where they say how near rays begin
+        if by_points:
+            self.points = (metadata["points"].xyz.to(device) - self.centre.to(device)) / self.half_extent
         self.kar_form: KarForm | None = None
         if self.kar is not None and c.kar_form == "observed":
             seen = SightLines.of_scene(metadata, self.centre.to(device), self.half_extent)
@@ -152,9 +145,7 @@ class PeakModel(Model):
             self.kar_form = FORMS[c.kar_form](self.kar, self.renderer, c)
         self.training_renderings: TrainingRenderings | None = None
         self.residuals: PhotoResiduals | None = None
-        self.progress = 0.0
-        self.refines_cameras = True
-        self.n_samples = 0
+        self.progress, self.refines_cameras, self.n_samples = 0.0, True, 0
 
     def _set_kar_weight(self, handle: ViewerSlider) -> None:
         assert self.kar is not None
@@ -199,8 +190,8 @@ class PeakModel(Model):
         }
         return outputs if self.kar is None else {**outputs, "kar_parameters": seen_by_ddp(self.kar)}
 
-    def _render(self, rays: RayBundle) -> dict[str, Tensor]:
-        outputs = self.renderer.render(*self._normalised(rays), crop_of(rays, self.half_extent))
+    def _render(self, rays: RayBundle, near: float | None = None) -> dict[str, Tensor]:
+        outputs = self.renderer.render(*self._normalised(rays), crop_of(rays, self.half_extent), near)
         return {**outputs, "depth": outputs["depth"] * self.half_extent}
 
     def _training_background(self, directions: Tensor, accumulation: Tensor) -> Tensor:
@@ -216,8 +207,10 @@ class PeakModel(Model):
     @torch.no_grad()
     def get_outputs_for_camera(self, camera: Cameras, obb_box: OrientedBox | None = None) -> dict[str, Tensor]:
         """Images of a camera; its rays as training's: nerfstudio undoes a lens for every pixel, in seconds."""
-        rays, near = rays_of_picture(camera), self.renderer.near * self.half_extent
-        return self.get_outputs_for_camera_ray_bundle(rays if obb_box is None else cropped(rays, obb_box, near))
+        rays = rays_of_picture(camera)
+        if obb_box is not None:
+            rays = cropped(rays, obb_box, self.near_of(rays) * self.half_extent)
+        return self.get_outputs_for_camera_ray_bundle(rays)
 
     @torch.no_grad()
     def get_outputs_for_camera_ray_bundle(self, camera_ray_bundle: RayBundle) -> dict[str, Tensor]:
@@ -238,8 +231,13 @@ class PeakModel(Model):
     @torch.no_grad()
     def images(self, rays: RayBundle) -> dict[str, Tensor]:
         """What `_render` gives, (h, w, c) each; see `pixel_tolerance`."""
-        c = self.config
-        return selected_pixels(self._render, rays.to(self.device), c.pixel_tolerance, c.eval_num_rays_per_chunk)
+        rays, c = rays.to(self.device), self.config
+        render = partial(self._render, near=self.near_of(rays))
+        return selected_pixels(render, rays, c.pixel_tolerance, c.eval_num_rays_per_chunk)
+
+    def near_of(self, rays: RayBundle) -> float:
+        """Where a picture's rays begin, in normalised units."""
+        return near_of_view(self.renderer.near, self.points, *self._normalised(rays))
 
     # Losses
 

@@ -23,8 +23,6 @@ POINT_IN_UNBOUNDED_SPACE = 0.004
 """Weight of the point form there."""
 NEAR_PLANE = 0.05
 """Where rays begin when nothing is known, in world units."""
-BEFORE_POINTS = 0.5
-"""Where they begin, over the depth of the nearest sparse points."""
 KAR_QUERIES = 128
 """Query points where no number is given."""
 POINT_QUERIES_IN_A_BOX = 512
@@ -197,8 +195,8 @@ class RenderOptions:
     and thin matter is not taken for none before it has grown."""
     near_plane: Annotated[Union[float, None], Field(ge=0, le=1e6)] = None  # noqa: UP007
     """Rays begin no nearer to the camera than this, in world units. None takes, in unbounded space, half the depth of
-    the nearest sparse points that the training views saw, since floaters grow before cameras, where training rays are
-    few; where that is not known, 0.05."""
+    the nearest sparse points that the training views saw, and in rendering of those before the view where they are
+    nearer: floaters grow right before cameras. Where none are known, 0.05."""
     train_background: Literal["random", "white", "black"] = "random"
     """What stands behind training rays; random teaches opacity where images have an alpha channel, and is the data
     parser's `background`, which evaluation uses, where they show that instead."""
@@ -239,7 +237,7 @@ Options = TypeVar("Options", bound=ModelOptions)
 
 
 def resolve_defaults(
-    options: Options, n_views: int, unbounded: bool, sightings: bool = False, nearest: float | None = None
+    options: Options, n_views: int, unbounded: bool, sightings: bool = False, near: float | None = None
 ) -> Options:
     """The options with those that were left open chosen for this many training views; says which.
 
@@ -251,7 +249,7 @@ def resolve_defaults(
         n_views: number of training views.
         unbounded: whether there is something behind the scene box.
         sightings: whether it is known which view saw which sparse points.
-        nearest: depth of the nearest sparse points that the training views saw, where it is known.
+        near: where rays begin by the sparse points, if these say it.
 
     Raises: PeakError on what is out of its range, on a form of KAR that is gone, and on a depth loss without sightings.
     """
@@ -292,8 +290,7 @@ def resolve_defaults(
     if options.network_rate is None:
         options = dataclasses.replace(options, network_rate=0.25 if few and unbounded else 1.0)
     if options.near_plane is None:
-        near = BEFORE_POINTS * nearest if unbounded and nearest is not None else NEAR_PLANE
-        options = dataclasses.replace(options, near_plane=near)
+        options = dataclasses.replace(options, near_plane=NEAR_PLANE if near is None else near)
     if options.distortion_warmup is None:
         options = dataclasses.replace(options, distortion_warmup=0.5 if unbounded else 0.0)
     depth = options.depth_weight

@@ -95,9 +95,9 @@ def test_a_picture_takes_fewer_rays_and_looks_the_same(trained, monkeypatch: pyt
     rays = rays_of_picture(camera)
     images, n_rays, render = {}, {}, model._render
 
-    def counted(bundle: RayBundle) -> dict[str, torch.Tensor]:
+    def counted(bundle: RayBundle, near: float) -> dict[str, torch.Tensor]:
         n_rays[tolerance] += len(bundle)
-        return render(bundle)
+        return render(bundle, near)
 
     monkeypatch.setattr(model, "_render", counted)
     for tolerance in (0.0, 0.03):

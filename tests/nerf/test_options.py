@@ -55,21 +55,10 @@ def test_queries_of_kar_by_form_and_space(options: dict, unbounded: bool, querie
     assert resolve_defaults(ModelOptions(**options), 6, unbounded).kar_queries == queries
 
 
-@pytest.mark.parametrize(
-    ("asked", "unbounded", "nearest", "near"),
-    [
-        (None, True, 3.0, 1.5),
-        (None, True, None, 0.05),
-        (None, False, 3.0, 0.05),
-        (0.2, True, 3.0, 0.2),
-        (0.0, True, 3.0, 0.0),
-    ],
-)
-def test_rays_of_photos_begin_well_before_the_nearest_points(
-    asked: float | None, unbounded: bool, nearest: float | None, near: float
-) -> None:
+@pytest.mark.parametrize(("asked", "by_points", "near"), [(None, 1.5, 1.5), (None, None, 0.05), (0.0, 1.5, 0.0)])
+def test_rays_begin_where_the_points_say(asked: float | None, by_points: float | None, near: float) -> None:
     options = ModelOptions(near_plane=asked)
-    assert resolve_defaults(options, 6, unbounded, nearest is not None, nearest).near_plane == near
+    assert resolve_defaults(options, 6, True, by_points is not None, by_points).near_plane == near
 
 
 @pytest.mark.parametrize(

@@ -30,8 +30,6 @@ SEEN_BY = 2
 """Training views that saw a point, at least: one alone does not say how far away it is."""
 DEPTH_TOLERANCE = 0.01
 """Of the median depth as written to that by the poses; files of another reconstruction differ by far more."""
-NEAREST = 0.01
-"""Fraction of the sightings that is taken for mistakes: wrong matches are often right before the cameras."""
 MANY_POINTS = 10_000
 """Of a point cloud, so many at most are looked for in each camera to choose the space."""
 
@@ -97,11 +95,6 @@ class Cloud:
 def knows_sightings(metadata: Mapping[str, Any]) -> bool:
     """Whether it is known which view saw which sparse points, by the metadata of the training views."""
     return "sightings" in metadata and len(metadata["sightings"].point) > 0
-
-
-def nearest_sighting(metadata: Mapping[str, Any]) -> float | None:
-    """Depth, in the units of the cameras, that `NEAREST` of the sightings are nearer than; None where none is known."""
-    return float(np.quantile(metadata["sightings"].depth.numpy(), NEAREST)) if knows_sightings(metadata) else None
 
 
 def has_points(scene_file: SceneFile) -> bool:

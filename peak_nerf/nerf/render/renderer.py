@@ -225,7 +225,9 @@ class VolumeRenderer:
         to_box = (origins.abs() - 1).clamp(min=0).norm(dim=-1)
         return (self.withheld * to_box).clamp(min=self.near)
 
-    def render_samples(self, origins: Tensor, directions: Tensor, crop: Crop | None = None) -> PackedSamples:
+    def render_samples(
+        self, origins: Tensor, directions: Tensor, crop: Crop | None = None, near: float | None = None
+    ) -> PackedSamples:
         """In the middle of their steps, which in a bounded scene are shorter than in training; only of what is cropped
         out."""
         if self.unbounded:
@@ -233,7 +235,7 @@ class VolumeRenderer:
         else:
             steps = replace(self.steps.longer(1 / self.substeps), budget=EVERY)
         if crop is None:
-            return sample_rays(origins, directions, self.occupancy, steps, self.near)
+            return sample_rays(origins, directions, self.occupancy, steps, self.near if near is None else near)
         # Rays that texture a mesh are short, and begin at their surface.
         length = float((crop.far - crop.near).max()) if len(origins) else 0.0
         if length > 0:
@@ -294,14 +296,17 @@ class VolumeRenderer:
         return directions.new_zeros(len(directions), 3).index_put((through,), colour)
 
     @torch.no_grad()
-    def render(self, origins: Tensor, directions: Tensor, crop: Crop | None = None) -> dict[str, Tensor]:
+    def render(
+        self, origins: Tensor, directions: Tensor, crop: Crop | None = None, near: float | None = None
+    ) -> dict[str, Tensor]:
         """`rgb` over the background, `accumulation` and `depth`.
 
         Where nothing is hit, depth is that of the end of the grid, as far as a ray can see. What is cropped out has
-        none of the scene behind it, but the crop's background or that of a bounded scene.
+        none of the scene behind it, but the crop's background or that of a bounded scene. Rays that are whole begin at
+        `near`, or where training's do.
         """
         n = len(origins)
-        samples = self.render_samples(origins, directions, crop)
+        samples = self.render_samples(origins, directions, crop, near)
         density, geometry = self.density(samples.x)
         weights, _ = packed_weights(density * samples.dt, samples.ray, n)
         shown = (weights > FAINT).nonzero()[:, 0]

@@ -15,7 +15,7 @@ from peak_nerf.errors import PeakError
 from peak_nerf.nerf.data.dataparser import PeakDataParserConfig
 from peak_nerf.nerf.data.found_points import find_points
 from peak_nerf.nerf.data.observations import read_observations, write_observations
-from peak_nerf.nerf.data.points import nearest_sighting
+from peak_nerf.nerf.render.near_plane import before_points
 from tests.nerf.data.test_triangulation import FOCAL, SIZE, picture
 from tests.nerf.runs import start, tiny_config, train
 from tests.nerf.scene_factory import ring_pose
@@ -127,7 +127,7 @@ def test_a_training_finds_them_and_its_evaluation_has_them(tmp_path, wanted, cap
     assert torch.equal(again.datamanager.train_dataset.scene_box.aabb, pipeline.model.scene_box.aabb)
     metadata = again.datamanager.train_dataset.metadata
     assert ("sightings" in metadata) == wanted
-    near = 0.5 * nearest_sighting(metadata) if wanted else 0.05
+    near = before_points(metadata["sightings"].depth) if wanted else 0.05
     for model in (pipeline.model, again.model):  # rays of evaluation begin where those of training do
         assert model.renderer.near * model.half_extent == pytest.approx(near)
 

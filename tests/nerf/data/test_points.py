@@ -20,7 +20,6 @@ from peak_nerf.nerf.cameras import project
 from peak_nerf.nerf.data import dataparser
 from peak_nerf.nerf.data.dataparser import PeakDataParserConfig
 from peak_nerf.nerf.data.observations import Observations, read_observations, write_observations
-from peak_nerf.nerf.data.points import nearest_sighting
 from tests.nerf.scene_factory import CAMERA_ANGLE_X, edit_frame, edit_json, write_blender_scene, write_nerfstudio_scene
 
 N_POINTS = 120
@@ -111,18 +110,6 @@ def test_sightings_are_where_the_cameras_project_the_points(observed: Path, opti
     which = (points.error * (N_POINTS - 1)).round().long()
     torch.testing.assert_close(points.xyz, placed[which].float(), rtol=0, atol=1e-6)
     assert torch.equal(points.rgb, (torch.arange(3 * N_POINTS) % 251).reshape(-1, 3)[which].to(torch.uint8))
-
-
-def test_the_nearest_sighting_is_none_of_a_wrong_match(observed: Path) -> None:
-    metadata = parse(observed).metadata
-    seen = metadata["sightings"]
-    least = float(seen.depth.min())
-    nearest = nearest_sighting(metadata)
-    assert nearest is not None
-    assert least <= nearest < 1.05 * least
-    wrong = replace(seen, depth=seen.depth.index_fill(0, torch.tensor([3]), 1e-3))
-    assert nearest_sighting(metadata | {"sightings": wrong}) == pytest.approx(nearest, rel=0.05)
-    assert nearest_sighting({}) is None
 
 
 def test_only_what_two_views_in_use_saw_is_there(observed: Path) -> None:
