@@ -233,7 +233,9 @@ class PeakModel(Model):
         """What `_render` gives, (h, w, c) each; see `pixel_tolerance`."""
         rays, c = rays.to(self.device), self.config
         render = partial(self._render, near=self.near_of(rays))
-        return selected_pixels(render, rays, c.pixel_tolerance, c.eval_num_rays_per_chunk)
+        # Rays that texture a mesh, which have an end, are of no picture: what is between them may be something else.
+        tolerance = c.pixel_tolerance if rays.fars is None else 0.0
+        return selected_pixels(render, rays, tolerance, c.eval_num_rays_per_chunk)
 
     def near_of(self, rays: RayBundle) -> float:
         """Where a picture's rays begin, in normalised units."""

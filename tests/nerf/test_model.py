@@ -113,6 +113,10 @@ def test_a_picture_takes_fewer_rays_and_looks_the_same(trained, monkeypatch: pyt
     difference = (images[0.03]["rgb"] - images[0.0]["rgb"]).abs()
     assert difference.mean() < 0.01
     assert 0 < difference.max() < 0.3
+    n_rays[tolerance] = 0
+    rays.nears, rays.fars = torch.zeros(*rays.shape, 1), torch.full((*rays.shape, 1), 9.0)
+    model.images(rays)  # which may be those that texture a mesh
+    assert n_rays[tolerance] == rays.size
 
 
 def test_kar_residual_is_drawn_where_the_ball_is(trained) -> None:
