@@ -139,6 +139,7 @@ def test_rays_of_both_data_parsers_meet_the_points(tmp_path: Path, config: type,
 
 
 def test_nerfstudio_places_the_points_with_the_cameras(tmp_path: Path) -> None:
+    pytest.importorskip("open3d", exc_type=ImportError)  # which nerfstudio reads points with, and which wants libusb
     written(tmp_path, models.model())
     outputs = NerfstudioDataParserConfig(data=tmp_path, load_3D_points=True).setup().get_dataparser_outputs("train")
     transform, scale = outputs.dataparser_transform.double().numpy(), outputs.dataparser_scale
@@ -213,6 +214,7 @@ def test_a_model_without_points_is_a_scene_too(tmp_path: Path) -> None:
     pixels, points, colors = np.zeros((0, 2), np.float32), np.zeros((0, 3)), np.zeros((0, 3), np.uint8)
     written(tmp_path, models.model(points=points, colors=colors, pixels=pixels, **none, **index))
     assert len(read_observations(tmp_path / "observations.npz").points) == 0
+    pytest.importorskip("open3d", exc_type=ImportError)
     config = NerfstudioDataParserConfig(data=tmp_path, load_3D_points=True)
     assert "points3D_xyz" not in config.setup().get_dataparser_outputs("train").metadata
 
