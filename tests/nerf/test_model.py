@@ -1,6 +1,5 @@
 """The model learns a scene, renders it consistently, and KAR does what its switch says."""
 
-import copy
 import dataclasses
 import math
 
@@ -10,7 +9,6 @@ from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.engine.callbacks import TrainingCallbackLocation
 
 from peak_nerf.core.field import FieldConfig, HashGridConfig
-from peak_nerf.nerf.data.pixel_rays import rays_of_picture
 from peak_nerf.nerf.losses.kar_samples import KarAtSamples
 from peak_nerf.nerf.losses.kar_unobserved import KarUnobserved
 from peak_nerf.nerf.render.field import PeakRadianceField, networks_in_bfloat16, padding
@@ -85,38 +83,6 @@ def test_rendering_divides_the_steps_of_the_training(trained, monkeypatch: pytes
     for name, image in fine.items():
         assert torch.equal(rendered[name], image)
     assert not torch.allclose(rendered["rgb"], coarse["rgb"], atol=1e-4)
-
-
-def test_a_picture_takes_fewer_rays_and_looks_the_same(trained, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With tolerance 0 every ray is rendered; else some are not, and what stands there is nearly the same."""
-    model = trained.pipeline.eval().model
-    camera = copy.deepcopy(trained.pipeline.datamanager.eval_dataset.cameras[:1])
-    camera.rescale_output_resolution(4.0)
-    rays = rays_of_picture(camera)
-    images, n_rays, render = {}, {}, model._render
-
-    def counted(bundle: RayBundle, near: float) -> dict[str, torch.Tensor]:
-        n_rays[tolerance] += len(bundle)
-        return render(bundle, near)
-
-    monkeypatch.setattr(model, "_render", counted)
-    for tolerance in (0.0, 0.03):
-        monkeypatch.setattr(model.config, "pixel_tolerance", tolerance)
-        n_rays[tolerance] = 0
-        images[tolerance] = model.images(rays)
-    assert n_rays[0.0] == rays.size
-    assert n_rays[0.03] < 0.6 * rays.size
-    direct = render(rays.flatten())
-    for name, image in images[0.0].items():
-        assert image.shape == (*rays.shape, direct[name].shape[-1])
-        assert torch.allclose(image.flatten(0, 1), direct[name], atol=1e-4), name
-    difference = (images[0.03]["rgb"] - images[0.0]["rgb"]).abs()
-    assert difference.mean() < 0.01
-    assert 0 < difference.max() < 0.3
-    n_rays[tolerance] = 0
-    rays.nears, rays.fars = torch.zeros(*rays.shape, 1), torch.full((*rays.shape, 1), 9.0)
-    model.images(rays)  # which may be those that texture a mesh
-    assert n_rays[tolerance] == rays.size
 
 
 def test_kar_residual_is_drawn_where_the_ball_is(trained) -> None:
