@@ -21,8 +21,10 @@ from torch import Tensor
 from peak_nerf.errors import PeakError
 from peak_nerf.nerf.data.dataparser import PeakDataParserConfig
 from peak_nerf.nerf.data.dataset import PeakDataset
+from peak_nerf.nerf.data.found_depth import Stereo, find_depth
 from peak_nerf.nerf.data.pixel_rays import PixelRays, ray_bundle, rotate
 from peak_nerf.nerf.data.pixels import PixelTable, pixel_tables
+from peak_nerf.nerf.data.points import together
 from peak_nerf.nerf.data.sighted_pixels import SightedPixels
 from peak_nerf.nerf.exposure import exposures_differ
 from peak_nerf.nerf.options import renamed
@@ -44,6 +46,9 @@ class PeakDataManagerConfig(VanillaDataManagerConfig):
     """Rays per step of virtual views between the training cameras, for KAR's point form; 0 for none."""
     sighted_rays: Annotated[int, Field(ge=0, le=1 << 20)] = 256
     """Rays per step, at most a quarter of all, through pixels that saw sparse points, for the depth loss."""
+    stereo: Stereo = "auto"
+    """Whether depth is found at pixels between the sparse points too, for the depth loss, by comparing photos before
+    the training, for seconds each. auto: of up to 16 photos of an unbounded scene."""
     coarse_to_fine: bool = False
     """Begin on copies of the pictures of a quarter, then of half their size: until 10 and 30 % of the training."""
 
@@ -105,6 +110,14 @@ class PeakDataManager(PictureDataManager):
             self.sighted = SightedPixels(metadata["sightings"], metadata["points"], self.full_size, self.pixel_rays)
         # nerfstudio reads and sets the batch size here (point cloud export does), so it lives here for us too.
         self.train_pixel_sampler = self._get_pixel_sampler(self.train_dataset, self.config.train_num_rays_per_batch)
+
+    def find_depth(self) -> None:
+        """Adds pixels between the sparse points to those whose depth is known, where `stereo` asks for it."""
+        metadata = self.train_dataset.metadata
+        found = find_depth(self.config.stereo, self.cameras, metadata, self.full_size)
+        if found is not None:
+            points, seen = together(metadata["points"], metadata["sightings"], *found)
+            self.sighted = SightedPixels(seen, points, self.full_size, self.pixel_rays)
 
     @property
     def full_size(self) -> PixelTable:

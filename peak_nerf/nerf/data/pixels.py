@@ -78,6 +78,18 @@ class PixelTable:
         column = within - row * width
         return Drawn(camera, (column + 0.5) * self.factor, (row + 0.5) * self.factor, self.colours[pixel])
 
+    def picture(self, camera: int, height: int) -> tuple[Tensor, Tensor | None]:
+        """A picture (h, w, c), and where it can be drawn from, (h, w) bool; None for everywhere. On the CPU."""
+        first, width = int(self.first[camera]), int(self.widths[camera])
+        count = height * width
+        drawable = None
+        if self.drawable is not None:
+            drawable = torch.zeros(count, dtype=torch.bool)
+            within = self.drawable.cpu() - first
+            drawable[within[(within >= 0) & (within < count)]] = True
+            drawable = drawable.reshape(height, width)
+        return self.colours[first : first + count].reshape(height, width, -1).cpu(), drawable
+
     def at(self, camera: Tensor, u: Tensor, v: Tensor) -> Tensor:
         """Places in the table of the pixels that hold positions (u, v) of pictures, (n,) each; -1 where there is none.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -90,6 +90,18 @@ class Cloud:
             error=(seen.error * ratio.mean(1)).float(),
         )
         return {"points": points, "sightings": sightings}
+
+
+def together(
+    points: SparsePoints, seen: Sightings, more: SparsePoints, more_seen: Sightings
+) -> tuple[SparsePoints, Sightings]:
+    """All points of two sets, and all sightings of them."""
+    more_seen = replace(more_seen, point=more_seen.point + len(points.xyz))
+    joined = (
+        {field.name: torch.cat([getattr(part, field.name) for part in parts]) for field in fields(parts[0])}
+        for parts in ((points, more), (seen, more_seen))
+    )
+    return SparsePoints(**next(joined)), Sightings(**next(joined))
 
 
 def knows_sightings(metadata: Mapping[str, Any]) -> bool:

@@ -1,0 +1,58 @@
+"""Depth between the sparse points of photos, found before the training where photos are few."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Literal
+
+from nerfstudio.cameras.cameras import Cameras, CameraType
+
+from peak_nerf.errors import PeakError
+from peak_nerf.nerf.data.dataparser import say
+from peak_nerf.nerf.data.multi_view_stereo import stereo_points
+from peak_nerf.nerf.data.pixels import PixelTable
+from peak_nerf.nerf.data.points import Sightings, SparsePoints, knows_sightings
+from peak_nerf.nerf.options import FEW_VIEWS
+
+Stereo = Literal["auto", "always", "never"]
+
+
+def find_depth(
+    stereo: Stereo, cameras: Cameras, metadata: dict[str, Any], table: PixelTable
+) -> tuple[SparsePoints, Sightings] | None:
+    """Points that the training pictures agree on, and who saw them; None where they are not wanted. Says what came of
+    it, and shows how far it is.
+
+    Args:
+        stereo: whether they are wanted; see `PeakDataManagerConfig.stereo`.
+        cameras: of the training pictures.
+        metadata: of the scene.
+        table: all pixels of the pictures, of the full size.
+
+    Raises: PeakError where they are wanted always, and the scene cannot have them.
+    """
+    perspective = bool((cameras.camera_type == CameraType.PERSPECTIVE.value).all())
+    if stereo == "always" and not (perspective and knows_sightings(metadata)):
+        lack = "perspective cameras" if not perspective else "sparse points of which it is known who saw them"
+        remedy = "leave the option out" if not perspective else "leave it out, or add peak-data --triangulate always"
+        raise PeakError(f"--pipeline.datamanager.stereo always: wants {lack}; {remedy}")
+    few = metadata.get("unbounded", False) and len(cameras) <= FEW_VIEWS
+    if stereo == "never" or not (stereo == "always" or few) or not perspective or not knows_sightings(metadata):
+        return None
+    from rich.progress import Progress
+
+    begin, cameras = time.monotonic(), cameras.to("cpu")
+    with Progress(transient=True) as bar:
+        task = bar.add_task("Depth", total=None)
+        points, seen = stereo_points(
+            lambda i: table.picture(i, int(cameras.height[i])),
+            cameras,
+            metadata["points"],
+            metadata["sightings"],
+            lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    say(
+        f"depth at {len(points.xyz)} pixels between the sparse points, which photos agree on, in "
+        f"{time.monotonic() - begin:.0f} s; --pipeline.datamanager.stereo never does without"
+    )
+    return points, seen
