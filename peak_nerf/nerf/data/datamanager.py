@@ -48,7 +48,7 @@ class PeakDataManagerConfig(VanillaDataManagerConfig):
     """Rays per step, at most a quarter of all, through pixels that saw sparse points, for the depth loss."""
     stereo: Stereo = "auto"
     """Whether depth is found at pixels between the sparse points too, for the depth loss, by comparing photos before
-    the training, for seconds each. auto: of up to 16 photos of an unbounded scene."""
+    the training, for a second or two each. auto: of up to 100 photos of an unbounded scene."""
     coarse_to_fine: bool = False
     """Begin on copies of the pictures of a quarter, then of half their size: until 10 and 30 % of the training."""
 

@@ -1,4 +1,4 @@
-"""Depth between the sparse points of photos, found before the training where photos are few."""
+"""Depth between the sparse points of photos, found before the training."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from nerfstudio.cameras.cameras import Cameras, CameraType
 
 from peak_nerf.errors import PeakError
 from peak_nerf.nerf.data.dataparser import say
+from peak_nerf.nerf.data.found_points import MOST_PICTURES
 from peak_nerf.nerf.data.multi_view_stereo import stereo_points
 from peak_nerf.nerf.data.pixels import PixelTable
 from peak_nerf.nerf.data.points import Sightings, SparsePoints, knows_sightings
-from peak_nerf.nerf.options import FEW_VIEWS
 
 Stereo = Literal["auto", "always", "never"]
 
@@ -36,8 +36,8 @@ def find_depth(
         lack = "perspective cameras" if not perspective else "sparse points of which it is known who saw them"
         remedy = "leave the option out" if not perspective else "leave it out, or add peak-data --triangulate always"
         raise PeakError(f"--pipeline.datamanager.stereo always: wants {lack}; {remedy}")
-    few = metadata.get("unbounded", False) and len(cameras) <= FEW_VIEWS
-    if stereo == "never" or not (stereo == "always" or few) or not perspective or not knows_sightings(metadata):
+    photos = metadata.get("unbounded", False) and len(cameras) <= MOST_PICTURES
+    if stereo == "never" or not (stereo == "always" or photos) or not perspective or not knows_sightings(metadata):
         return None
     from rich.progress import Progress
 

@@ -32,7 +32,10 @@ from peak_nerf.nerf.data.pinhole import PinholePicture, pinhole_picture
 from peak_nerf.nerf.data.points import Sightings, SparsePoints
 
 MOST_PIXELS = 100_000
-"""Larger pictures are shrunk to so many."""
+"""Larger pictures are shrunk to so many..."""
+WHOLE = 16
+"""... or to fewer where there are more than so many pictures: with r times the pixels, a picture takes r^1.5 times as
+long, since there are more planes too."""
 SOURCES = 4
 """Pictures that one is compared with, at most: those that share the most sparse points with it."""
 SHARED = 20
@@ -94,7 +97,8 @@ def stereo_points(
         seen: which picture saw which of these.
         on_progress: is told how many of how many pictures are done.
     """
-    pictures = [pinhole_picture(cameras, i, *read(i), MOST_PIXELS) for i in range(len(cameras))]
+    most_pixels = round(MOST_PIXELS * min(1.0, WHOLE / len(cameras)) ** (2 / 3))
+    pictures = [pinhole_picture(cameras, i, *read(i), most_pixels) for i in range(len(cameras))]
     sources = choose_sources(seen, len(pictures), len(sparse.xyz))
     depths: list[np.ndarray] = []
 

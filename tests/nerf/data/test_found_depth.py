@@ -36,17 +36,17 @@ def wanted(stereo: Any, n: int = 3, kind: CameraType = CameraType.PERSPECTIVE, *
     return find_depth(stereo, cameras(n, kind), metadata(**scene), table) is not None
 
 
-def test_it_is_looked_for_in_few_photos(monkeypatch, capsys) -> None:
+def test_it_is_looked_for_in_photos(monkeypatch, capsys) -> None:
     monkeypatch.setattr(found_depth, "stereo_points", lambda *rest: some(5))
     assert wanted("auto")
     assert "depth at 5 pixels" in capsys.readouterr().out
-    assert wanted("auto", n=16)
-    assert not wanted("auto", n=17)
+    assert wanted("auto", n=100)
+    assert not wanted("auto", n=101)
     assert not wanted("auto", unbounded=False)
     assert not wanted("auto", sightings=False)
     assert not wanted("auto", kind=CameraType.FISHEYE)
     assert not wanted("never")
-    assert wanted("always", n=17, unbounded=False)
+    assert wanted("always", n=101, unbounded=False)
     assert "depth" in capsys.readouterr().out
 
 
