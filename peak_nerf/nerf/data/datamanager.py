@@ -116,8 +116,8 @@ class PeakDataManager(PictureDataManager):
         metadata = self.train_dataset.metadata
         found = find_depth(self.config.stereo, self.cameras, metadata, self.full_size)
         if found is not None:
-            points, seen = together(metadata["points"], metadata["sightings"], *found)
-            self.sighted = SightedPixels(seen, points, self.full_size, self.pixel_rays)
+            points, seen = together(metadata["points"], metadata["sightings"], found.points, found.seen)
+            self.sighted = SightedPixels(seen, points, self.full_size, self.pixel_rays, found.guesses)
 
     @property
     def full_size(self) -> PixelTable:

@@ -10,26 +10,24 @@ from nerfstudio.cameras.cameras import Cameras, CameraType
 from peak_nerf.errors import PeakError
 from peak_nerf.nerf.data.dataparser import say
 from peak_nerf.nerf.data.found_points import MOST_PICTURES
-from peak_nerf.nerf.data.multi_view_stereo import stereo_points
+from peak_nerf.nerf.data.multi_view_stereo import DenseDepth, dense_depth
 from peak_nerf.nerf.data.pixels import PixelTable
-from peak_nerf.nerf.data.points import Sightings, SparsePoints, knows_sightings
+from peak_nerf.nerf.data.points import knows_sightings
 
 Stereo = Literal["auto", "always", "never"]
 
 
-def find_depth(
-    stereo: Stereo, cameras: Cameras, metadata: dict[str, Any], table: PixelTable
-) -> tuple[SparsePoints, Sightings] | None:
-    """Points that the training pictures agree on, and who saw them; None where they are not wanted. Says what came of
-    it, and shows how far it is.
+def find_depth(stereo: Stereo, cameras: Cameras, metadata: dict[str, Any], table: PixelTable) -> DenseDepth | None:
+    """Depth that the training pictures tell together; None where it is not wanted. Says what came of it, and shows how
+    far it is.
 
     Args:
-        stereo: whether they are wanted; see `PeakDataManagerConfig.stereo`.
+        stereo: whether it is wanted; see `PeakDataManagerConfig.stereo`.
         cameras: of the training pictures.
         metadata: of the scene.
         table: all pixels of the pictures, of the full size.
 
-    Raises: PeakError where they are wanted always, and the scene cannot have them.
+    Raises: PeakError where it is wanted always, and the scene cannot have it.
     """
     perspective = bool((cameras.camera_type == CameraType.PERSPECTIVE.value).all())
     if stereo == "always" and not (perspective and knows_sightings(metadata)):
@@ -44,7 +42,7 @@ def find_depth(
     begin, cameras = time.monotonic(), cameras.to("cpu")
     with Progress(transient=True) as bar:
         task = bar.add_task("Depth", total=None)
-        points, seen = stereo_points(
+        found = dense_depth(
             lambda i: table.picture(i, int(cameras.height[i])),
             cameras,
             metadata["points"],
@@ -52,7 +50,7 @@ def find_depth(
             lambda done, total: bar.update(task, completed=done, total=total),
         )
     say(
-        f"depth at {len(points.xyz)} pixels between the sparse points, which photos agree on, in "
+        f"depth at {len(found.points.xyz)} pixels between the sparse points, which photos agree on, in "
         f"{time.monotonic() - begin:.0f} s; --pipeline.datamanager.stereo never does without"
     )
-    return points, seen
+    return found

@@ -11,9 +11,11 @@ Symbols:
                pixel before it, q +- 1 the planes beside, and m = min S(p', .)
 
 The depth of p is that of the plane with the least sum of S over eight paths, and between planes by a parabola. It is
-kept where another picture's own depth leads back to within `AGREEMENT` pixels of p.
+known where another picture's own depth leads back to within `AGREEMENT` pixels of p. What one picture alone shows,
+beside something nearer, is guessed: where what is known lies on opposite sides of p, the second largest depth of it.
 
-Source: plane sweep, Collins, CVPR 1996; the better half, Kang et al., CVPR 2001; S, Hirschmueller, PAMI 2008.
+Source: plane sweep, Collins, CVPR 1996; the better half, Kang et al., CVPR 2001; S and the guess, Hirschmueller, PAMI
+2008.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ from nerfstudio.cameras.cameras import Cameras
 
 from peak_nerf.nerf.cameras import project
 from peak_nerf.nerf.data.pinhole import PinholePicture, pinhole_picture
-from peak_nerf.nerf.data.points import Sightings, SparsePoints
+from peak_nerf.nerf.data.points import Guesses, Sightings, SparsePoints
 
 MOST_PIXELS = 100_000
 """Larger pictures are shrunk to so many..."""
@@ -65,29 +67,43 @@ PRECISION = 0.5
 """Pixels of the shrunken pictures within which a match is right."""
 SPACING = 3
 """Pixels, in each direction, from one whose depth is used to the next."""
+REACH = 0.12
+"""Of a picture's longer side, within which a guess looks for what is known."""
 MOST_THREADS = 8
 """Each needs some hundred MB."""
 
 
-class Found(NamedTuple):
-    """Points that a picture and some of its sources agree on, m of them."""
+class Shown(NamedTuple):
+    """What one picture shows of depth, at some of its pixels."""
 
-    xyz: np.ndarray
-    """(m, 3)"""
+    known: np.ndarray
+    """(m, 3): points that it and some of its sources agree on."""
     rgb: np.ndarray
     """(m, 3) uint8"""
     saw: dict[int, np.ndarray]
     """By picture, (m,) bool: whether it saw them."""
+    guessed: np.ndarray
+    """(k, 3): points at others of its pixels."""
 
 
-def stereo_points(
+class DenseDepth(NamedTuple):
+    """At every third pixel of pictures."""
+
+    points: SparsePoints
+    """Of the pixels whose depth is known."""
+    seen: Sightings
+    """Which picture saw which of them where."""
+    guesses: Guesses
+
+
+def dense_depth(
     read: Callable[[int], tuple[torch.Tensor, torch.Tensor | None]],
     cameras: Cameras,
     sparse: SparsePoints,
     seen: Sightings,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
-) -> tuple[SparsePoints, Sightings]:
-    """Points at every third pixel whose depth at least two pictures agree on, and who saw which of them where.
+) -> DenseDepth:
+    """What pictures of known cameras tell of depth together.
 
     Args:
         read: gives a picture by its number, (h, w, 3 or 4) uint8, and its mask, (h, w) bool, False where it is not to
@@ -113,8 +129,9 @@ def stereo_points(
             on_progress(len(depths), len(pictures))
     finally:
         pool.shutdown(cancel_futures=True)  # at once after Ctrl-C
-    found = [_agreed(i, pictures, depths, sources[i]) for i in range(len(pictures))]
-    return _sighted(found, pictures, cameras.to("cpu"))
+    shown = [_shown(i, pictures, depths, sources[i]) for i in range(len(pictures))]
+    cameras = cameras.to("cpu")
+    return DenseDepth(*_sighted(shown, pictures, cameras), _guesses(shown, cameras))
 
 
 def choose_sources(seen: Sightings, n_pictures: int, n_points: int) -> list[list[int]]:
@@ -198,17 +215,27 @@ def _correlation(
     return score
 
 
-def _agreed(i: int, pictures: Sequence[PinholePicture], depths: Sequence[np.ndarray], sources: Sequence[int]) -> Found:
-    """Of the i-th picture."""
-    picture = pictures[i]
-    v, u = (x.ravel() for x in np.mgrid[tuple(slice(SPACING // 2, n, SPACING) for n in depths[i].shape)])
-    z = depths[i][v, u].astype(np.float64)
-    v, u, z = v[z > 0], u[z > 0], z[z > 0]
-    x = picture.points_at(u, v, z)
+def _shown(i: int, pictures: Sequence[PinholePicture], depths: Sequence[np.ndarray], sources: Sequence[int]) -> Shown:
+    """By the i-th picture."""
+    from peak_nerf.nerf.data.multi_view_stereo_numba import between
+
+    picture, depth = pictures[i], depths[i].astype(np.float64)
+    v, u = np.nonzero(depth)
+    x = picture.points_at(u, v, depth[v, u])
     saw = {j: _leads_back(picture, u, v, x, pictures[j], depths[j]) for j in sources}
-    agreed = np.any([np.zeros(len(x), bool), *saw.values()], axis=0)
-    saw = {i: np.ones(int(agreed.sum()), bool)} | {j: seen[agreed] for j, seen in saw.items()}
-    return Found(x[agreed], picture.rgb[v[agreed], u[agreed]], saw)
+    known = np.zeros(depth.shape, bool)
+    known[v, u] = np.any([np.zeros(len(x), bool), *saw.values()], axis=0)
+    used = np.zeros(depth.shape, bool)
+    used[SPACING // 2 :: SPACING, SPACING // 2 :: SPACING] = True
+    row = np.flatnonzero((known & used)[v, u])
+    saw = {i: np.ones(len(row), bool)} | {j: seen[row] for j, seen in saw.items()}
+    # Specks are as likely wrong, and would be spread.
+    sure = cv2.morphologyEx(known.astype(np.uint8), cv2.MORPH_OPEN, np.ones((3, 3), np.uint8)) > 0
+    inverse = np.where(sure, 1 / np.where(sure, depth, 1), 0)
+    guess = between(inverse.astype(np.float32), round(REACH * max(depth.shape)))
+    guess_v, guess_u = np.nonzero(used & (guess > 0) & (picture.used > 0) & ~known)
+    guessed = picture.points_at(guess_u, guess_v, 1 / guess[guess_v, guess_u].astype(np.float64))
+    return Shown(x[row], picture.rgb[v[row], u[row]], saw, guessed)
 
 
 def _leads_back(
@@ -226,18 +253,25 @@ def _leads_back(
 
 
 def _sighted(
-    found: Sequence[Found], pictures: Sequence[PinholePicture], cameras: Cameras
+    shown: Sequence[Shown], pictures: Sequence[PinholePicture], cameras: Cameras
 ) -> tuple[SparsePoints, Sightings]:
-    """All of them, with the pixels of the pictures as they are, distortion included."""
-    first = np.cumsum([0, *(len(one.xyz) for one in found)])
-    pairs = [(j, first[i] + np.flatnonzero(saw)) for i, one in enumerate(found) for j, saw in one.saw.items()]
+    """What is known, with the pixels of the pictures as they are, distortion included."""
+    first = np.cumsum([0, *(len(one.known) for one in shown)])
+    pairs = [(j, first[i] + np.flatnonzero(saw)) for i, one in enumerate(shown) for j, saw in one.saw.items()]
     image = torch.from_numpy(np.concatenate([np.full(len(rows), j) for j, rows in pairs]))
     point = torch.from_numpy(np.concatenate([rows for _, rows in pairs]))
-    xyz = torch.from_numpy(np.concatenate([one.xyz for one in found])).float()
+    xyz = torch.from_numpy(np.concatenate([one.known for one in shown])).float()
     u, v, depth = project(cameras, image, xyz[point])
     per_pixel = cameras.fx[:, 0] / torch.tensor([float(picture.k[0, 0]) for picture in pictures])
     error = (PRECISION * per_pixel)[image]
     count = torch.bincount(point, minlength=len(xyz))
     mean_error = torch.bincount(point, error.double(), len(xyz)) / count  # the picture itself always saw its point
-    points = SparsePoints(xyz, torch.from_numpy(np.concatenate([one.rgb for one in found])), mean_error.float())
+    points = SparsePoints(xyz, torch.from_numpy(np.concatenate([one.rgb for one in shown])), mean_error.float())
     return points, Sightings(image, point, torch.stack((u, v), -1), depth, error)
+
+
+def _guesses(shown: Sequence[Shown], cameras: Cameras) -> Guesses:
+    image = torch.from_numpy(np.concatenate([np.full(len(one.guessed), i) for i, one in enumerate(shown)]))
+    xyz = torch.from_numpy(np.concatenate([one.guessed for one in shown])).float()
+    u, v, _ = project(cameras, image, xyz)
+    return Guesses(image, torch.stack((u, v), -1), xyz)

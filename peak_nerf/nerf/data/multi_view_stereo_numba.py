@@ -88,3 +88,36 @@ def aggregate(cost, grey, step, jump, edge):
                 for k in range(n):
                     total[y, x, k] += np.uint16(here[k + 1])
     return total
+
+
+@njit(**_OPTIONS)
+@no_type_check
+def between(inverse, reach):
+    """Guesses of inverse depth where it is 0, (h, w): the second least of what is nearest along `PATHS`, or else 0.
+
+    Args:
+        inverse: (h, w) float32.
+        reach: pixels, within which there must be some along a path and its opposite.
+    """
+    h, w = inverse.shape
+    guess, found = np.zeros_like(inverse), np.empty(len(PATHS), np.float32)
+    for y in range(h):
+        for x in range(w):
+            if inverse[y, x] > 0:
+                continue
+            opposite = False
+            for path in range(len(PATHS)):  # its opposite is the one before or after it
+                down, right = PATHS[path]
+                found[path] = np.inf
+                for i in range(1, reach + 1):
+                    y_there, x_there = y + i * down, x + i * right
+                    if y_there < 0 or y_there >= h or x_there < 0 or x_there >= w:
+                        break
+                    if inverse[y_there, x_there] > 0:
+                        found[path] = inverse[y_there, x_there]
+                        break
+                if path % 2 == 1 and found[path] < np.inf and found[path - 1] < np.inf:
+                    opposite = True
+            if opposite:
+                guess[y, x] = np.sort(found)[1]
+    return guess

@@ -64,6 +64,18 @@ class Sightings:
 
 
 @dataclass(frozen=True)
+class Guesses:
+    """Points that one image alone is thought to show."""
+
+    image: Tensor
+    """(n,) int64 into the split's images."""
+    xy: Tensor
+    """(n, 2) float32: pixels, as in `Sightings`."""
+    xyz: Tensor
+    """(n, 3) float32, in the units of the cameras."""
+
+
+@dataclass(frozen=True)
 class Cloud:
     """Points in float64 where they are used, and the sightings of the training views in use, if they are known."""
 

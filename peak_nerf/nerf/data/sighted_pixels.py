@@ -16,10 +16,13 @@ from torch import Tensor
 
 from peak_nerf.nerf.data.pixel_rays import PixelRays
 from peak_nerf.nerf.data.pixels import Drawn, PixelTable
-from peak_nerf.nerf.data.points import Sightings, SparsePoints
+from peak_nerf.nerf.data.points import Guesses, Sightings, SparsePoints
 
 PRECISION = 0.5
 """Pixels, within which a feature's place is known at best: two views alone agree with any point."""
+
+GUESS = 0.05
+"""Standard deviation of a guess, over its distance."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,14 @@ class SightedPixels:
     or with a large error, counts for little.
     """
 
-    def __init__(self, sightings: Sightings, points: SparsePoints, table: PixelTable, rays: PixelRays) -> None:
+    def __init__(
+        self,
+        sightings: Sightings,
+        points: SparsePoints,
+        table: PixelTable,
+        rays: PixelRays,
+        guesses: Guesses | None = None,
+    ) -> None:
         device = table.colours.device
         image, point = sightings.image.to(device), sightings.point.to(device)
         xyz = points.xyz.to(device)
@@ -58,9 +68,17 @@ class SightedPixels:
         sine2 = torch.linalg.cross(directions, along[point]).square().sum(-1, keepdim=True)
         information = (_mean(sine2, point, count) * count).clamp(min=1e-12)
         variance = _mean((error * area)[:, None], point, count) / information
+        xyz, deviation = xyz[point], variance.sqrt()[point, 0]
+        if guesses is not None:
+            guess_u, guess_v = (guesses.xy.to(device).floor() + 0.5).unbind(1)
+            guess_image, guess_xyz = guesses.image.to(device), guesses.xyz.to(device)
+            pixel = torch.cat((pixel, table.at(guess_image, guess_u, guess_v)))
+            image, u, v = (torch.cat(pair) for pair in ((image, guess_image), (u, guess_u), (v, guess_v)))
+            xyz = torch.cat((xyz, guess_xyz))
+            deviation = torch.cat((deviation, deviation.new_full((len(guess_xyz),), GUESS)))
         inside = pixel >= 0
         self.pixel, self.camera, self.u, self.v = pixel[inside], image[inside], u[inside], v[inside]
-        self.points = SightedPoints(xyz[point][inside], variance.sqrt()[point, 0][inside])
+        self.points = SightedPoints(xyz[inside], deviation[inside])
         self.origins = rays.poses[self.camera, :, 3]
         self.table = table
 

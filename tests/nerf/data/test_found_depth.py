@@ -10,8 +10,9 @@ from nerfstudio.cameras.cameras import Cameras, CameraType
 from peak_nerf.errors import PeakError
 from peak_nerf.nerf.data import found_depth
 from peak_nerf.nerf.data.found_depth import find_depth
+from peak_nerf.nerf.data.multi_view_stereo import DenseDepth
 from peak_nerf.nerf.data.pixels import PixelTable
-from peak_nerf.nerf.data.points import Sightings, SparsePoints, together
+from peak_nerf.nerf.data.points import Guesses, Sightings, SparsePoints, together
 from tests.nerf.data.test_found_points import photos_config
 from tests.nerf.runs import start
 
@@ -37,7 +38,8 @@ def wanted(stereo: Any, n: int = 3, kind: CameraType = CameraType.PERSPECTIVE, *
 
 
 def test_it_is_looked_for_in_photos(monkeypatch, capsys) -> None:
-    monkeypatch.setattr(found_depth, "stereo_points", lambda *rest: some(5))
+    guesses = Guesses(torch.zeros(0, dtype=torch.long), torch.zeros(0, 2), torch.zeros(0, 3))
+    monkeypatch.setattr(found_depth, "dense_depth", lambda *rest: DenseDepth(*some(5), guesses))
     assert wanted("auto")
     assert "depth at 5 pixels" in capsys.readouterr().out
     assert wanted("auto", n=100)

@@ -13,8 +13,8 @@ from peak_nerf.nerf.data.dataparser import PeakDataParserConfig
 from peak_nerf.nerf.data.observations import write_observations
 from peak_nerf.nerf.data.pixel_rays import PixelRays
 from peak_nerf.nerf.data.pixels import PixelTable
-from peak_nerf.nerf.data.points import Sightings
-from peak_nerf.nerf.data.sighted_pixels import PRECISION, SightedPixels
+from peak_nerf.nerf.data.points import Guesses, Sightings
+from peak_nerf.nerf.data.sighted_pixels import GUESS, PRECISION, SightedPixels
 from tests.nerf.data.test_points import observe
 from tests.nerf.runs import start, tiny_config
 from tests.nerf.scene_factory import write_nerfstudio_scene
@@ -161,3 +161,19 @@ def test_without_sightings_a_weight_is_refused(scene: Path, tmp_path: Path, caps
         trainer(scene, tmp_path, depth_weight=0.1)
     said = f"{refused.value}{capsys.readouterr()}"
     assert "--pipeline.model.depth-weight 0.1: it is not known which picture saw" in said
+
+
+def test_guesses_have_one_deviation_and_the_colours_of_their_pixels(parts: dict[str, Any]) -> None:
+    """Two inside of pictures, one outside of them all."""
+    guesses = Guesses(torch.tensor([2, 5, 0]), torch.tensor([[3.2, 7.9], [0.0, 31.9], [-0.1, 4.0]]), torch.randn(3, 3))
+    known = len(SightedPixels(**parts))
+    sighted = SightedPixels(**parts, guesses=guesses)
+    assert len(sighted) == known + 2
+    assert torch.equal(sighted.points.xyz[known:], guesses.xyz[:2])
+    assert torch.equal(sighted.points.deviation[known:], torch.full((2,), GUESS))
+    assert sighted.camera[known:].tolist() == [2, 5]
+    assert sighted.u[known:].tolist() == [3.5, 0.5]
+    assert sighted.v[known:].tolist() == [7.5, 31.5]
+    images = pictures(7)
+    assert torch.equal(parts["table"].colours[sighted.pixel[known:]], torch.stack((images[2][7, 3], images[5][31, 0])))
+    assert torch.equal(sighted.origins[known:], parts["rays"].poses[[2, 5], :, 3])
