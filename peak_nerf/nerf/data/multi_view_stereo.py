@@ -65,8 +65,9 @@ LEAST_ANGLE = np.radians(1.0)
 """Between the two rays that agree: less tells no depth."""
 PRECISION = 0.5
 """Pixels of the shrunken pictures within which a match is right."""
-SPACING = 3
-"""Pixels, in each direction, from one whose depth is used to the next."""
+SPACING, GUESS_SPACING = 3, 2
+"""Pixels, in each direction, from one whose depth is known and used to the next; of guesses, which one picture has
+alone, more are."""
 REACH = 0.12
 """Of a picture's longer side, within which a guess looks for what is known."""
 MOST_THREADS = 8
@@ -87,7 +88,7 @@ class Shown(NamedTuple):
 
 
 class DenseDepth(NamedTuple):
-    """At every third pixel of pictures."""
+    """At some of the pixels of pictures."""
 
     points: SparsePoints
     """Of the pixels whose depth is known."""
@@ -225,17 +226,22 @@ def _shown(i: int, pictures: Sequence[PinholePicture], depths: Sequence[np.ndarr
     saw = {j: _leads_back(picture, u, v, x, pictures[j], depths[j]) for j in sources}
     known = np.zeros(depth.shape, bool)
     known[v, u] = np.any([np.zeros(len(x), bool), *saw.values()], axis=0)
-    used = np.zeros(depth.shape, bool)
-    used[SPACING // 2 :: SPACING, SPACING // 2 :: SPACING] = True
-    row = np.flatnonzero((known & used)[v, u])
+    row = np.flatnonzero((known & _every(SPACING, depth.shape))[v, u])
     saw = {i: np.ones(len(row), bool)} | {j: seen[row] for j, seen in saw.items()}
     # Specks are as likely wrong, and would be spread.
     sure = cv2.morphologyEx(known.astype(np.uint8), cv2.MORPH_OPEN, np.ones((3, 3), np.uint8)) > 0
     inverse = np.where(sure, 1 / np.where(sure, depth, 1), 0)
     guess = between(inverse.astype(np.float32), round(REACH * max(depth.shape)))
-    guess_v, guess_u = np.nonzero(used & (guess > 0) & (picture.used > 0) & ~known)
+    guess_v, guess_u = np.nonzero(_every(GUESS_SPACING, depth.shape) & (guess > 0) & (picture.used > 0) & ~known)
     guessed = picture.points_at(guess_u, guess_v, 1 / guess[guess_v, guess_u].astype(np.float64))
     return Shown(x[row], picture.rgb[v[row], u[row]], saw, guessed)
+
+
+def _every(spacing: int, shape: tuple[int, ...]) -> np.ndarray:
+    """Where every so many pixels in each direction are, (h, w) bool."""
+    chosen = np.zeros(shape, bool)
+    chosen[spacing // 2 :: spacing, spacing // 2 :: spacing] = True
+    return chosen
 
 
 def _leads_back(

@@ -278,7 +278,7 @@ def test_what_one_picture_alone_shows_is_guessed_from_what_is_beside_it() -> Non
     first = found.guesses.image == 0
     at = found.guesses.xy[first]
     strip = (at[:, 0] > 94) & (at[:, 0] < 116) & (at[:, 1] > 12) & (at[:, 1] < 108)
-    assert strip.sum() > 0.7 * (22 / 3) * (96 / 3)
+    assert strip.sum() > 0.7 * (22 / 2) * (96 / 2)
     assert found.guesses.xyz[first][strip, 2].median() == pytest.approx(4.0, abs=0.1)
     known = found.points.xyz[found.seen.point[found.seen.image == 0]]
     where = found.seen.xy[found.seen.image == 0]
