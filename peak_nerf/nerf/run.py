@@ -104,6 +104,10 @@ def trainer_config(options: NerfOptions, out: Path, scratch: Path) -> Any:
         config.max_num_iterations = options.steps
     if options.kar_rate is not None:
         config.optimizers["kar"]["optimizer"].lr = options.kar_rate
+    if options.stereo != "auto":
+        if not hasattr(config.pipeline.datamanager, "stereo"):
+            raise PeakError(f"nerf: preset {options.preset} has no option stereo; leave it out")
+        config.pipeline.datamanager.stereo = options.stereo
     model = config.pipeline.model
     for name, value in model_changes(options).items():
         if not hasattr(model, name):

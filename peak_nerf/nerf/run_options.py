@@ -44,6 +44,10 @@ class NerfSettings:
         default="auto", metadata={"choices": ("auto", "always", "never")}
     )
     """Whether sparse points are looked for where the scene has none, as `peak-data` has it."""
+    stereo: Literal["auto", "always", "never"] = field(
+        default="auto", metadata={"choices": ("auto", "always", "never")}
+    )
+    """Whether depth is looked for between the sparse points, as `--pipeline.datamanager.stereo` has it."""
     method: str = field(default="peak", metadata={"choices": tuple(METHODS)})
     """`peak`: the preset as it is. `plain`: without KAR, polynomial encoding and distortion loss."""
     preset: str = field(default="peak-lite", metadata={"choices": PRESETS})

@@ -117,6 +117,18 @@ def test_errors(options: dict[str, object], said: str, scene: Path, tmp_path: Pa
         run_nerf(NerfOptions(scene, **options), tmp_path / "out")
 
 
+def test_whether_points_and_depth_are_looked_for() -> None:
+    def config(**options: object):
+        return trainer_config(NerfOptions(Path("ball"), **options), Path("out"), Path("scratch")).pipeline.datamanager
+
+    assert (config().stereo, config().dataparser.triangulate) == ("auto", "auto")
+    assert config(stereo="never").stereo == "never"
+    assert config(triangulate="always").dataparser.triangulate == "always"
+    assert config(preset="peak-nerfacto")
+    with pytest.raises(PeakError, match="preset peak-nerfacto has no option stereo"):
+        config(preset="peak-nerfacto", stereo="never")
+
+
 def test_which_images_are_trained_on() -> None:
     def dataparser(**options: object):
         config = trainer_config(NerfOptions(Path("ball"), **options), Path("out"), Path("scratch"))
