@@ -33,9 +33,9 @@ from peak_nerf.nerf.cameras import project
 from peak_nerf.nerf.data.pinhole import PinholePicture, pinhole_picture
 from peak_nerf.nerf.data.points import Guesses, Sightings, SparsePoints
 
-MOST_PIXELS = 200_000
+MOST_PIXELS = 100_000
 """Larger pictures are shrunk to so many..."""
-WHOLE = 6
+WHOLE = 16
 """... or to fewer where there are more than so many pictures: with r times the pixels, a picture takes r^1.5 times as
 long, since there are more planes too."""
 SOURCES = 4

@@ -21,7 +21,7 @@ from peak_nerf.nerf.data.points import Guesses, Sightings, SparsePoints
 PRECISION = 0.5
 """Pixels, within which a feature's place is known at best: two views alone agree with any point."""
 
-GUESS = 0.02
+GUESS = 0.05
 """Standard deviation of a guess, over its distance. Wrong ones do no harm: nothing pulls what is far from them."""
 
 

@@ -93,18 +93,18 @@ def test_large_pictures_are_shrunk_and_pixels_are_those_of_the_whole_size(images
 
 
 def test_many_pictures_are_shrunk_further(monkeypatch) -> None:
-    """A quarter of the pixels of 48 pictures: with half as many planes, an eighth of the time of each."""
+    """A quarter of the pixels of 128 pictures: with half as many planes, an eighth of the time of each."""
     made = []
     real = multi_view_stereo.pinhole_picture
     monkeypatch.setattr(multi_view_stereo, "pinhole_picture", lambda *rest: made.append(rest[-1]) or real(*rest))
-    for n in (3, 6, 48):
+    for n in (3, 16, 128):
         seen_by = cameras(poses(n))
         none = SparsePoints(torch.zeros(1, 3), torch.zeros(1, 3, dtype=torch.uint8), torch.zeros(1))
         nothing = Sightings(
             *(torch.zeros(0, dtype=torch.long) for _ in range(2)), torch.zeros(0, 2), *torch.zeros(2, 0)
         )
         dense_depth(lambda i: (torch.zeros(12, 16, 3, dtype=torch.uint8), None), seen_by, none, nothing)
-        assert made.pop() == {3: 200_000, 6: 200_000, 48: 50_000}[n]
+        assert made.pop() == {3: 100_000, 16: 100_000, 128: 25_000}[n]
 
 
 def test_what_a_mask_hides_has_no_points(images) -> None:
