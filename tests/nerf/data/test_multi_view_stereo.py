@@ -146,14 +146,11 @@ def test_rays_at_too_small_an_angle_tell_nothing(images) -> None:
 
 
 def test_sources_share_the_most_points() -> None:
-    """Of six pictures: 0 shares 40 with 1 and 30 with 2, one too few with 3, none with itself or 5."""
-    saw = {0: range(100), 1: range(40), 2: range(30), 3: range(81, 100), 4: range(60, 95), 5: range(200, 260)}
+    """Of six pictures: 0 shares 40 with 1, 35 with 4, 30 with 2, 20 with 3, one too few with 5."""
+    saw = {0: range(100), 1: range(40), 2: range(30), 3: range(80, 110), 4: range(45, 80), 5: range(19)}
     pairs = torch.tensor([(i, p) for i, points in saw.items() for p in points])
     seen = Sightings(pairs[:, 0], pairs[:, 1], torch.empty(0, 2), torch.empty(0), torch.empty(0))
-    sources = choose_sources(seen, 6, 260)
-    assert sources[0] == [1, 4, 2]
-    assert sources[1] == [0, 2]
-    assert sources[5] == []
+    assert choose_sources(seen, 6, 110) == [[1, 4, 2, 3], [0, 2], [0, 1], [0], [0], []]
     assert max(map(len, choose_sources(Sightings(*_all_seen(8)), 8, 30))) == multi_view_stereo.SOURCES
 
 
@@ -203,6 +200,20 @@ def test_a_step_between_two_surfaces_stays_sharp_and_what_one_picture_hides_anot
     assert wrong.mean() < 0.08  # within half a window of the two steps
     assert not wrong[:, 4:22].any()
     assert not wrong[:, 64:].any()
+
+
+def test_pictures_agree_within_a_pixel() -> None:
+    """A wall at z = 4, which is 6 pixels away in the other picture; where that has it nearer or farther, it leads back
+    as many pixels aside as the two depths differ there: 100 * 0.24 * (1 / z - 1 / 4)."""
+    one, other = side_by_side(0.24, [np.zeros((30, 60), np.uint8)] * 2)
+    v, u = (x.ravel() for x in np.mgrid[5:25, 20:40])
+    x = one.points_at(u, v, np.full(len(u), 4.0))
+    for aside, agrees in ((0.0, True), (0.9, True), (-0.9, True), (1.1, False), (-1.1, False), (4.0, False)):
+        depth = np.full((30, 60), 1 / (1 / 4 + aside / 24), np.float32)
+        assert (multi_view_stereo._leads_back(one, u, v, x, other, depth) == agrees).all(), aside
+    assert not multi_view_stereo._leads_back(one, u, v, x, other, np.zeros((30, 60), np.float32)).any()
+    beside = one.points_at(u - 35, v, np.full(len(u), 4.0))  # what the other one's frame has not
+    assert not multi_view_stereo._leads_back(one, u - 35, v, beside, other, np.full((30, 60), 4, np.float32)).all()
 
 
 def test_the_better_half_is_of_those_that_have_the_pixel() -> None:
