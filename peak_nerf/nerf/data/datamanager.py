@@ -114,7 +114,7 @@ class PeakDataManager(PictureDataManager):
     def find_depth(self) -> None:
         """Adds pixels between the sparse points to those whose depth is known, where `stereo` asks for it."""
         metadata = self.train_dataset.metadata
-        found = find_depth(self.config.stereo, self.cameras, metadata, self.full_size)
+        found = find_depth(self.config.stereo, self.cameras, metadata, self.full_size, self.draws_sightings)
         if found is not None:
             points, seen = together(metadata["points"], metadata["sightings"], found.points, found.seen)
             self.sighted = SightedPixels(seen, points, self.full_size, self.pixel_rays, found.guesses)

@@ -17,7 +17,9 @@ from peak_nerf.nerf.data.points import knows_sightings
 Stereo = Literal["auto", "always", "never"]
 
 
-def find_depth(stereo: Stereo, cameras: Cameras, metadata: dict[str, Any], table: PixelTable) -> DenseDepth | None:
+def find_depth(
+    stereo: Stereo, cameras: Cameras, metadata: dict[str, Any], table: PixelTable, depth_loss: bool
+) -> DenseDepth | None:
     """Depth that the training pictures tell together; None where it is not wanted. Says what came of it, and shows how
     far it is.
 
@@ -26,16 +28,26 @@ def find_depth(stereo: Stereo, cameras: Cameras, metadata: dict[str, Any], table
         cameras: of the training pictures.
         metadata: of the scene.
         table: all pixels of the pictures, of the full size.
+        depth_loss: whether there is one; nothing else has use for it.
 
     Raises: PeakError where it is wanted always, and the scene cannot have it.
     """
-    perspective = bool((cameras.camera_type == CameraType.PERSPECTIVE.value).all())
-    if stereo == "always" and not (perspective and knows_sightings(metadata)):
-        lack = "perspective cameras" if not perspective else "sparse points of which it is known who saw them"
-        remedy = "leave the option out" if not perspective else "leave it out, or add peak-data --triangulate always"
-        raise PeakError(f"--pipeline.datamanager.stereo always: wants {lack}; {remedy}")
+    if stereo == "never":
+        return None
+    lack = None
+    if not bool((cameras.camera_type == CameraType.PERSPECTIVE.value).all()):
+        lack = "wants perspective cameras; leave the option out"
+    elif not knows_sightings(metadata):
+        lack = (
+            "wants sparse points of which it is known who saw them; leave the option out, or add peak-data"
+            " --triangulate always"
+        )
+    elif not depth_loss:
+        lack = "is for the depth loss, which --pipeline.model.depth-weight 0 switches off; leave one of the two out"
+    if stereo == "always" and lack is not None:
+        raise PeakError(f"--pipeline.datamanager.stereo always: {lack}")
     photos = metadata.get("unbounded", False) and len(cameras) <= MOST_PICTURES
-    if stereo == "never" or not (stereo == "always" or photos) or not perspective or not knows_sightings(metadata):
+    if lack is not None or not (stereo == "always" or photos):
         return None
     from rich.progress import Progress
 

@@ -18,6 +18,7 @@ import torch
 from nerfstudio.cameras.cameras import Cameras
 
 from peak_nerf.nerf.cameras import project
+from peak_nerf.nerf.data.pixels import used_pixels
 
 
 @dataclass(frozen=True)
@@ -70,9 +71,7 @@ def pinhole_picture(
     is not to be used; at most about so many pixels."""
     rgb = np.ascontiguousarray(image[..., :3].numpy())
     h, w = rgb.shape[:2]
-    used: Any = np.full((h, w), 1, np.uint8) if mask is None else mask.numpy().astype(np.uint8)
-    if image.shape[-1] == 4:
-        used = np.where(image[..., 3].numpy() == 0, 0, used).astype(np.uint8)
+    used: Any = used_pixels(image, mask)
     ratio = max(1.0, (h * w / most_pixels) ** 0.5)
     size = (max(1, round(w / ratio)), max(1, round(h / ratio)))
     rgb = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA)

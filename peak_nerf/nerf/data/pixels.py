@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -122,6 +123,14 @@ def pixel_tables(
         return [(1.0, full)]
     tables = [(end, full if factor == 1 else PixelTable(images, masks, device, factor)) for end, factor in SCHEDULE]
     return [(end, table) for end, table in tables if len(table) > 0 or table is full]
+
+
+def used_pixels(image: Tensor, mask: Tensor | None) -> np.ndarray:
+    """255 where a picture (h, w, 3 or 4) of bytes shows something and its mask, (h, w) bool, leaves it in; else 0."""
+    used = np.full(image.shape[:2], 255, np.uint8) if mask is None else mask.numpy().astype(np.uint8) * 255
+    if image.shape[-1] == 4:
+        used[image[..., 3].numpy() == 0] = 0
+    return used
 
 
 def shrink(image: Tensor, factor: int) -> Tensor:

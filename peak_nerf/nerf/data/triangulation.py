@@ -22,6 +22,7 @@ import numpy as np
 import torch
 
 from peak_nerf.nerf.data.pixel_rays import PixelRays
+from peak_nerf.nerf.data.pixels import used_pixels
 from peak_nerf.nerf.data.points import Sightings, SparsePoints
 
 FEATURES = 8000
@@ -147,9 +148,7 @@ def _features(image: torch.Tensor, mask: torch.Tensor | None) -> Features:
     """Of the picture within `REFERENCE_SIDE`, but for what the mask leaves out and what is transparent."""
     rgb = np.ascontiguousarray(image[..., :3].numpy())
     h, w = rgb.shape[:2]
-    used: Any = np.full((h, w), 255, np.uint8) if mask is None else mask.numpy().astype(np.uint8) * 255
-    if image.shape[-1] == 4:
-        used[image[..., 3].numpy() == 0] = 0
+    used: Any = used_pixels(image, mask)
     grey = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
     ratio = max(1.0, max(h, w) / REFERENCE_SIDE)
     if ratio > 1:

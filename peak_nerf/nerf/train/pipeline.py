@@ -97,8 +97,7 @@ class PeakPipeline(VanillaPipeline):
             return callbacks
         datamanager.draws_virtual_rays = model.kar_form is not None and model.kar_form.needs_virtual_rays
         datamanager.draws_sightings = bool(model.config.depth_weight)
-        if datamanager.draws_sightings:
-            datamanager.find_depth()
+        datamanager.find_depth()
         if datamanager.sighted:
             ends = (datamanager.sighted.points.xyz, datamanager.sighted.origins)
             model.occupancy.expect(*((x - model.centre) / model.half_extent for x in ends))

@@ -32,9 +32,11 @@ def cameras(n: int, kind: CameraType = CameraType.PERSPECTIVE) -> Cameras:
     return Cameras(torch.eye(4)[None, :3].repeat(n, 1, 1), 10.0, 10.0, 4.0, 3.0, 8, 6, camera_type=kind)
 
 
-def wanted(stereo: Any, n: int = 3, kind: CameraType = CameraType.PERSPECTIVE, **scene: bool) -> bool:
+def wanted(
+    stereo: Any, n: int = 3, kind: CameraType = CameraType.PERSPECTIVE, depth_loss: bool = True, **scene: bool
+) -> bool:
     table = PixelTable([torch.zeros(6, 8, 3, dtype=torch.uint8)] * n, None, "cpu")
-    return find_depth(stereo, cameras(n, kind), metadata(**scene), table) is not None
+    return find_depth(stereo, cameras(n, kind), metadata(**scene), table, depth_loss) is not None
 
 
 def test_it_is_looked_for_in_photos(monkeypatch, capsys) -> None:
@@ -47,6 +49,7 @@ def test_it_is_looked_for_in_photos(monkeypatch, capsys) -> None:
     assert not wanted("auto", unbounded=False)
     assert not wanted("auto", sightings=False)
     assert not wanted("auto", kind=CameraType.FISHEYE)
+    assert not wanted("auto", depth_loss=False)
     assert not wanted("never")
     assert wanted("always", n=101, unbounded=False)
     assert "depth" in capsys.readouterr().out
@@ -57,6 +60,22 @@ def test_where_it_cannot_be_had_it_is_refused() -> None:
         wanted("always", sightings=False)
     with pytest.raises(PeakError, match="wants perspective cameras; leave"):
         wanted("always", kind=CameraType.EQUIRECTANGULAR)
+    with pytest.raises(PeakError, match=r"is for the depth loss, which --pipeline\.model\.depth-weight 0 switches off"):
+        wanted("always", depth_loss=False)
+
+
+@pytest.mark.parametrize("lack", ["points", "loss"])
+def test_a_training_that_cannot_have_it_ends_in_one_line(tmp_path, lack, capsys) -> None:
+    """Without sightings the depth loss is off, and used to leave the option without effect."""
+    config = photos_config(tmp_path, kar_weight=0.0, **({"depth_weight": 0.0} if lack == "loss" else {}))
+    config.pipeline.datamanager.stereo = "always"
+    if lack == "points":
+        config.pipeline.datamanager.dataparser.triangulate = "never"
+    with pytest.raises(SystemExit) as ended:
+        start(config)
+    assert ended.value.code == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert ("who saw them" if lack == "points" else "is for the depth loss") in said
 
 
 def test_pictures_and_their_masks_are_those_of_the_table(monkeypatch) -> None:
